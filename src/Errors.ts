@@ -1,0 +1,746 @@
+/**
+ * What can go wrong, what it means, and what may be done about it.
+ *
+ * - `failureOf` reads a failure out of anything that was thrown or failed with.
+ * - `classify` turns it, and the circumstances in which it happened, into a `Verdict`. It is a pure function.
+ * - `isSafeToRepeat` is the one question a retry has to ask of a verdict.
+ * - The typed errors (`PoolError`) are what a caller of this library handles; `toSqlError` and `fromSqlError` carry
+ *   them through the `SqlClient` interface, whose error type is fixed, and `truthful` corrects what the driver says
+ *   about its own errors.
+ *
+ * The rules themselves are tables: SQLSTATEs in the order of PostgreSQL's Appendix A, socket, DNS and TLS codes, and
+ * the texts of poolers that speak through a code meant for something else. Anything that is in no table falls to the
+ * safe side: the server answered, nothing is repeated.
+ *
+ * @since 0.1.0
+ */
+import * as Predicate from "effect/Predicate"
+import * as Schema from "effect/Schema"
+import { ConnectionError, SqlError, UnknownError } from "effect/sql/SqlError"
+import { describe, digFailure, PoolErrorTypeId as TypeId, shown } from "./internal/failure.ts"
+import { ruleOfFailure } from "./internal/rule.ts"
+import { effectOf, isFatal } from "./internal/verdict.ts"
+import type * as V from "./internal/verdict.ts"
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Classification
+// ---------------------------------------------------------------------------------------------------------------------
+
+/**
+ * What sort of trouble it was.
+ *
+ * - `Unreachable`: no connection, or it was lost.
+ * - `Overloaded`: the server, or a pooler before it, has no room.
+ * - `StaleConnection`: a session that had served before turned out dead before anything was written to it.
+ * - `Contention`: a race with another transaction was lost.
+ * - `Rejected`: the server answered and said no.
+ * - `Denied`: wrong credentials, no such database, or a peer that is not trusted.
+ * - `ReadOnly`: a write met a server that only reads.
+ * - `Cancelled`: the work was stopped on purpose.
+ * - `Local`: this process refused, before the server was asked.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Kind = V.Kind
+
+/**
+ * How far the work had come when it failed.
+ *
+ * - `Connect`: there was no session yet.
+ * - `BeforeWrite`: a session was in hand, and no byte had been written since it was checked out.
+ * - `InFlight`: a statement outside of a transaction was written, or may have been.
+ * - `Transaction`: a transaction was open and its COMMIT had not been written.
+ * - `Commit`: COMMIT was written, and not answered.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Phase = V.Phase
+
+/**
+ * What is known about the effect of failed work on the database: none because it never ran, none because it was
+ * undone, or not known.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Outcome = V.Outcome
+
+/**
+ * What a failure means and what may be done next.
+ *
+ * - `effect`: what the failed work did to the database. `NotRun` follows from the phase alone; see `Phase`.
+ * - `retry`: what a repetition needs, *if* it is safe (ask `isSafeToRepeat`): `Now` is once, at once, on a fresh
+ *   connection; `Backoff` the ordinary schedule; `BackoffSlow` a slower one, since every attempt adds load.
+ * - `breaker`: what a circuit breaker should make of it. `Success` means that the server answered.
+ * - `connection`: whether the session may be used again, and whether every session opened so far should go with it.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Verdict = V.Verdict
+
+/**
+ * What can be known of a failure from the outside, without secrets and without row data.
+ *
+ * - `sqlState`: the five characters of a server's reply (PostgreSQL, Appendix A).
+ * - `severity`: `ERROR`, `FATAL` or `PANIC`, as the server gave it. FATAL and PANIC end the session.
+ * - `code`: the code of Node (`ECONNRESET`, `ENOTFOUND`, `CERT_HAS_EXPIRED`, ...), or the tag of an error of ours.
+ * - `message`: the text, where it speaks about the server or the connection. The texts of SQLSTATE classes that may
+ *   quote values of a row or of a parameter are left out; the original error has them.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Failure = V.Failure
+
+/**
+ * The circumstances of a failure. A code alone says too little: the same `ECONNRESET` is harmless before the first byte
+ * and an open question after it.
+ *
+ * - `phase`: how far the work had come.
+ * - `reused`: the session had served an earlier checkout.
+ * - `replied`: the server has answered something since this checkout.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Circumstances = V.Circumstances
+
+/**
+ * Schema of `Failure`.
+ *
+ * @category schemas
+ * @since 0.1.0
+ */
+export const Failure = Schema.Struct({
+  sqlState: Schema.optional(Schema.String),
+  severity: Schema.optional(Schema.String),
+  code: Schema.optional(Schema.String),
+  message: Schema.optional(Schema.String)
+})
+
+/**
+ * Schema of `Kind`.
+ *
+ * @category schemas
+ * @since 0.1.0
+ */
+export const Kind = Schema.Literals([
+  "Unreachable",
+  "Overloaded",
+  "StaleConnection",
+  "Contention",
+  "Rejected",
+  "Denied",
+  "ReadOnly",
+  "Cancelled",
+  "Local"
+])
+
+/**
+ * Reads the failure out of any error: a `SqlError`, its reason, the cause below it, an `AggregateError` (Node tries
+ * several addresses of one host), a plain Node error, or a typed error of this module.
+ *
+ * A SQLSTATE and a Node code can look alike (`EPIPE` has five characters): a code counts as a SQLSTATE only if it comes
+ * with the severity that every ErrorResponse carries (PostgreSQL, "Error and Notice Message Fields"), or if it cannot
+ * be a Node code. Total: never throws, and returns `{}` where nothing can be read. URLs are stripped of credentials,
+ * and texts longer than 300 characters are cut.
+ *
+ * @category classification
+ * @since 0.1.0
+ */
+export const failureOf = (error: unknown): Failure => digFailure(error)
+
+/**
+ * Judges a failure in its circumstances. Pure and total.
+ *
+ * The rules, in the order in which they are applied:
+ *
+ * 1. Before the first byte (`Connect`, `BeforeWrite`) nothing can have run, whatever the failure says. No other phase
+ *    ever yields `NotRun` (pgx `SafeToRetry`: https://github.com/jackc/pgx, `pgconn/errors.go`).
+ * 2. Inside a transaction whose COMMIT was not written, all is rolled back, by the server's ERROR or by the end of the
+ *    session. Only 08007 and 40003, which say that nobody knows, are believed instead.
+ * 3. An ERROR reply aborts the transaction, explicit or implicit, before it is sent: `RolledBack`
+ *    (https://www.postgresql.org/docs/18/protocol-flow.html, "Extended Query"). It is the server's word about the whole
+ *    statement; a procedure that commits inside itself has broken its work into several.
+ * 4. A FATAL in flight or in COMMIT proves nothing: an autocommit statement commits at Sync, and the session can be
+ *    terminated after that (PostgreSQL, `SyncRepWaitForLSN` in `src/backend/replication/syncrep.c`, says as much: the
+ *    transaction "has already committed locally"). Exceptions are refusals that precede any statement (57P03, 53300,
+ *    class 28, a pooler's) and sessions that were ended while idle (57P05, 25P03).
+ * 5. A missing answer in flight or in COMMIT is `Unknown`.
+ * 6. A lost connection on a session that had served before, when nothing was written and nothing was answered since
+ *    its checkout, is a `StaleConnection`: no fault of the server's present state, so it is repeated at once and not
+ *    counted.
+ *
+ * @example
+ * ```ts
+ * import * as Errors from "effect-pg-pool/Errors"
+ *
+ * Errors.classify({ code: "ECONNRESET" }, { phase: "InFlight", reused: true, replied: true }).effect // "Unknown"
+ * Errors.classify({ code: "ECONNRESET" }, { phase: "BeforeWrite", reused: true, replied: false }).retry // "Now"
+ * ```
+ *
+ * @category classification
+ * @since 0.1.0
+ */
+export const classify = (failure: Failure, circumstances: Circumstances): Verdict => {
+  const { phase, replied, reused } = circumstances
+  const rule = ruleOfFailure(failure, phase)
+  const effect = effectOf(rule.proof, phase, failure.severity)
+  const connection = rule.connection === "Keep" && (phase === "Connect" || isFatal(failure.severity))
+    ? "Evict"
+    : rule.connection
+  const stale = rule.kind === "Unreachable" && phase === "BeforeWrite" && reused && !replied
+  return stale
+    ? { kind: "StaleConnection", effect, retry: "Now", breaker: "Ignored", connection }
+    : { kind: rule.kind, effect, retry: rule.retry, breaker: rule.breaker, connection }
+}
+
+/**
+ * Whether failed work may be repeated, and whether that could help. `idempotent` is the caller's declaration that
+ * running the work twice does no harm.
+ *
+ * Work with an `Unknown` effect, and work that was cancelled, is repeated only if declared idempotent; what would only
+ * fail again (`retry: "Never"`) is not repeated at all.
+ *
+ * @category classification
+ * @since 0.1.0
+ */
+export const isSafeToRepeat = (verdict: Verdict, idempotent: boolean): boolean =>
+  verdict.retry !== "Never" && (idempotent || (verdict.effect !== "Unknown" && verdict.kind !== "Cancelled"))
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Typed errors
+// ---------------------------------------------------------------------------------------------------------------------
+
+const seconds = (milliseconds: number): string =>
+  milliseconds < 1000 ? `${Math.round(milliseconds)} ms` : `${Math.round(milliseconds / 100) / 10} s`
+
+const because = (lead: string, failure: Failure | null): string =>
+  failure === null ? "" : ` ${lead} ${describe(failure)}.`
+
+/**
+ * How a pool stood at one moment, in sessions (`waiting` in callers).
+ *
+ * - `total`: open sessions, idle and active.
+ * - `connecting`: sessions being opened; they count towards `max`.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface PoolStats {
+  readonly total: number
+  readonly idle: number
+  readonly active: number
+  readonly waiting: number
+  readonly connecting: number
+  readonly max: number
+  readonly min: number
+}
+
+/**
+ * Schema of `PoolStats`.
+ *
+ * @category schemas
+ * @since 0.1.0
+ */
+export const PoolStats = Schema.Struct({
+  total: Schema.Finite,
+  idle: Schema.Finite,
+  active: Schema.Finite,
+  waiting: Schema.Finite,
+  connecting: Schema.Finite,
+  max: Schema.Finite,
+  min: Schema.Finite
+})
+
+const inUse = (stats: PoolStats): string =>
+  `${stats.active} of at most ${stats.max} sessions in use, ${stats.connecting} connecting, ${stats.waiting} callers waiting`
+
+/**
+ * No session could be had in time. Nothing of the work ran, so the same call may be repeated.
+ *
+ * - `phase`: what the time was spent on: waiting in the queue, connecting, or checking an idle session.
+ * - `waited`: milliseconds.
+ * - `stats`: how the pool stood.
+ * - `lastConnectFailure`: why the pool could not grow, if it tried.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class AcquireTimeout extends Schema.TaggedError<AcquireTimeout>("effect-pg-pool/Errors/AcquireTimeout")(
+  "AcquireTimeout",
+  {
+    phase: Schema.Literals(["Queue", "Connect", "Validate"]),
+    waited: Schema.Finite,
+    stats: PoolStats,
+    lastConnectFailure: Schema.NullOr(Failure)
+  }
+) {
+  /** @since 0.1.0 */
+  readonly [TypeId] = TypeId
+  /** @since 0.1.0 */
+  override get message(): string {
+    const head = `No connection within ${seconds(this.waited)}`
+    switch (this.phase) {
+      case "Queue":
+        return `${head}: ${inUse(this.stats)}.${
+          because("The last attempt to connect failed with", this.lastConnectFailure)
+        } Shorten or bound the work that holds sessions, or raise max or acquireTimeout.`
+      case "Connect":
+        return `${head}: the server did not accept one.${
+          because("The last attempt to connect failed with", this.lastConnectFailure)
+        } Check host, port, network and that the server is up.`
+      case "Validate":
+        return `${head}: idle sessions did not answer the liveness check.${
+          because("The last attempt to connect failed with", this.lastConnectFailure)
+        } The server or the network stalls; check both.`
+    }
+  }
+  /** Nothing ran and the same call may succeed later. @since 0.1.0 */
+  get isRetryable(): boolean {
+    return true
+  }
+}
+
+/**
+ * The queue of waiting callers is full. Nothing of the work ran, so the same call may be repeated, later.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class PoolSaturated extends Schema.TaggedError<PoolSaturated>("effect-pg-pool/Errors/PoolSaturated")(
+  "PoolSaturated",
+  {
+    waiting: Schema.Finite,
+    maxWaiting: Schema.Finite,
+    stats: PoolStats
+  }
+) {
+  /** @since 0.1.0 */
+  readonly [TypeId] = TypeId
+  /** @since 0.1.0 */
+  override get message(): string {
+    return `The queue for a connection is full: ${this.waiting} callers wait and maxWaiting is ${this.maxWaiting}; ${
+      inUse(this.stats)
+    }. Admit less work at once, or raise max or maxWaiting.`
+  }
+  /** Nothing ran and the same call may succeed later. @since 0.1.0 */
+  get isRetryable(): boolean {
+    return true
+  }
+}
+
+/**
+ * The pool's scope was closed, so it lends no more sessions.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class PoolClosed extends Schema.TaggedError<PoolClosed>("effect-pg-pool/Errors/PoolClosed")("PoolClosed", {}) {
+  /** @since 0.1.0 */
+  readonly [TypeId] = TypeId
+  /** @since 0.1.0 */
+  override get message(): string {
+    return "The pool is closed. End the work that uses it before its scope closes, or keep the scope open longer."
+  }
+  /** A closed pool stays closed. @since 0.1.0 */
+  get isRetryable(): boolean {
+    return false
+  }
+}
+
+/**
+ * The circuit is open after repeated failures of the infrastructure, and the call was rejected without being tried.
+ * Not retryable: a retry would only meet the same open circuit before `retryAfter` (milliseconds) has passed.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class CircuitOpen extends Schema.TaggedError<CircuitOpen>("effect-pg-pool/Errors/CircuitOpen")("CircuitOpen", {
+  retryAfter: Schema.Finite,
+  lastFailure: Schema.NullOr(Failure)
+}) {
+  /** @since 0.1.0 */
+  readonly [TypeId] = TypeId
+  /** @since 0.1.0 */
+  override get message(): string {
+    return `The database circuit is open; the next probe is due in ${seconds(this.retryAfter)}.${
+      because("It opened on", this.lastFailure)
+    } Answer without the database until then.`
+  }
+  /** A rejection must never invite a retry. @since 0.1.0 */
+  get isRetryable(): boolean {
+    return false
+  }
+}
+
+/**
+ * The circuit is half open: one probe is under way, and this call was rejected without being tried. `retryAfter` is in
+ * milliseconds: the time until the probe's lease ends at the latest.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class CircuitHalfOpen extends Schema.TaggedError<CircuitHalfOpen>("effect-pg-pool/Errors/CircuitHalfOpen")(
+  "CircuitHalfOpen",
+  {
+    retryAfter: Schema.Finite
+  }
+) {
+  /** @since 0.1.0 */
+  readonly [TypeId] = TypeId
+  /** @since 0.1.0 */
+  override get message(): string {
+    return `The database circuit is half open and its probe is under way; it is decided within ${
+      seconds(this.retryAfter)
+    }. Answer without the database until then.`
+  }
+  /** A rejection must never invite a retry. @since 0.1.0 */
+  get isRetryable(): boolean {
+    return false
+  }
+}
+
+/**
+ * The answer was lost after the work had been sent: it may have been applied, or not. It is never repeated silently.
+ *
+ * - `operation`: what was under way: one statement, a COMMIT, or work of several statements.
+ * - `failure`: how the answer was lost.
+ * - `cause`: the driver's error.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class OutcomeUnknown extends Schema.TaggedError<OutcomeUnknown>("effect-pg-pool/Errors/OutcomeUnknown")(
+  "OutcomeUnknown",
+  {
+    operation: Schema.Literals(["statement", "commit", "work"]),
+    failure: Failure,
+    cause: Schema.Defect()
+  }
+) {
+  /** @since 0.1.0 */
+  readonly [TypeId] = TypeId
+  /** @since 0.1.0 */
+  override get message(): string {
+    const what = this.operation === "commit"
+      ? "The COMMIT"
+      : this.operation === "statement"
+      ? "The statement"
+      : "The work"
+    return `${what} may have been applied: it was sent, and its answer was lost (${
+      describe(this.failure)
+    }). Verify in the database before repeating it, or declare it idempotent.`
+  }
+  /** Repeating could apply it twice. @since 0.1.0 */
+  get isRetryable(): boolean {
+    return false
+  }
+}
+
+/**
+ * A statement ran out of its time (`timeout`, milliseconds).
+ *
+ * - `by: "server"`: PostgreSQL's statement_timeout cancelled it; it was rolled back and the session is sound.
+ * - `by: "client"`: the server did not answer and the socket was destroyed; the statement may still have been applied.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class StatementTimeout extends Schema.TaggedError<StatementTimeout>("effect-pg-pool/Errors/StatementTimeout")(
+  "StatementTimeout",
+  {
+    timeout: Schema.Finite,
+    by: Schema.Literals(["server", "client"]),
+    failure: Failure
+  }
+) {
+  /** @since 0.1.0 */
+  readonly [TypeId] = TypeId
+  /** @since 0.1.0 */
+  override get message(): string {
+    return this.by === "server"
+      ? `The server cancelled the statement after ${
+        seconds(this.timeout)
+      } and rolled it back. Make it faster, or raise statementTimeout.`
+      : `No answer to the statement within ${
+        seconds(this.timeout)
+      }, so its connection was destroyed; it may have been applied. Verify before repeating it, and check the server and the network.`
+  }
+  /** A repetition usually repeats the timeout, and after `by: "client"` could apply the work twice. @since 0.1.0 */
+  get isRetryable(): boolean {
+    return false
+  }
+}
+
+/**
+ * The time the caller allowed for the whole call (`deadline`, milliseconds) is over or too short for another attempt.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class DeadlineExceeded extends Schema.TaggedError<DeadlineExceeded>("effect-pg-pool/Errors/DeadlineExceeded")(
+  "DeadlineExceeded",
+  {
+    deadline: Schema.Finite
+  }
+) {
+  /** @since 0.1.0 */
+  readonly [TypeId] = TypeId
+  /** @since 0.1.0 */
+  override get message(): string {
+    return `The call's deadline of ${
+      seconds(this.deadline)
+    } does not allow more work. Allow more time, or do less within it.`
+  }
+  /** The time is spent. @since 0.1.0 */
+  get isRetryable(): boolean {
+    return false
+  }
+}
+
+/**
+ * Schema of `Attempt`.
+ *
+ * @category schemas
+ * @since 0.1.0
+ */
+export const Attempt = Schema.Struct({
+  attempt: Schema.Finite,
+  kind: Kind,
+  failure: Failure,
+  delay: Schema.Finite
+})
+
+/**
+ * One failed attempt: its number (from 1), what it failed with, and the milliseconds waited after it (0 after the last).
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Attempt {
+  readonly attempt: number
+  readonly kind: Kind
+  readonly failure: Failure
+  readonly delay: number
+}
+
+/**
+ * Every attempt failed. `last` is the error of the last attempt, `history` has one entry for each.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class RetriesExhausted extends Schema.TaggedError<RetriesExhausted>("effect-pg-pool/Errors/RetriesExhausted")(
+  "RetriesExhausted",
+  {
+    attempts: Schema.Finite,
+    last: Schema.Defect(),
+    history: Schema.Array(Attempt)
+  }
+) {
+  /** @since 0.1.0 */
+  readonly [TypeId] = TypeId
+  /** @since 0.1.0 */
+  override get message(): string {
+    return `Failed ${this.attempts} ${this.attempts === 1 ? "time" : "times"}, the last time with ${
+      describe(failureOf(this.last))
+    }. Retrying is over; look for the cause in the server or the network.`
+  }
+  /** It has been retried already. @since 0.1.0 */
+  get isRetryable(): boolean {
+    return false
+  }
+}
+
+/**
+ * A hook of the pool failed, so the session it was about was not used.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class HookFailed extends Schema.TaggedError<HookFailed>("effect-pg-pool/Errors/HookFailed")("HookFailed", {
+  hook: Schema.String,
+  cause: Schema.Defect()
+}) {
+  /** @since 0.1.0 */
+  readonly [TypeId] = TypeId
+  /** @since 0.1.0 */
+  override get message(): string {
+    return `The hook ${this.hook} failed, so its connection was not used. See the cause, and make the hook succeed or handle its own errors.`
+  }
+  /** What a hook does is not known here. @since 0.1.0 */
+  get isRetryable(): boolean {
+    return false
+  }
+}
+
+/**
+ * An option has an impossible value. `option` names it, `value` is what was given (never that of a secret), `allowed`
+ * says what would do.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class InvalidOption extends Schema.TaggedError<InvalidOption>("effect-pg-pool/Errors/InvalidOption")(
+  "InvalidOption",
+  {
+    option: Schema.String,
+    value: Schema.Unknown,
+    allowed: Schema.String
+  }
+) {
+  /** @since 0.1.0 */
+  readonly [TypeId] = TypeId
+  /** @since 0.1.0 */
+  override get message(): string {
+    return `${this.option} is ${shown(this.option, this.value)}, but must be ${this.allowed}.`
+  }
+  /** The same value stays impossible. @since 0.1.0 */
+  get isRetryable(): boolean {
+    return false
+  }
+}
+
+/**
+ * Every typed error of this library.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export type PoolError =
+  | AcquireTimeout
+  | PoolSaturated
+  | PoolClosed
+  | CircuitOpen
+  | CircuitHalfOpen
+  | OutcomeUnknown
+  | StatementTimeout
+  | DeadlineExceeded
+  | RetriesExhausted
+  | HookFailed
+  | InvalidOption
+
+/**
+ * Schema of `PoolError`.
+ *
+ * @category schemas
+ * @since 0.1.0
+ */
+export const PoolError = Schema.Union([
+  AcquireTimeout,
+  PoolSaturated,
+  PoolClosed,
+  CircuitOpen,
+  CircuitHalfOpen,
+  OutcomeUnknown,
+  StatementTimeout,
+  DeadlineExceeded,
+  RetriesExhausted,
+  HookFailed,
+  InvalidOption
+])
+
+/**
+ * Whether a value is one of the typed errors of this library.
+ *
+ * @category guards
+ * @since 0.1.0
+ */
+export const isPoolError = (u: unknown): u is PoolError => Predicate.hasProperty(u, TypeId)
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Through SqlClient
+// ---------------------------------------------------------------------------------------------------------------------
+
+/**
+ * Wraps a typed error for the `SqlClient` interface, whose error type is fixed. The typed error is the reason's `cause`,
+ * and the reason is chosen so that `isRetryable` tells the truth: a `ConnectionError` where nothing ran and the call
+ * may be repeated, an `UnknownError` everywhere else. (`StatementTimeoutError` says "retryable" of itself, so a
+ * `StatementTimeout` does not travel as one.)
+ *
+ * @category conversions
+ * @since 0.1.0
+ */
+export const toSqlError = (error: PoolError): SqlError => {
+  const fields = { cause: error, message: error.message, operation: operationOf(error) }
+  return new SqlError({ reason: error.isRetryable ? new ConnectionError(fields) : new UnknownError(fields) })
+}
+
+const operationOf = (error: PoolError): string => {
+  switch (error._tag) {
+    case "OutcomeUnknown":
+      return error.operation
+    case "StatementTimeout":
+      return "statement"
+    case "InvalidOption":
+      return "configure"
+    case "DeadlineExceeded":
+    case "RetriesExhausted":
+      return "work"
+    default:
+      return "acquire"
+  }
+}
+
+/**
+ * Gets the typed error back out of a `SqlError` that `toSqlError` made, or `undefined` if it carries none.
+ *
+ * @example
+ * ```ts
+ * import * as Effect from "effect/Effect"
+ * import type { SqlError } from "effect/sql/SqlError"
+ * import * as Errors from "effect-pg-pool/Errors"
+ *
+ * export const patient = <A, R>(work: Effect.Effect<A, SqlError, R>) =>
+ *   Effect.catchTag(work, "SqlError", (error) => {
+ *     const typed = Errors.fromSqlError(error)
+ *     return typed?._tag === "OutcomeUnknown" ? Effect.succeed("verify first") : Effect.fail(error)
+ *   })
+ * ```
+ *
+ * @category conversions
+ * @since 0.1.0
+ */
+export const fromSqlError = (error: SqlError): PoolError | undefined => {
+  const cause = error.reason.cause
+  return isPoolError(cause) ? cause : undefined
+}
+
+/**
+ * Makes a driver's `SqlError` tell the truth about `isRetryable`, as the verdict has it.
+ *
+ * - An `Unknown` effect becomes an `OutcomeUnknown` (the driver calls a reset in mid-INSERT retryable).
+ * - A refusal that may be repeated becomes a `ConnectionError` (the driver calls 57P01, 57P03, 53300 and 25006 not
+ *   retryable); one that would only be repeated in vain becomes an `UnknownError`.
+ * - Contention and cancellation keep the driver's own reasons: the server rolled them back, so programs that match on
+ *   `SerializationError`, `DeadlockError`, `LockTimeoutError` or `StatementTimeoutError` go on working.
+ * - What the driver complains of itself (a row that it cannot decode) stays as it is; it never called that retryable.
+ * - What tells the truth already is returned as it is, the same object. The driver's cause stays the reason's `cause`,
+ *   or the `cause` of the `OutcomeUnknown`.
+ *
+ * @param operation what was under way, for `OutcomeUnknown`; "statement" by default
+ * @category conversions
+ * @since 0.1.0
+ */
+export const truthful = (
+  error: SqlError,
+  verdict: Verdict,
+  operation: OutcomeUnknown["operation"] = "statement"
+): SqlError => {
+  if (fromSqlError(error) !== undefined) return error
+  if (verdict.effect === "Unknown") {
+    const failure = failureOf(error)
+    const ofTheDriver = verdict.kind === "Rejected" && failure.sqlState === undefined && !error.isRetryable
+    return ofTheDriver ? error : toSqlError(new OutcomeUnknown({ operation, failure, cause: error }))
+  }
+  if (verdict.kind === "Contention" || verdict.kind === "Cancelled") return error
+  const repeatable = isSafeToRepeat(verdict, false)
+  if (error.isRetryable === repeatable) return error
+  const { cause, message, operation: during } = error.reason
+  const fields = { cause, message, operation: during }
+  return new SqlError({ reason: repeatable ? new ConnectionError(fields) : new UnknownError(fields) })
+}

@@ -1,0 +1,563 @@
+/**
+ * Runs work against the pool so that it survives what can be survived, and tells the truth about the rest.
+ *
+ * The order is: deadline, retry, breaker, checkout, attempt timeout, work. The breaker guards the checkout and not each
+ * statement, so COMMIT and ROLLBACK always pass and a transaction is one outcome. Work is repeated only when it is
+ * proved that it left no trace, or when the caller has declared it idempotent.
+ *
+ * @since 0.1.0
+ */
+import type * as PgConnection from "@effect/sql-pg/PgConnection"
+import * as Cause from "effect/Cause"
+import * as Clock from "effect/Clock"
+import * as Context from "effect/Context"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Layer from "effect/Layer"
+import * as EffectSchedule from "effect/Schedule"
+import * as Scope from "effect/Scope"
+import type { SqlError } from "effect/sql/SqlError"
+import { isSqlError } from "effect/sql/SqlError"
+import * as Breaker from "./Breaker.ts"
+import * as Errors from "./Errors.ts"
+import type { Session } from "./internal/session.ts"
+import type { Observer, TransactionPhase } from "./internal/trackedConnection.ts"
+import { TrackedConnection } from "./internal/trackedConnection.ts"
+import * as UnitOfWork from "./internal/unitOfWork.ts"
+import * as Metrics from "./Metrics.ts"
+import * as Pool from "./Pool.ts"
+import * as Schedule from "./Schedule.ts"
+
+/**
+ * How one call differs from the executor's defaults.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export interface RunOptions {
+  /**
+   * Declares that running the work twice does no harm, so that it is repeated even when its outcome is unknown.
+   * Default: what the surrounding {@link idempotent} says, else false.
+   */
+  readonly idempotent?: boolean | undefined
+  /** Bounds the whole call, waits and retries included. Default: no bound of its own. */
+  readonly deadline?: Duration.Input | undefined
+  /** Bounds each attempt. Default: no bound of its own; `queryTimeout` watches the socket in any case. */
+  readonly attemptTimeout?: Duration.Input | undefined
+  /** When to try again; `false` for never. Default: the executor's. */
+  readonly retry?: EffectSchedule.Schedule<unknown, unknown> | false | undefined
+}
+
+/**
+ * A connection lent through the executor.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Connection = PgConnection.PgConnection
+
+/**
+ * The executor service.
+ *
+ * @category services
+ * @since 0.1.0
+ */
+export class Executor extends Context.Service<Executor, {
+  /**
+   * Runs an effect that talks to the database through `SqlClient` or `PgClient`. All of it is run again when its
+   * failure may pass and nothing of it has taken effect yet, or when it is `idempotent`. Typed errors come out of their
+   * `SqlError`; what the server replied stays a `SqlError`.
+   */
+  readonly run: <A, E, R>(
+    effect: Effect.Effect<A, E, R>,
+    options?: RunOptions
+  ) => Effect.Effect<A, E | Errors.PoolError, R>
+  /** Lends one exclusive connection to an effect, under the same rules as `run`. */
+  readonly use: <A, E, R>(
+    f: (connection: Connection) => Effect.Effect<A, E, R>,
+    options?: RunOptions
+  ) => Effect.Effect<A, E | SqlError | Errors.PoolError, R>
+  /** One statement on any session: what a `SqlClient` borrows. All failures are `SqlError`. */
+  readonly borrow: <A, R>(
+    f: (connection: TrackedConnection) => Effect.Effect<A, SqlError, R>
+  ) => Effect.Effect<A, SqlError, R>
+  /** A session until the scope closes; shared with `multiplex`. */
+  readonly lease: Effect.Effect<TrackedConnection, SqlError, Scope.Scope>
+  /**
+   * A session for exclusive use until the scope closes: one outcome for the breaker. `prepare` runs on it first (a
+   * BEGIN, say) and must leave no trace when it fails: another session is then tried.
+   */
+  readonly reserve: (
+    prepare?: (connection: TrackedConnection) => Effect.Effect<unknown, SqlError>
+  ) => Effect.Effect<TrackedConnection, SqlError, Scope.Scope>
+}>()("effect-pg-pool/Executor") {}
+
+/**
+ * The settings of an executor.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export interface Options {
+  /** The retry schedule, or options for it; `false` for no retries. Default: `Schedule.transient`. */
+  readonly retry?: Schedule.RetryOptions | EffectSchedule.Schedule<unknown, unknown> | false | undefined
+}
+
+/** A verdict with the source of the evidence: what fails together counts once. */
+interface Judgement {
+  readonly verdict: Errors.Verdict
+  readonly failure: Errors.Failure
+  readonly source: number
+}
+
+/** A timed-out attempt gets this long to be cancelled politely before its sockets are destroyed. */
+const cancelGrace = 90
+/** Overload is answered more slowly than a lost connection. */
+const slowFactor = 5
+
+const phaseOf = (transaction: TransactionPhase, written: boolean): Errors.Phase => {
+  switch (transaction) {
+    case "None":
+      return written ? "InFlight" : "BeforeWrite"
+    case "Open":
+      return "Transaction"
+    case "Committing":
+      return written ? "Commit" : "Transaction"
+  }
+}
+
+/**
+ * Makes an executor over the pool, breaker and metrics of the context.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const make = Effect.fnUntraced(function*(
+  options: Options = {}
+): Effect.fn.Return<Executor["Service"], Errors.InvalidOption, Pool.Pool | Breaker.Breaker | Metrics.Metrics> {
+  const pool = yield* Pool.Pool
+  const breaker = yield* Breaker.Breaker
+  const { store } = yield* Metrics.Metrics
+  const clock = yield* Clock.Clock
+  const now = () => clock.currentTimeMillisUnsafe()
+  const defaultRetry = options.retry === false || EffectSchedule.isSchedule(options.retry)
+    ? options.retry as EffectSchedule.Schedule<unknown, unknown> | false
+    : yield* Schedule.make(options.retry as Schedule.RetryOptions | undefined)
+
+  // ---------------------------------------------------------------------------------------------------------------
+  // judging failures
+  // ---------------------------------------------------------------------------------------------------------------
+
+  const judgements = new WeakMap<object, Judgement>()
+  let connectFailures = 0
+
+  const secondsSince = (startedAt: bigint) => Number(clock.monotonicTimeNanosUnsafe() - startedAt) / 1e9
+
+  const observer: Observer = {
+    monotonicNanos: () => clock.monotonicTimeNanosUnsafe(),
+    succeeded: (startedAt) => store.query.ok.observe(secondsSince(startedAt)),
+    interrupted: (startedAt) => store.query.interrupted.observe(secondsSince(startedAt)),
+    failed: (connection, error, startedAt, written) => {
+      store.query.error.observe(secondsSince(startedAt))
+      const { session, transaction } = connection
+      const judgement = judgeStatement(session, error, phaseOf(transaction, written))
+      const { connection: disposal, effect } = judgement.verdict
+      if (disposal !== "Keep") pool.evictUnsafe(session, "error")
+      if (disposal === "EvictAll") Effect.runSync(pool.evictAll)
+      store.errors[judgement.verdict.kind]++
+      const told = tell(error, judgement, session, transaction === "Committing" ? "commit" : "statement")
+      judgements.set(told, judgement)
+      return { error: told, traceless: effect !== "Unknown" }
+    }
+  }
+
+  const judgeStatement = (session: Session, error: SqlError, phase: Errors.Phase): Judgement => {
+    const obituary = session.wire.obituary()
+    const said = Errors.failureOf(error)
+    // The driver reports "Connection closed" for a FATAL that met a statement: the socket has kept the server's words.
+    const failure: Errors.Failure = said.sqlState === undefined && obituary?.by === "server"
+      ? { sqlState: obituary.sqlState, severity: "FATAL", message: obituary.message }
+      : said
+    return {
+      failure,
+      verdict: Errors.classify(failure, { phase, reused: session.uses > 1, replied: false }),
+      source: session.id
+    }
+  }
+
+  const tell = (
+    error: SqlError,
+    judgement: Judgement,
+    session: Session,
+    operation: "statement" | "commit"
+  ): SqlError => {
+    const { failure, verdict } = judgement
+    if (session.wire.obituary()?.by === "silence") {
+      return Errors.toSqlError(
+        new Errors.StatementTimeout({ timeout: pool.settings.queryTimeout, by: "client", failure })
+      )
+    }
+    if (verdict.effect === "Unknown") {
+      return Errors.toSqlError(new Errors.OutcomeUnknown({ operation, failure, cause: error }))
+    }
+    return Errors.truthful(error, verdict, operation)
+  }
+
+  const judge = (error: unknown): Judgement | undefined => {
+    if (typeof error !== "object" || error === null) return undefined
+    const known = judgements.get(error)
+    if (known !== undefined) return known
+    if (Errors.isPoolError(error) || !isSqlError(error)) return undefined
+    const typed = Errors.fromSqlError(error)
+    if (typed !== undefined) return judgements.get(typed)
+    // Statements are judged where they fail, so this one is a connect that failed: nothing was run.
+    const failure = Errors.failureOf(error)
+    const judgement: Judgement = {
+      failure,
+      verdict: Errors.classify(failure, { phase: "Connect", reused: false, replied: false }),
+      source: -++connectFailures
+    }
+    judgements.set(error, judgement)
+    store.errors[judgement.verdict.kind]++
+    return judgement
+  }
+
+  // ---------------------------------------------------------------------------------------------------------------
+  // the breaker around a checkout
+  // ---------------------------------------------------------------------------------------------------------------
+
+  const settle = (permit: Breaker.Permit, exit: Exit.Exit<unknown, unknown>, session: Session | undefined): void => {
+    if (exit._tag === "Success") return breaker.settleUnsafe(permit, "Success", now())
+    const error = Cause.findErrorOption(exit.cause)
+    const judgement = error._tag === "Some" ? judge(error.value) : undefined
+    if (judgement !== undefined) {
+      const { failure, source, verdict } = judgement
+      return breaker.settleUnsafe(permit, verdict.breaker, now(), { ...failure, source })
+    }
+    // Interrupted, or an error of the caller's own: the only evidence left is whether the peer fell silent.
+    const silent = session?.wire.obituary()?.by === "silence"
+    breaker.settleUnsafe(
+      permit,
+      silent ? "Failure" : "Ignored",
+      now(),
+      silent ? { message: "the server fell silent", source: session!.id } : undefined
+    )
+  }
+
+  const probeCheckout: Pool.CheckoutOptions = { prove: true, timeout: breaker.probeTimeout }
+
+  /** One admission through the breaker: what the checkout needs to know, and what its end will say. */
+  interface Admission {
+    readonly permit: Breaker.Permit
+    readonly options: Pool.CheckoutOptions | undefined
+    session: Session | undefined
+  }
+
+  /** A probe is settled as soon as the server has answered, and not when the caller's work ends. */
+  const handOut = (admission: Admission, session: Session): void => {
+    admission.session = session
+    if (admission.permit.probe) breaker.settleUnsafe(admission.permit, "Success", now())
+  }
+
+  const admitted = <A, E, R>(
+    checkout: (admission: Admission) => Effect.Effect<A, E, R>,
+    settlesSuccess: boolean
+  ): Effect.Effect<A, E | Errors.CircuitOpen | Errors.CircuitHalfOpen, R> =>
+    Effect.suspend(() => {
+      let admission: Admission | undefined
+      // The finalizer stands before leave is asked for: a fiber can be interrupted between any two steps.
+      return Effect.onExitPrimitive(
+        Effect.suspend((): Effect.Effect<A, E | Errors.CircuitOpen | Errors.CircuitHalfOpen, R> => {
+          const permit = breaker.admitUnsafe(now())
+          if (permit._tag !== "Permit") return Effect.fail(permit)
+          admission = { permit, options: permit.probe ? probeCheckout : undefined, session: undefined }
+          return checkout(admission)
+        }),
+        (exit) => {
+          if (admission !== undefined && (settlesSuccess || exit._tag === "Failure")) {
+            settle(admission.permit, exit, admission.session)
+          }
+          return undefined
+        }
+      )
+    })
+
+  const trackedSessions = new WeakMap<Session, TrackedConnection>()
+  const tracked = (session: Session): TrackedConnection => {
+    let connection = trackedSessions.get(session)
+    if (connection === undefined) {
+      connection = new TrackedConnection(session, session.connection, observer, pool.exclude(session))
+      trackedSessions.set(session, connection)
+    }
+    return connection
+  }
+
+  const borrowOnce = <A, R>(f: (connection: TrackedConnection) => Effect.Effect<A, SqlError, R>) =>
+    admitted((admission) =>
+      pool.use((session) => {
+        handOut(admission, session)
+        return f(tracked(session))
+      }, admission.options), true)
+
+  /** A lease is one outcome for the breaker: whether its session was alive in the end. */
+  const leaseOnce = (
+    checkout: (
+      options: Pool.CheckoutOptions | undefined
+    ) => Effect.Effect<TrackedConnection, Pool.AcquireError, Scope.Scope>
+  ) =>
+    admitted((admission) =>
+      Effect.tap(checkout(admission.options), ({ session }) => {
+        handOut(admission, session)
+        return Effect.addFinalizer((exit) => Effect.sync(() => settleLease(admission.permit, session, exit)))
+      }), false)
+
+  const settleLease = (permit: Breaker.Permit, session: Session, exit: Exit.Exit<unknown, unknown>): void => {
+    const lost = session.wire.isDead()
+    if (lost && !pool.isClosing()) {
+      return breaker.settleUnsafe(permit, "Failure", now(), {
+        ...Errors.failureOf(session.wire.obituary()),
+        source: session.id
+      })
+    }
+    const silent = lost || (exit._tag === "Failure" && Cause.hasInterruptsOnly(exit.cause))
+    breaker.settleUnsafe(permit, silent ? "Ignored" : "Success", now())
+  }
+
+  const leaseShared = leaseOnce((options) => Effect.map(pool.get(options), tracked))
+  const leaseExclusive = leaseOnce((options) =>
+    Effect.map(
+      pool.reserve(options),
+      ({ connection, session }) => new TrackedConnection(session, connection, observer)
+    )
+  )
+
+  // ---------------------------------------------------------------------------------------------------------------
+  // trying again
+  // ---------------------------------------------------------------------------------------------------------------
+
+  interface Terms {
+    readonly retry: EffectSchedule.Schedule<unknown, unknown> | false
+    readonly idempotent: boolean
+    /** Wall-clock milliseconds. */
+    readonly deadlineAt: number
+    /** True when somebody further out repeats all of the work, so that nobody else must. */
+    readonly isLeftToOthers: () => boolean
+    /** False once something of the failed attempt has taken effect. */
+    readonly isTraceless: () => boolean
+  }
+
+  /** Entered only on failure: decides whether the attempt may be repeated, waits, and repeats it. */
+  const recover = Effect.fnUntraced(function*<A, E, R>(
+    first: Cause.Cause<E>,
+    attempt: Effect.Effect<A, E, R>,
+    terms: Terms
+  ): Effect.fn.Return<A, E | Errors.RetriesExhausted, R> {
+    let cause = first
+    let usedFreshConnection = false
+    const history: Array<Errors.Attempt> = []
+    const step = terms.retry === false ? undefined : yield* EffectSchedule.toStep(terms.retry)
+    for (let attempts = 1;; attempts++) {
+      const error = Cause.findErrorOption(cause)
+      const judgement = error._tag === "Some" ? judge(error.value) : undefined
+      if (error._tag === "None" || judgement === undefined || step === undefined || terms.isLeftToOthers()) {
+        if (error._tag === "Some" && Errors.isPoolError(error.value) && judgement === undefined) store.errors.Local++
+        return yield* Effect.failCause(cause)
+      }
+      const { failure, verdict } = judgement
+      const giveUp = (): Effect.Effect<never, E | Errors.RetriesExhausted> => {
+        history.push({ attempt: attempts, kind: verdict.kind, failure, delay: 0 })
+        return attempts === 1
+          ? Effect.failCause(cause)
+          : Effect.fail(new Errors.RetriesExhausted({ attempts, last: error.value, history }))
+      }
+      const safe = Errors.isSafeToRepeat(verdict, terms.idempotent) && (terms.idempotent || terms.isTraceless())
+      if (!safe) return yield* giveUp()
+      let delay = 0
+      if (verdict.retry === "Now" && !usedFreshConnection) {
+        usedFreshConnection = true
+      } else {
+        const next = yield* Effect.exit(step(now(), error.value))
+        if (next._tag === "Failure") return yield* giveUp()
+        delay = Duration.toMillis(next.value[1]) * (verdict.retry === "BackoffSlow" ? slowFactor : 1)
+        // While connects pause, an earlier attempt would only be told so.
+        delay = Math.max(delay, pool.connectPauseUnsafe())
+      }
+      if (now() + delay >= terms.deadlineAt) return yield* giveUp()
+      history.push({ attempt: attempts, kind: verdict.kind, failure, delay })
+      if (delay > 0) yield* Effect.sleep(delay)
+      store.retries[verdict.kind]++
+      const exit = yield* Effect.exit(attempt)
+      if (exit._tag === "Success") return exit.value
+      cause = exit.cause
+    }
+  })
+
+  const asSqlError = <E>(error: E | SqlError | Errors.PoolError): SqlError =>
+    Errors.isPoolError(error) ? Errors.toSqlError(error) : error as SqlError
+
+  /** Retries what is proved not to have run, unless the surrounding unit of work will repeat all of it. */
+  const retried = <A, R>(
+    attempt: Effect.Effect<A, SqlError | Errors.PoolError, R>
+  ): Effect.Effect<A, SqlError, R> =>
+    Effect.withFiber((fiber) =>
+      Effect.catchCause(attempt, (cause) =>
+        Effect.mapError(
+          recover(cause, attempt, {
+            retry: defaultRetry,
+            idempotent: fiber.getRef(UnitOfWork.Idempotent),
+            deadlineAt: Infinity,
+            isLeftToOthers: () => UnitOfWork.isRepeatable(fiber.getRef(UnitOfWork.Current)),
+            isTraceless: () => true
+          }),
+          asSqlError
+        ))
+    )
+
+  /** A lease that could not be prepared is given back before another one is tried. */
+  const prepared = (prepare: (connection: TrackedConnection) => Effect.Effect<unknown, SqlError>) =>
+    Effect.flatMap(Effect.scope, (parent) => {
+      const scope = Scope.forkUnsafe(parent)
+      return Effect.onExit(
+        Scope.provide(Effect.tap(leaseExclusive, prepare), scope),
+        (exit) => Exit.isSuccess(exit) ? Effect.void : Scope.close(scope, exit)
+      )
+    })
+
+  const borrow = <A, R>(f: (connection: TrackedConnection) => Effect.Effect<A, SqlError, R>) => retried(borrowOnce(f))
+
+  // ---------------------------------------------------------------------------------------------------------------
+  // units of work
+  // ---------------------------------------------------------------------------------------------------------------
+
+  /** Interrupts the work when its time is up; whoever has not been cancelled after the grace loses its socket. */
+  const within = <A, E, R, E2>(
+    work: Effect.Effect<A, E, R>,
+    millis: number,
+    awaited: () => ReadonlySet<Session>,
+    onTimeout: () => E2
+  ): Effect.Effect<A, E | E2, R> =>
+    Effect.raceFirst(
+      work,
+      Effect.andThen(
+        Effect.sleep(millis),
+        Effect.suspend(() => {
+          const late = Array.from(awaited())
+          return Effect.sleep(cancelGrace).pipe(
+            Effect.andThen(Effect.sync(() => {
+              for (const session of late) {
+                if (session.busy > 0) {
+                  session.wire.destroy({ by: "silence", message: `no answer within ${millis} ms` })
+                }
+              }
+            })),
+            Effect.forkDetach({ startImmediately: true }),
+            Effect.andThen(Effect.suspend(() => Effect.fail(onTimeout())))
+          )
+        })
+      )
+    )
+
+  const unit = <A, E, R>(work: Effect.Effect<A, E, R>, options: RunOptions): Effect.Effect<A, E | Errors.PoolError, R> =>
+    Effect.withFiber((fiber) => {
+      const outer = fiber.getRef(UnitOfWork.Current)
+      const inTransaction = fiber.getRef(UnitOfWork.InTransaction)
+      const idempotent = options.idempotent ?? fiber.getRef(UnitOfWork.Idempotent)
+      const attemptTimeout = options.attemptTimeout === undefined ? undefined : Duration.toMillis(options.attemptTimeout)
+      const deadline = options.deadline === undefined ? undefined : Duration.toMillis(options.deadline)
+      let current = UnitOfWork.make(idempotent)
+      const attempt: Effect.Effect<A, E | Errors.StatementTimeout, R> = Effect.suspend(() => {
+        const own = current = UnitOfWork.make(idempotent)
+        const once = Effect.provideService(work, UnitOfWork.Current, own)
+        return Effect.onExitPrimitive(
+          attemptTimeout === undefined ? once : within(once, attemptTimeout, () => own.awaited, () => {
+            const error = new Errors.StatementTimeout({ timeout: attemptTimeout, by: "client", failure: {} })
+            judgements.set(error, {
+              failure: { message: error.message },
+              source: -++connectFailures,
+              verdict: {
+                kind: "Unreachable",
+                effect: own.effects === 0 ? "NotRun" : "Unknown",
+                retry: "Backoff",
+                breaker: "Failure",
+                connection: "Evict"
+              }
+            })
+            return error
+          }),
+          () => {
+            if (outer !== undefined) outer.effects += own.effects
+            return undefined
+          }
+        )
+      })
+      const all = Effect.catchCause(attempt, (cause) =>
+        recover(cause, attempt, {
+          retry: options.retry ?? defaultRetry,
+          idempotent,
+          deadlineAt: deadline === undefined ? Infinity : now() + deadline,
+          // A transaction is repeated as a whole or not at all.
+          isLeftToOthers: () => inTransaction || UnitOfWork.isRepeatable(outer),
+          isTraceless: () => current.effects === 0
+        }))
+      const bounded = deadline === undefined
+        ? all
+        : within(all, deadline, () => current.awaited, () => new Errors.DeadlineExceeded({ deadline }))
+      return Effect.mapError(bounded, (error) => (isSqlError(error) ? Errors.fromSqlError(error) ?? error : error)) as
+        Effect.Effect<A, E | Errors.PoolError, R>
+    })
+
+  return Executor.of({
+    run: (effect, options = {}) => unit(effect, options),
+    use: (f, options = {}) =>
+      unit(Effect.scopedWith((scope) => Effect.flatMap(Scope.provide(leaseExclusive, scope), f)), options),
+    borrow,
+    lease: retried(leaseShared),
+    reserve: (prepare) => retried(prepare === undefined ? leaseExclusive : prepared(prepare))
+  })
+})
+
+/**
+ * Declares that the statements of an effect may be run twice without harm: reads, and writes that set the same state
+ * again. They are then repeated even when the answer to the first run was lost.
+ *
+ * @category combinators
+ * @since 0.1.0
+ */
+export const idempotent = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
+  Effect.provideService(effect, UnitOfWork.Idempotent, true)
+
+/**
+ * Runs an effect through the executor of the context: see {@link Executor}.
+ *
+ * @category combinators
+ * @since 0.1.0
+ */
+export const run = <A, E, R>(
+  effect: Effect.Effect<A, E, R>,
+  options?: RunOptions
+): Effect.Effect<A, E | Errors.PoolError, R | Executor> =>
+  Effect.flatMap(Executor, (executor) => executor.run(effect, options))
+
+/**
+ * Lends one exclusive connection through the executor of the context: see {@link Executor}.
+ *
+ * @category combinators
+ * @since 0.1.0
+ */
+export const use = <A, E, R>(
+  f: (connection: Connection) => Effect.Effect<A, E, R>,
+  options?: RunOptions
+): Effect.Effect<A, E | SqlError | Errors.PoolError, R | Executor> =>
+  Effect.flatMap(Executor, (executor) => executor.use(f, options))
+
+/**
+ * Provides an {@link Executor} over the pool, breaker and metrics of the context.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layer = (
+  options?: Options
+): Layer.Layer<Executor, Errors.InvalidOption, Pool.Pool | Breaker.Breaker | Metrics.Metrics> =>
+  Layer.effect(Executor, make(options))

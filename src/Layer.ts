@@ -1,0 +1,135 @@
+/**
+ * The front door: one Layer with everything in it.
+ *
+ * @since 0.1.0
+ */
+import * as PgClient from "@effect/sql-pg/PgClient"
+import type * as Config from "effect/Config"
+import { unwrap } from "effect/Config"
+import * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as Reactivity from "effect/reactivity/Reactivity"
+import * as SqlClient from "effect/sql/SqlClient"
+import * as Breaker from "./Breaker.ts"
+import type * as Errors from "./Errors.ts"
+import * as Executor from "./Executor.ts"
+import * as Client from "./internal/client.ts"
+import * as Environment from "./internal/environment.ts"
+import * as Metrics from "./Metrics.ts"
+import * as Pool from "./Pool.ts"
+import type * as Schedule from "./Schedule.ts"
+
+/**
+ * Everything that can be configured: the pool, the breaker, the retries, and the driver's client.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export interface Options extends Pool.Options {
+  /** The pool's name in metrics and logs, unique in the process. Default: `applicationName`, else `host:port/database`. */
+  readonly name?: string | undefined
+  /** The circuit breaker; `false` for none. */
+  readonly breaker?: Breaker.Options | false | undefined
+  /** Retries of what is proved not to have run; `false` for none. */
+  readonly retry?: Schedule.RetryOptions | false | undefined
+  /** Attributes of every statement's span. */
+  readonly spanAttributes?: Record<string, unknown> | undefined
+  /** Turns column names into property names. */
+  readonly transformResultNames?: ((name: string) => string) | undefined
+  /** Turns property names into column names. */
+  readonly transformQueryNames?: ((name: string) => string) | undefined
+  /** Whether the transforms reach into JSON values. Default: true. */
+  readonly transformJson?: boolean | undefined
+}
+
+/**
+ * What {@link layer} provides.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Services =
+  | PgClient.PgClient
+  | SqlClient.SqlClient
+  | Executor.Executor
+  | Pool.Pool
+  | Breaker.Breaker
+  | Metrics.Metrics
+
+/**
+ * Replaces `PgClient.layer`: provides `PgClient` and `SqlClient` over a guarded pool, and the `Pool`, `Breaker`,
+ * `Executor` and `Metrics` beside them. Nothing is opened until the first use, and a database that is down does not
+ * make it fail: only impossible options do.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layer = (options: Options = {}): Layer.Layer<Services, Errors.InvalidOption> =>
+  client(options).pipe(
+    Layer.provideMerge(Executor.layer({ retry: options.retry })),
+    Layer.provideMerge(Layer.merge(Pool.layer(options), breakerLayer(options.breaker))),
+    Layer.provideMerge(Metrics.layer({ name: options.name ?? options.applicationName })),
+    Layer.provide(Reactivity.layer)
+  )
+
+/**
+ * {@link layer} with its options read through `Config`. Without an argument it reads the environment variables of
+ * {@link fromEnvironment}.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerConfig = (
+  options: Config.Wrap<Options> = fromEnvironment as Config.Wrap<Options>
+): Layer.Layer<Services, Errors.InvalidOption | Config.ConfigError> =>
+  Layer.unwrap(Effect.map(unwrap(options), layer))
+
+/**
+ * The options as the environment has them: `DATABASE_URL` (or `PGHOST`, `PGPORT`, `PGUSER`, `PGPASSWORD`,
+ * `PGDATABASE`, `PGSSLMODE`) and the `DB_*` variables. A bare number is milliseconds; `"15 seconds"` works too. A bad
+ * value is a `ConfigError` that names the variable, the value and what is allowed.
+ *
+ * @category configuration
+ * @since 0.1.0
+ */
+export const fromEnvironment: Config.Config<Options> = Environment.options
+
+const breakerLayer = (options: Breaker.Options | false | undefined) =>
+  options === false ? Breaker.layerNoop : Layer.unwrap(
+    Effect.map(Metrics.Metrics, ({ store }) =>
+      Breaker.layer({
+        ...options,
+        onTransition: (transition) => {
+          store.breakerState = transition.to
+          store.breakerTransitions[transition.to]++
+          options?.onTransition?.(transition)
+        }
+      }))
+  )
+
+const client = (options: Options) =>
+  Layer.effectContext(Effect.gen(function*() {
+    const executor = yield* Executor.Executor
+    const pool = yield* Pool.Pool
+    const { address } = pool.settings
+    const pgClient = yield* Client.make(
+      {
+        borrow: executor.borrow,
+        lease: executor.lease,
+        reserve: executor.reserve,
+        evict: ({ session }) => pool.evictUnsafe(session, "invalid")
+      },
+      {
+        config: options,
+        spanAttributes: [
+          ...Object.entries(options.spanAttributes ?? {}),
+          ["db.system.name", "postgresql"],
+          ["db.namespace", address.database],
+          ["server.address", address.path ?? address.host],
+          ["server.port", address.port]
+        ]
+      }
+    )
+    return Context.make(PgClient.PgClient, pgClient).pipe(Context.add(SqlClient.SqlClient, pgClient))
+  }))

@@ -1,0 +1,608 @@
+/**
+ * A scoped pool of PostgreSQL sessions: sizing, checkout, liveness, retirement and an orderly end.
+ *
+ * The pool owns no policy about failing work: it lends sessions and says the truth about why it cannot. Breaking and
+ * retrying is done above it.
+ *
+ * @since 0.1.0
+ */
+import type * as PgConnection from "@effect/sql-pg/PgConnection"
+import * as Cause from "effect/Cause"
+import * as Clock from "effect/Clock"
+import * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Layer from "effect/Layer"
+import * as EffectPool from "effect/Pool"
+import * as Random from "effect/Random"
+import * as Schedule from "effect/Schedule"
+import * as Scope from "effect/Scope"
+import * as Semaphore from "effect/Semaphore"
+import type { SqlError } from "effect/sql/SqlError"
+import * as Os from "node:os"
+import * as Errors from "./Errors.ts"
+import * as ConnectGate from "./internal/connectGate.ts"
+import * as PoolSettings from "./internal/poolSettings.ts"
+import * as Session from "./internal/session.ts"
+import * as Sizing from "./internal/sizing.ts"
+import * as Socket from "./internal/socket.ts"
+import * as Metrics from "./Metrics.ts"
+
+/**
+ * Everything a pool can be told. Absence means the default.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Options extends PoolSettings.PoolOptions {}
+
+/**
+ * A physical session in the hands of a borrower.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Lease {
+  readonly session: Session.Session
+  /** The driver's connection: exclusive when it came from `reserve`. */
+  readonly connection: PgConnection.PgConnection
+}
+
+/**
+ * The session behind a lease: the driver's connection, its socket, and what the pool remembers of it.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type PoolSession = Session.Session
+
+/**
+ * A snapshot of the pool: sessions by state, borrowers waiting, connects under way, and the bounds.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Stats = Errors.PoolStats
+
+/**
+ * Why no session could be had.
+ *
+ * - `AcquireTimeout`: none within `acquireTimeout`.
+ * - `PoolSaturated`: `maxWaiting` borrowers wait already.
+ * - `PoolClosed`: the pool's scope is closing or closed.
+ * - `HookFailed`: a hook refused the connection.
+ * - `SqlError`: the connect failed; the server's or the socket's own words.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export type AcquireError =
+  | Errors.AcquireTimeout
+  | Errors.PoolSaturated
+  | Errors.PoolClosed
+  | Errors.HookFailed
+  | SqlError
+
+/**
+ * How a checkout differs from the usual one.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface CheckoutOptions {
+  /** Prove the session by a round trip before it is handed out. Default: only when it has been idle for long. */
+  readonly prove?: boolean | undefined
+  /** Milliseconds; default: the pool's `acquireTimeout`. */
+  readonly timeout?: number | undefined
+}
+
+/**
+ * The pool service.
+ *
+ * @category services
+ * @since 0.1.0
+ */
+export class Pool extends Context.Service<Pool, {
+  /** The pool's name, as metrics and logs call it. */
+  readonly name: string
+  /** What the pool was built from, after defaults. */
+  readonly settings: PoolSettings.Settings
+  /**
+   * Lends a session while an effect runs. The cheapest way to run one statement: no scope, and no timer unless the
+   * borrower has to wait. With `multiplex` the session may be shared.
+   */
+  readonly use: <A, E, R>(
+    f: (session: PoolSession) => Effect.Effect<A, E, R>,
+    options?: CheckoutOptions
+  ) => Effect.Effect<A, E | AcquireError, R>
+  /** Lends a session until the scope closes. With `multiplex` it may be shared. */
+  readonly get: (options?: CheckoutOptions) => Effect.Effect<PoolSession, AcquireError, Scope.Scope>
+  /**
+   * Lends a session for exclusive use until the scope closes: for transactions, listeners, and whatever sets session
+   * state. A session that comes back inside a transaction, or with a statement or listener open, is closed.
+   */
+  readonly reserve: (options?: CheckoutOptions) => Effect.Effect<Lease, AcquireError, Scope.Scope>
+  /** Keeps a session that is shared by `multiplex` from being lent to anybody else until the scope closes. */
+  readonly exclude: (session: PoolSession) => Effect.Effect<void, never, Scope.Scope>
+  readonly stats: Effect.Effect<Stats>
+  readonly statsUnsafe: () => Stats
+  /** Milliseconds until the next connect is tried after failed ones, 0 when it may be tried now. */
+  readonly connectPauseUnsafe: () => number
+  /** Wall-clock milliseconds of the last checkout that ended with its session alive. */
+  readonly lastProofUnsafe: () => number | undefined
+  /** Closes idle sessions now and lent ones when they come back: after a failover, or a change of credentials. */
+  readonly evictAll: Effect.Effect<void>
+  /** Takes one session out of circulation: now when it is idle, when it comes back otherwise. */
+  readonly evictUnsafe: (session: PoolSession, reason: Metrics.CloseReason) => void
+  /** True from the moment the pool's scope starts to close. */
+  readonly isClosing: () => boolean
+}>()("effect-pg-pool/Pool") {}
+
+/**
+ * The size for a long-lived server: `max = min(cpus * 2 + 4, 100)`, `min = max(floor(max / 4), 5)` and never above max.
+ * 8 CPUs: 20 and 5. Default CPUs: those the process may use (`os.availableParallelism()`).
+ *
+ * @example
+ * ```ts run
+ * import * as Pg from "effect-pg-pool"
+ *
+ * console.log(Pg.Pool.sizeFromCpus(8)) // => { max: 20, min: 5 }
+ * ```
+ *
+ * @category sizing
+ * @since 0.1.0
+ */
+export const sizeFromCpus = (cpus: number = Os.availableParallelism()): Sizing.Size => Sizing.fromCpus(cpus)
+
+/**
+ * The size for one serverless environment: at most 2 sessions, none kept. One would do for most handlers; the second
+ * lets a query run beside an open transaction or listener.
+ *
+ * @category sizing
+ * @since 0.1.0
+ */
+export const sizeServerless = (): Sizing.Size => Sizing.serverless
+
+type Standing = "Ready" | "Unproven" | Metrics.CloseReason
+
+/**
+ * Makes a pool in the current scope. Nothing is opened until the first checkout, and a dead database does not make it
+ * fail: only impossible options do.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const make = Effect.fnUntraced(function*(
+  options: Options
+): Effect.fn.Return<Pool["Service"], Errors.InvalidOption, Scope.Scope | Metrics.Metrics> {
+  const settings = yield* Effect.mapError(PoolSettings.settle(options), (bad) => new Errors.InvalidOption(bad))
+  const clock = yield* Clock.Clock
+  const random = yield* Random.Random
+  const metrics = yield* Metrics.Metrics
+  const store = metrics.store
+  const runFork = Effect.runForkWith(yield* Effect.context<never>())
+  const now = () => clock.currentTimeMillisUnsafe()
+
+  const gate = ConnectGate.make<AcquireError>()
+  const probeListeners = new Set<() => void>()
+  // Counts sockets, not pool items: a session that is saying goodbye still holds its place on the server.
+  const slots = Semaphore.makeUnsafe(settings.max)
+  const sessions = new Map<Session.Session, EffectPool.PoolItem<Session.Session, AcquireError>>()
+  const closeListeners = new Set<() => void>()
+  let sockets = 0
+  let lastId = 0
+  let generation = 0
+  let closing = false
+  let lastConnectFailure: Errors.Failure | null = null
+  let lastProof: number | undefined
+
+  // ---------------------------------------------------------------------------------------------------------------
+  // opening and closing one session
+  // ---------------------------------------------------------------------------------------------------------------
+
+  const connect: Effect.Effect<Session.Session, AcquireError, Scope.Scope> = Effect.uninterruptibleMask((restore) =>
+    Effect.flatMap(restore(slots.take(1)), () => {
+      let session: Session.Session | undefined
+      let open = true
+      sockets++
+      const wire = Socket.make({
+        address: settings.address,
+        keepAlive: settings.keepAlive,
+        stream: settings.stream,
+        onClose: () => {
+          if (!open) return
+          open = false
+          sockets--
+          if (session !== undefined) {
+            evictUnsafe(session, closing ? "shutdown" : "error")
+            sessions.delete(session)
+            store.connectionsClosed[session.condemned ?? "error"]++
+          }
+          runFork(slots.release(1))
+          for (const listener of closeListeners) listener()
+        }
+      })
+      return restore(
+        runHook("beforeConnect", settings.beforeConnect).pipe(
+          Effect.andThen(Session.open({
+            id: ++lastId,
+            wire,
+            generation,
+            config: settings.connection,
+            now,
+            lifetime: settings.maxLifetime * (1 - random.nextDoubleUnsafe() * settings.maxLifetimeJitter),
+            silence: settings.silence,
+            farewell: settings.farewell
+          })),
+          Effect.tap((opened) =>
+            Effect.sync(() => {
+              session = opened
+              store.connectionsOpened++
+            })
+          ),
+          Effect.tap((opened) => runHook("afterConnect", settings.afterConnect?.(opened.connection))),
+          Effect.tap((opened) =>
+            settings.beforeDisconnect === undefined ? Effect.void : Effect.addFinalizer(() => sayGoodbye(opened))
+          )
+        )
+      ).pipe(
+        Effect.onError(() => Effect.sync(() => wire.destroy({ by: "pool", message: "the session was not taken up" })))
+      )
+    })
+  )
+
+  const runHook = (hook: string, effect: Effect.Effect<unknown, unknown> | undefined) =>
+    effect === undefined ? Effect.void : Effect.mapError(effect, (cause) => new Errors.HookFailed({ hook, cause }))
+
+  const sayGoodbye = (session: Session.Session) =>
+    session.wire.isDead() ? Effect.void : Effect.suspend(() => settings.beforeDisconnect!(session.connection)).pipe(
+      Effect.timeoutOption(settings.farewell),
+      Effect.ignoreCause({ log: "Warn", message: "the beforeDisconnect hook failed; the session is closed all the same" })
+    )
+
+  /** Connects, unless a failed connect has just shown that there is no use: then everybody gets that one's cause. */
+  const acquire: Effect.Effect<Session.Session, AcquireError, Scope.Scope> = Effect.suspend(() => {
+    if (closing) return Effect.fail(new Errors.PoolClosed())
+    const decision = ConnectGate.decide(gate, now())
+    if (decision === "Wait") return Effect.andThen(probeOutcome, acquire)
+    if (decision !== "Go") return Effect.fail(decision.cause)
+    gate.connecting++
+    return Effect.onExit(connect, (exit) =>
+      Effect.sync(() => {
+        gate.connecting--
+        if (Exit.isSuccess(exit)) ConnectGate.succeeded(gate)
+        else {
+          const error = Cause.findErrorOption(exit.cause)
+          if (error._tag === "Some") {
+            lastConnectFailure = Errors.failureOf(error.value)
+            ConnectGate.failed(gate, error.value, now())
+          }
+        }
+        for (const listener of Array.from(probeListeners)) listener()
+      }))
+  })
+
+  const probeOutcome = Effect.callback<void>((resume) => {
+    const listener = () => {
+      probeListeners.delete(listener)
+      resume(Effect.void)
+    }
+    probeListeners.add(listener)
+    return Effect.sync(() => probeListeners.delete(listener))
+  })
+
+  // The sessions live in a scope of their own, so that closing the pool is bounded by its grace period and not by the
+  // slowest borrower.
+  const sessionScope = yield* Scope.make()
+  const pool = yield* Scope.provide(
+    EffectPool.makeWithStrategy<Session.Session, AcquireError, Scope.Scope>({
+      acquire,
+      // The floor is kept by not retiring, never by opening ahead of need: see `min`.
+      min: 0,
+      max: settings.max,
+      concurrency: settings.concurrency,
+      strategy: {
+        run: () => Effect.void,
+        reclaim: () => Effect.undefined,
+        onAcquire: (item) =>
+          Effect.sync(() => {
+            // A session that died on its way here is told apart by its socket and never enters the books.
+            if (item.exit._tag === "Success" && !item.exit.value.wire.isDead()) sessions.set(item.exit.value, item)
+          })
+      }
+    }),
+    sessionScope
+  )
+
+  // ---------------------------------------------------------------------------------------------------------------
+  // what a session is worth
+  // ---------------------------------------------------------------------------------------------------------------
+
+  const standing = (session: Session.Session, idleFor: number, at: number): Standing => {
+    if (session.condemned !== undefined) return session.condemned
+    if (session.wire.isDead()) return "error"
+    if (session.generation !== generation) return "invalid"
+    if (at >= session.expiresAt) return "lifetime"
+    if (idleFor > settings.idleTimeout && sessions.size > settings.min && session.uses > 0) return "idle"
+    if (settings.validateAlways || idleFor > settings.validateAfter) return "Unproven"
+    return "Ready"
+  }
+
+  const evictUnsafe = (session: Session.Session, reason: Metrics.CloseReason): void => {
+    session.condemned ??= reason
+    const item = sessions.get(session)
+    // A lent session is replaced when it comes back. With borrowers waiting its replacement is opened at once, and
+    // then connects as soon as the old socket is gone.
+    if (item !== undefined && (item.refCount === 0 || pool.state.waiters.size > 0)) {
+      runFork(EffectPool.invalidate(pool, session))
+    }
+  }
+
+  /** Runs after the lease is over, on every exit. Returns work only when the session must go. */
+  const returned = (session: Session.Session): Effect.Effect<void> | undefined => {
+    lastProof = sessions.get(session)?.idleSince ?? lastProof
+    if (session.wire.cancels() > 0) {
+      // A CancelRequest may still be on its way and hit the next borrower's statement.
+      session.condemned ??= "invalid"
+    }
+    return session.condemned === undefined ? undefined : EffectPool.invalidate(pool, session)
+  }
+
+  /** A round trip under its own deadline. The socket of a silent peer is destroyed, or the query would linger. */
+  const prove = (session: Session.Session): Effect.Effect<boolean> =>
+    Effect.suspend(() => {
+      session.busy++
+      return Effect.raceFirst(
+        Effect.as(session.connection.query("SELECT 1"), true),
+        Effect.andThen(
+          Effect.sleep(settings.validationTimeout),
+          Effect.sync(() => {
+            session.wire.destroy({ by: "silence", message: `no answer within ${settings.validationTimeout} ms` })
+            return false
+          })
+        )
+      ).pipe(
+        Effect.orElseSucceed(() => false),
+        Effect.onExit(() => Effect.sync(() => session.busy--))
+      )
+    })
+
+  const evictOlderThan = (session: Session.Session): void => {
+    for (const other of sessions.keys()) {
+      if (other.openedAt <= session.openedAt) evictUnsafe(other, "invalid")
+    }
+  }
+
+  const retireIdle = (at: number): void => {
+    for (const [session, item] of sessions) {
+      if (item.refCount > 0) continue
+      const verdict = standing(session, at - item.idleSince, at)
+      if (verdict === "Ready" || verdict === "Unproven") continue
+      sessions.delete(session)
+      session.condemned ??= verdict
+      runFork(EffectPool.invalidate(pool, session))
+    }
+  }
+
+  // ---------------------------------------------------------------------------------------------------------------
+  // checkout
+  // ---------------------------------------------------------------------------------------------------------------
+
+  const lend = (session: Session.Session): Session.Session => {
+    if (++session.uses >= settings.maxUses) evictUnsafe(session, "uses")
+    return session
+  }
+
+  const use = <A, E, R>(
+    f: (session: Session.Session) => Effect.Effect<A, E, R>,
+    options?: CheckoutOptions
+  ): Effect.Effect<A, E | AcquireError, R> =>
+    Effect.suspend(() => {
+      const { availableHead: head, availableTail: tail, waiters } = pool.state
+      if (
+        options !== undefined || closing || waiters.size > 0 || head === undefined || head.exit._tag === "Failure"
+      ) {
+        return useAfterWait(f, options)
+      }
+      const at = now()
+      if (standing(head.exit.value, at - head.idleSince, at) !== "Ready") return useAfterWait(f, options)
+      if (tail !== undefined && tail !== head && at - tail.idleSince > settings.idleTimeout) retireIdle(at)
+      store.acquire.observe(0)
+      let lent: Session.Session | undefined
+      return Effect.onExitPrimitive(
+        EffectPool.use(pool, (session) => f(lent = lend(session))),
+        () => lent === undefined ? undefined : returned(lent)
+      )
+    })
+
+  const useAfterWait = <A, E, R>(
+    f: (session: Session.Session) => Effect.Effect<A, E, R>,
+    options: CheckoutOptions | undefined
+  ): Effect.Effect<A, E | AcquireError, R> =>
+    Effect.scopedWith((scope) => Effect.flatMap(Scope.provide(get(options), scope), f))
+
+  const get = (options?: CheckoutOptions): Effect.Effect<Session.Session, AcquireError, Scope.Scope> =>
+    Effect.flatMap(Effect.scope, (scope) => checkout(scope, options))
+
+  const checkout = (scope: Scope.Scope, options: CheckoutOptions | undefined) =>
+    Effect.suspend((): Effect.Effect<Session.Session, AcquireError> => {
+      if (closing) return Effect.fail(new Errors.PoolClosed())
+      if (pool.state.waiters.size >= settings.maxWaiting) {
+        return Effect.fail(
+          new Errors.PoolSaturated({
+            waiting: pool.state.waiters.size,
+            maxWaiting: settings.maxWaiting,
+            stats: statsUnsafe()
+          })
+        )
+      }
+      const startedAt = now()
+      const timeout = options?.timeout ?? settings.acquireTimeout
+      const progress: Progress = { proving: false }
+      const lease = Scope.forkUnsafe(scope)
+      return firstWorthy(lease, progress, options?.prove ?? false).pipe(
+        Effect.timeoutOrElse({
+          duration: timeout,
+          orElse: () => {
+            store.acquireTimeouts++
+            return Effect.fail(acquireTimeout(now() - startedAt, progress))
+          }
+        }),
+        Effect.onExit((exit) => {
+          store.acquire.observe((now() - startedAt) / 1000)
+          return Exit.isSuccess(exit) ? Effect.void : Scope.close(lease, exit)
+        })
+      )
+    })
+
+  /** Takes sessions until one is worth handing out; whatever is not goes back and out. */
+  const firstWorthy = (
+    lease: Scope.Scope,
+    progress: Progress,
+    alwaysProve: boolean
+  ): Effect.Effect<Session.Session, AcquireError> =>
+    Effect.suspend(() => {
+      if (closing) return Effect.fail(new Errors.PoolClosed())
+      const attempt = Scope.forkUnsafe(lease)
+      let lent: Session.Session | undefined
+      return Scope.addFinalizer(attempt, Effect.suspend(() => (lent && returned(lent)) ?? Effect.void)).pipe(
+        Effect.andThen(Scope.provide(EffectPool.get(pool), attempt)),
+        Effect.catchCause((cause) =>
+          closing && Cause.hasInterruptsOnly(cause)
+            ? Effect.fail(new Errors.PoolClosed())
+            : Effect.failCause(cause)
+        ),
+        Effect.flatMap((session) => {
+          lent = session
+          const at = now()
+          const verdict = standing(session, at - (sessions.get(session)?.idleSince ?? at), at)
+          if (verdict === "Ready" && (!alwaysProve || session.uses === 0)) return Effect.succeed(lend(session))
+          if (verdict !== "Ready" && verdict !== "Unproven") {
+            evictUnsafe(session, verdict)
+            return Effect.andThen(Scope.close(attempt, Exit.void), firstWorthy(lease, progress, alwaysProve))
+          }
+          progress.proving = true
+          return Effect.flatMap(prove(session), (alive) => {
+            progress.proving = false
+            if (alive) return Effect.succeed(lend(session))
+            evictOlderThan(session)
+            return Effect.andThen(Scope.close(attempt, Exit.void), firstWorthy(lease, progress, alwaysProve))
+          })
+        })
+      )
+    })
+
+  const acquireTimeout = (waited: number, progress: Progress) => {
+    const stats = statsUnsafe()
+    return new Errors.AcquireTimeout({
+      phase: progress.proving ? "Validate" : stats.active >= stats.max ? "Queue" : "Connect",
+      waited,
+      stats,
+      lastConnectFailure
+    })
+  }
+
+  const reserve = (options?: CheckoutOptions): Effect.Effect<Lease, AcquireError, Scope.Scope> =>
+    Effect.tap(
+      Effect.flatMap(get(options), (session) =>
+        EffectPool.reserve(pool, session).pipe(
+          Effect.andThen(session.connection.pin),
+          Effect.map((connection): Lease => ({ session, connection }))
+        )),
+      ({ session }) =>
+        Effect.addFinalizer(() =>
+          Effect.sync(() => {
+            const status = session.wire.transactionStatus()
+            if (status === "T" || status === "E") evictUnsafe(session, "invalid")
+          })
+        )
+    )
+
+  // ---------------------------------------------------------------------------------------------------------------
+  // looking in, and the end
+  // ---------------------------------------------------------------------------------------------------------------
+
+  const statsUnsafe = (): Stats => {
+    const { idle, used } = Effect.runSync(EffectPool.stats(pool))
+    return {
+      total: idle + used,
+      idle,
+      active: used,
+      waiting: pool.state.waiters.size,
+      connecting: gate.connecting,
+      max: settings.max,
+      min: settings.min
+    }
+  }
+
+  const evictAll = Effect.sync(() => {
+    generation++
+    for (const session of Array.from(sessions.keys())) evictUnsafe(session, "invalid")
+  })
+
+  const socketsGone = Effect.callback<void>((resume) => {
+    const listener = () => {
+      if (sockets === 0) resume(Effect.void)
+    }
+    closeListeners.add(listener)
+    listener()
+    return Effect.sync(() => closeListeners.delete(listener))
+  })
+
+  const destroyAll = Effect.sync(() => {
+    for (const session of Array.from(sessions.keys())) {
+      session.condemned ??= "shutdown"
+      session.wire.destroy({ by: "pool", message: "the pool closed before the work was done" })
+    }
+  })
+
+  const close = Effect.gen(function*() {
+    closing = true
+    const refusal = Exit.fail(new Errors.PoolClosed()) as Exit.Failure<never, Errors.PoolClosed>
+    for (const settle of Array.from(pool.state.waiters)) settle(refusal as Exit.Failure<Session.Session, AcquireError>)
+    for (const [session, item] of sessions) if (item.refCount === 0) session.condemned ??= "shutdown"
+    yield* Effect.forkDetach(Scope.close(sessionScope, Exit.void), { startImmediately: true })
+    yield* Effect.timeoutOption(socketsGone, settings.closeTimeout)
+    yield* destroyAll
+    yield* Effect.timeoutOption(socketsGone, settings.farewell)
+  })
+
+  yield* Effect.addFinalizer(() => close)
+  const unregister = metrics.registerPool(statsUnsafe)
+  yield* Effect.addFinalizer(() => Effect.sync(unregister))
+  if (settings.reapEvery !== undefined) {
+    yield* Effect.sync(() => retireIdle(now())).pipe(
+      Effect.schedule(Schedule.spaced(settings.reapEvery)),
+      Effect.forkScoped
+    )
+  }
+
+  return Pool.of({
+    name: metrics.pool,
+    settings,
+    use,
+    get,
+    reserve,
+    exclude: (session) => EffectPool.reserve(pool, session),
+    stats: Effect.sync(statsUnsafe),
+    statsUnsafe,
+    connectPauseUnsafe: () => gate.failures === 0 ? 0 : Math.max(0, gate.shutUntil - now()),
+    lastProofUnsafe: () => lastProof,
+    evictAll,
+    evictUnsafe,
+    isClosing: () => closing
+  })
+})
+
+interface Progress {
+  proving: boolean
+}
+
+/**
+ * Provides a {@link Pool}. Fails only for impossible options, never for a database that is down.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layer = (options: Options): Layer.Layer<Pool, Errors.InvalidOption, Metrics.Metrics> =>
+  Layer.effect(Pool, make(options))

@@ -1,0 +1,123 @@
+import * as PgClient from "@effect/sql-pg/PgClient"
+import * as Effect from "effect/Effect"
+import type * as Queue from "effect/Queue"
+import type * as Reactivity from "effect/reactivity/Reactivity"
+import type * as Scope from "effect/Scope"
+import * as SqlClient from "effect/sql/SqlClient"
+import { SqlError, UnknownError } from "effect/sql/SqlError"
+import * as Statement from "effect/sql/Statement"
+import { SqlConnection } from "./sqlConnection.ts"
+import type { TrackedConnection } from "./trackedConnection.ts"
+import * as UnitOfWork from "./unitOfWork.ts"
+
+/** Where the client gets its connections. */
+export interface Source {
+  readonly borrow: <A, R>(
+    f: (connection: TrackedConnection) => Effect.Effect<A, SqlError, R>
+  ) => Effect.Effect<A, SqlError, R>
+  readonly lease: Effect.Effect<TrackedConnection, SqlError, Scope.Scope>
+  readonly reserve: (
+    prepare?: (connection: TrackedConnection) => Effect.Effect<unknown, SqlError>
+  ) => Effect.Effect<TrackedConnection, SqlError, Scope.Scope>
+  /** Closes the session when its lease is over. */
+  readonly evict: (connection: TrackedConnection) => void
+}
+
+export interface ClientOptions {
+  readonly config: PgClient.PgClientConfig
+  readonly spanAttributes: ReadonlyArray<readonly [string, unknown]>
+}
+
+/** The fragment that the driver's compiler knows as `json`. */
+const json = Statement.custom<Statement.Custom<"PgJson", unknown, undefined, undefined>>("PgJson")
+
+const sqlConnections = new WeakMap<TrackedConnection, SqlConnection>()
+
+const asSqlConnection = (tracked: TrackedConnection): SqlConnection => {
+  let connection = sqlConnections.get(tracked)
+  if (connection === undefined) {
+    connection = new SqlConnection(tracked)
+    sqlConnections.set(tracked, connection)
+  }
+  return connection
+}
+
+const failure = (message: string, operation: string) =>
+  new SqlError({ reason: new UnknownError({ cause: new Error(message), message: `PgClient: ${message}`, operation }) })
+
+/** PostgreSQL answers ROLLBACK to the COMMIT of a transaction that has already failed. */
+const commit = ({ tracked }: SqlConnection): Effect.Effect<void, SqlError> =>
+  Effect.suspend(() => {
+    tracked.transaction = "Committing"
+    return Effect.flatMap(tracked.query("COMMIT"), (result) =>
+      result.command === "ROLLBACK"
+        ? Effect.fail(failure("COMMIT rolled back an aborted transaction", "commit"))
+        : Effect.void)
+  })
+
+/** Builds the `PgClient` whose sessions come from a guarded source, and which is otherwise the driver's own. */
+export const make = (
+  source: Source,
+  options: ClientOptions
+): Effect.Effect<PgClient.PgClient, never, Reactivity.Reactivity> =>
+  Effect.gen(function*() {
+    const { config, spanAttributes } = options
+    const transformRows = config.transformResultNames === undefined
+      ? undefined
+      : Statement.defaultTransforms(config.transformResultNames, config.transformJson).array
+
+    const client = yield* SqlClient.make({
+      acquirer: Effect.map(source.lease, asSqlConnection),
+      borrower: (f) => source.borrow((tracked) => f(asSqlConnection(tracked)) as Effect.Effect<any, SqlError, any>),
+      transactionAcquirer: Effect.map(source.reserve(), asSqlConnection),
+      driver: "pg",
+      compiler: PgClient.makeCompiler(config.transformQueryNames, config.transformJson),
+      spanAttributes,
+      transformRows
+    })
+
+    // A statement that fails because its session is gone must not turn the rollback into a defect: with the session
+    // gone, the server has rolled back.
+    const rollBack = (sql: string) => ({ tracked }: SqlConnection): Effect.Effect<void> =>
+      tracked.session.wire.isDead()
+        ? Effect.void
+        : Effect.catchCause(Effect.asVoid(tracked.query(sql)), () => Effect.sync(() => source.evict(tracked)))
+
+    const inTransaction = SqlClient.makeWithTransaction<SqlClient.TransactionConnection, SqlConnection>({
+      transactionService: client.transactionService as never,
+      spanAttributes,
+      // BEGIN belongs to the checkout: until it has succeeded, another session will do.
+      acquireConnection: (restore) =>
+        Effect.flatMap(SqlClient.BeginTransaction, (begin) =>
+          restore(Effect.map(
+            source.reserve((tracked) => {
+              tracked.transaction = "Open"
+              // A statement of the caller's own is not fixed, so it is not worth a name on the server.
+              return begin === undefined ? tracked.query("BEGIN") : tracked.query(begin, [], false)
+            }),
+            asSqlConnection
+          ))),
+      begin: () => Effect.void,
+      savepoint: ({ tracked }, id) => Effect.asVoid(tracked.query(`SAVEPOINT effect_sql_${id}`)),
+      releaseSavepoint: (connection, id) => rollBack(`RELEASE SAVEPOINT effect_sql_${id}`)(connection),
+      commit,
+      rollback: rollBack("ROLLBACK"),
+      rollbackSavepoint: (connection, id) => rollBack(`ROLLBACK TO SAVEPOINT effect_sql_${id}`)(connection)
+    })
+
+    const listen = (channel: string): Effect.Effect<Queue.Dequeue<any, SqlError>, SqlError, Scope.Scope> =>
+      Effect.flatMap(source.reserve(), (tracked) => tracked.listen(channel))
+
+    return Object.assign(client, {
+      [PgClient.TypeId]: PgClient.TypeId,
+      config,
+      withTransaction: <R, E, A>(self: Effect.Effect<A, E, R>) =>
+        inTransaction(Effect.provideService(self, UnitOfWork.InTransaction, true)),
+      json: (value: unknown) => Statement.fragment([json(value, undefined, undefined)]),
+      listen,
+      notify: (channel: string, payload: string) =>
+        new TextEncoder().encode(channel).byteLength > 63
+          ? Effect.fail(failure("PostgreSQL channel names must not exceed 63 UTF-8 bytes", "notify"))
+          : source.borrow((tracked) => Effect.asVoid(tracked.query("SELECT pg_notify($1, $2)", [channel, payload])))
+    }) as PgClient.PgClient
+  })

@@ -1,0 +1,128 @@
+import * as Config from "effect/Config"
+import * as ConfigProvider from "effect/ConfigProvider"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
+import * as Redacted from "effect/Redacted"
+
+/** The options that environment variables can set. */
+export interface EnvironmentOptions {
+  readonly url: Redacted.Redacted | undefined
+  readonly host: string | undefined
+  readonly port: number | undefined
+  readonly username: string | undefined
+  readonly password: Redacted.Redacted | undefined
+  readonly database: string | undefined
+  readonly ssl: boolean | undefined
+  readonly max: number | undefined
+  readonly min: number | undefined
+  readonly acquireTimeout: Duration.Duration | undefined
+  readonly idleTimeout: Duration.Duration | undefined
+  readonly statementTimeout: Duration.Duration | undefined
+  readonly queryTimeout: Duration.Duration | undefined
+  readonly lockTimeout: Duration.Duration | undefined
+  readonly connectTimeout: Duration.Duration | undefined
+  readonly maxLifetime: Duration.Duration | undefined
+  readonly maxUses: number | undefined
+  readonly retry: { readonly attempts: number | undefined } | undefined
+  readonly breaker:
+    | { readonly failures: number | undefined; readonly openFor: Duration.Duration | undefined }
+    | undefined
+}
+
+type Parse<A> = (text: string) => A | undefined
+
+/** Reads one variable. Empty counts as absent, as a deployment that wants to unset one often can only empty it. */
+const variable = <A>(name: string, allowed: string, parse: Parse<A>): Config.Config<A | undefined> =>
+  Config.option(Config.String(name)).pipe(
+    Config.mapEffect((found) => {
+      const text = Option.getOrElse(found, () => "").trim()
+      if (text === "") return Effect.succeed(undefined)
+      const value = parse(text)
+      return value !== undefined ? Effect.succeed(value) : Effect.fail(
+        new Config.ConfigError(
+          new ConfigProvider.SourceError({ message: `${name} is "${text}", but must be ${allowed}.` })
+        )
+      )
+    })
+  )
+
+const whole = (name: string, least: number, most = Number.MAX_SAFE_INTEGER) =>
+  variable(
+    name,
+    most === Number.MAX_SAFE_INTEGER ? `a whole number, ${least} or more` : `a whole number from ${least} to ${most}`,
+    (text) => {
+      const value = Number(text)
+      return Number.isInteger(value) && value >= least && value <= most ? value : undefined
+    }
+  )
+
+const duration = (name: string, least = 1) =>
+  variable(
+    name,
+    `a whole number of milliseconds, ${least} or more, or a duration such as "15 seconds"`,
+    (text): Duration.Duration | undefined => {
+      const value = /^\d+$/.test(text)
+        ? Duration.millis(Number(text))
+        : Option.getOrUndefined(Duration.fromInput(text as Duration.Input))
+      return value !== undefined && Duration.toMillis(value) >= least ? value : undefined
+    }
+  )
+
+const text = (name: string) => variable(name, "", (value) => value)
+
+/** A secret's value never becomes part of a complaint: the pool itself says what is wrong with an address. */
+const secret = (name: string): Config.Config<Redacted.Redacted | undefined> =>
+  Config.map(
+    Config.option(Config.Redacted(name)),
+    (found) => Option.getOrUndefined(Option.filter(found, (value) => Redacted.value(value) !== ""))
+  )
+
+const sslModes = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] as const
+type SslMode = (typeof sslModes)[number]
+
+const sslMode = variable("PGSSLMODE", `one of ${sslModes.join(", ")}`, (value): SslMode | undefined =>
+  sslModes.find((mode) =>
+    mode === value
+  ))
+
+export const options: Config.Config<EnvironmentOptions> = Config.map(
+  Config.all({
+    url: secret("DATABASE_URL"),
+    host: text("PGHOST"),
+    port: whole("PGPORT", 1, 65535),
+    username: text("PGUSER"),
+    password: secret("PGPASSWORD"),
+    database: text("PGDATABASE"),
+    sslMode,
+    max: whole("DB_POOL_MAX", 1),
+    min: whole("DB_POOL_MIN", 0),
+    acquireTimeout: duration("DB_ACQUIRE_TIMEOUT"),
+    idleTimeout: duration("DB_IDLE_TIMEOUT", 0),
+    statementTimeout: duration("DB_STATEMENT_TIMEOUT"),
+    queryTimeout: duration("DB_QUERY_TIMEOUT"),
+    lockTimeout: duration("DB_LOCK_TIMEOUT"),
+    connectTimeout: duration("DB_CONNECT_TIMEOUT"),
+    maxLifetime: duration("DB_MAX_LIFETIME"),
+    maxUses: whole("DB_MAX_USES", 1),
+    retryAttempts: whole("DB_RETRY_ATTEMPTS", 1),
+    breakerFailures: whole("DB_BREAKER_FAILURES", 1),
+    breakerOpen: duration("DB_BREAKER_OPEN")
+  }),
+  ({ breakerFailures, breakerOpen, database, host, password, port, retryAttempts, sslMode, url, username, ...rest }) => {
+    const optional = sslMode === "prefer" || sslMode === "allow"
+    return {
+      ...rest,
+      // A whole address wins over its parts, which often come from the platform and mean something else.
+      ...(url !== undefined
+        ? { url, host: undefined, port: undefined, username: undefined, password: undefined, database: undefined }
+        // Only a URL can say "TLS if the server has it".
+        : { url: optional ? Redacted.make(`postgres:///?sslmode=${sslMode}`) : undefined, host, port, username, password, database }),
+      ssl: url !== undefined || sslMode === undefined || optional ? undefined : sslMode !== "disable",
+      retry: retryAttempts === undefined ? undefined : { attempts: retryAttempts },
+      breaker: breakerFailures === undefined && breakerOpen === undefined
+        ? undefined
+        : { failures: breakerFailures, openFor: breakerOpen }
+    }
+  }
+)

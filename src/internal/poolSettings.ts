@@ -1,0 +1,274 @@
+import type * as PgConnection from "@effect/sql-pg/PgConnection"
+import type * as PgTypes from "@effect/sql-pg/PgTypes"
+import type * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import type * as Redacted from "effect/Redacted"
+import * as Os from "node:os"
+import type { Duplex } from "node:stream"
+import type { ConnectionOptions } from "node:tls"
+import * as Address from "./address.ts"
+import { millis } from "./millis.ts"
+import * as Sizing from "./sizing.ts"
+
+/** Everything a pool can be told. Absence means the default; durations are never below 0. */
+export interface PoolOptions {
+  /** `postgres://user:password@host:port/database?sslmode=...`. Explicit fields win over it. */
+  readonly url?: Redacted.Redacted | undefined
+  /** Default: `localhost`. A value that begins with `/` is the directory of a Unix socket. */
+  readonly host?: string | undefined
+  /** Default: 5432. */
+  readonly port?: number | undefined
+  /** The Unix socket itself; wins over host and port. */
+  readonly path?: string | undefined
+  /** Default: the user's name. */
+  readonly database?: string | undefined
+  /** Default: the operating system's user. */
+  readonly username?: string | undefined
+  /** A static password, or an effect that is run for each connect (IAM tokens). */
+  readonly password?: Redacted.Redacted | Effect.Effect<Redacted.Redacted> | undefined
+  /** TLS. Default: what the URL's `sslmode` says, else none. */
+  readonly ssl?: boolean | ConnectionOptions | undefined
+  /** Opens the raw socket instead of `node:net`: for Unix peers, tunnels and tests. */
+  readonly stream?: (() => Duplex) | undefined
+  /** Idle time before TCP keepalive probes start, whole seconds. Default: 30 seconds. */
+  readonly keepAlive?: Duration.Input | undefined
+  /** Custom codecs of the driver. */
+  readonly types?: PgTypes.Registry | undefined
+  /** Largest message accepted from the server, in bytes. Default: 16 MiB. */
+  readonly maxMessageSize?: number | undefined
+
+  /** Most physical sessions, replacements and connects under way included. Default: `sizeFromCpus().max`. */
+  readonly max?: number | undefined
+  /**
+   * How many idle sessions are kept however long they idle. None is opened ahead of need. Default:
+   * `sizeFromCpus().min`, never above `max`.
+   */
+  readonly min?: number | undefined
+  /** Bounds a checkout: queue, connect and liveness check together. Default: 60 seconds. */
+  readonly acquireTimeout?: Duration.Input | undefined
+  /** Most borrowers that may wait; the next one fails at once. Default: no bound. */
+  readonly maxWaiting?: number | undefined
+  /** Bounds one connect: password, TCP, TLS and authentication. Default: 5 seconds. */
+  readonly connectTimeout?: Duration.Input | undefined
+  /** Idle sessions above `min` are closed after this long. Default: 10 seconds. */
+  readonly idleTimeout?: Duration.Input | undefined
+  /**
+   * How often to look for idle sessions to close while nobody asks for one. Default: never; the next checkout looks.
+   * Meant for long-lived servers: a timer sleeps with a frozen process.
+   */
+  readonly reapEvery?: Duration.Input | undefined
+  /** A session idle for longer than this is checked by a round trip before it is lent. Default: 30 seconds. */
+  readonly validateAfter?: Duration.Input | undefined
+  /** `"always"` checks before every use, as `SELECT 1` pools do. Default: `"idle"`, see `validateAfter`. */
+  readonly validate?: "always" | "idle" | undefined
+  /** How long a check may take before the session is taken for dead. Default: 1 second. */
+  readonly validationTimeout?: Duration.Input | undefined
+  /** Sessions are replaced at this age. Default: 30 minutes. */
+  readonly maxLifetime?: Duration.Input | undefined
+  /** Each session's lifetime is shortened by up to this share, so that they do not all end at once. Default: 0.1. */
+  readonly maxLifetimeJitter?: number | undefined
+  /** Sessions are replaced after this many checkouts. Default: 5000. */
+  readonly maxUses?: number | undefined
+  /** How long work under way may go on when the pool closes. Default: 5 seconds. */
+  readonly closeTimeout?: Duration.Input | undefined
+
+  /** `statement_timeout` of every session. Default: 15 seconds. `Duration.infinity` turns it off. */
+  readonly statementTimeout?: Duration.Input | undefined
+  /** `lock_timeout` of every session. Default: 10 seconds. */
+  readonly lockTimeout?: Duration.Input | undefined
+  /** `idle_in_transaction_session_timeout` of every session. Default: 60 seconds. */
+  readonly idleInTransactionTimeout?: Duration.Input | undefined
+  /**
+   * The client's own bound, for a server that no longer answers: a socket that stays silent for this long with a
+   * statement in flight is destroyed. The server's `statement_timeout` gets one second more to speak first.
+   * Default: 15 seconds.
+   */
+  readonly queryTimeout?: Duration.Input | undefined
+  /** `application_name`, and the pool's name in metrics. Default: `effect-pg-pool`. */
+  readonly applicationName?: string | undefined
+  /** More session settings, sent with the startup packet; they win over the ones above. */
+  readonly startupParameters?: Readonly<Record<string, string>> | undefined
+  /** The `options` startup parameter, as is. */
+  readonly startupOptions?: string | undefined
+  /**
+   * `"transaction"` behind a pooler that lends a server session per transaction: no prepared names and no startup
+   * parameter but `application_name`, since such poolers refuse them. Default: `"none"`.
+   */
+  readonly pooler?: "none" | "transaction" | undefined
+
+  /** Pipelines the statements of several fibers on each session. Default: false. */
+  readonly multiplex?: boolean | undefined
+  /** How many statements may share one session with `multiplex`. Default: 32. */
+  readonly multiplexConcurrency?: number | undefined
+  /** Named prepared statements. Default: true, false behind a transaction pooler. */
+  readonly prepare?: boolean | undefined
+  /** How many statements a session keeps prepared. Default: 100. */
+  readonly preparedStatementCacheSize?: number | undefined
+
+  /** Runs before each connect; a failure refuses it. */
+  readonly beforeConnect?: Effect.Effect<unknown, unknown> | undefined
+  /** Runs on each new session before it is lent; a failure closes it and fails the checkout. */
+  readonly afterConnect?: ((connection: PgConnection.PgConnection) => Effect.Effect<unknown, unknown>) | undefined
+  /** Runs before a live session is closed, for one second at most; a failure is logged. */
+  readonly beforeDisconnect?: ((connection: PgConnection.PgConnection) => Effect.Effect<unknown, unknown>) | undefined
+}
+
+/** The options after defaults: numbers in milliseconds, `Infinity` for none. */
+export interface Settings {
+  readonly address: Address.Address
+  readonly connection: PgConnection.Config
+  readonly stream: (() => Duplex) | undefined
+  readonly keepAlive: number | undefined
+  readonly max: number
+  readonly min: number
+  readonly concurrency: number
+  readonly acquireTimeout: number
+  readonly maxWaiting: number
+  readonly idleTimeout: number
+  readonly reapEvery: number | undefined
+  readonly validateAfter: number
+  readonly validateAlways: boolean
+  readonly validationTimeout: number
+  readonly maxLifetime: number
+  readonly maxLifetimeJitter: number
+  readonly maxUses: number
+  readonly closeTimeout: number
+  readonly farewell: number
+  readonly queryTimeout: number
+  readonly silence: number
+  readonly beforeConnect: PoolOptions["beforeConnect"]
+  readonly afterConnect: PoolOptions["afterConnect"]
+  readonly beforeDisconnect: PoolOptions["beforeDisconnect"]
+}
+
+export interface BadOption {
+  readonly option: string
+  readonly value: string
+  readonly allowed: string
+}
+
+const farewell = 1000
+/** Sessions used this recently are trusted, whatever `validateAfter` says: HikariCP's alive-bypass window. */
+const trustWindow = 500
+/** The server's own timeout speaks first. */
+const grace = 1000
+
+const atLeast = (bound: number) => (value: number) => value >= bound
+const wholeFrom = (bound: number) => (value: number) => Number.isInteger(value) && value >= bound
+const isPort = (value: number) => Number.isInteger(value) && value >= 1 && value <= 65535
+
+type Rule = readonly [option: keyof PoolOptions, allowed: string, holds: (value: number) => boolean]
+
+const countRules: ReadonlyArray<Rule> = [
+  ["port", "a whole number from 1 to 65535", isPort],
+  ["max", "a whole number of at least 1", wholeFrom(1)],
+  ["min", "a whole number of at least 0", wholeFrom(0)],
+  ["maxWaiting", "a whole number of at least 0", wholeFrom(0)],
+  ["maxLifetimeJitter", "from 0 to below 1", (value) => value >= 0 && value < 1],
+  ["maxUses", "a whole number of at least 1", wholeFrom(1)],
+  ["multiplexConcurrency", "a whole number of at least 1", wholeFrom(1)],
+  ["preparedStatementCacheSize", "a whole number of at least 0", wholeFrom(0)],
+  ["maxMessageSize", "a whole number of at least 1", wholeFrom(1)]
+]
+
+const durationRules: ReadonlyArray<Rule> = [
+  ["keepAlive", "a duration of at least 1 second", atLeast(1000)],
+  ["acquireTimeout", "a duration above 0", (value) => value > 0],
+  ["connectTimeout", "a duration above 0", (value) => value > 0],
+  ["idleTimeout", "a duration of at least 0", atLeast(0)],
+  ["reapEvery", "a duration above 0", (value) => value > 0 && value < Infinity],
+  ["validateAfter", "a duration of at least 0", atLeast(0)],
+  ["validationTimeout", "a duration above 0", (value) => value > 0],
+  ["maxLifetime", "a duration above 0", (value) => value > 0],
+  ["closeTimeout", "a duration of at least 0", atLeast(0)],
+  ["statementTimeout", "a duration of at least 1 ms", atLeast(1)],
+  ["lockTimeout", "a duration of at least 1 ms", atLeast(1)],
+  ["idleInTransactionTimeout", "a duration of at least 1 ms", atLeast(1)],
+  ["queryTimeout", "a duration above 0", (value) => value > 0]
+]
+
+const firstBroken = (options: PoolOptions): BadOption | undefined => {
+  for (const [option, allowed, holds] of countRules) {
+    const value = options[option] as number | undefined
+    if (value !== undefined && !holds(value)) return { option, value: String(value), allowed }
+  }
+  for (const [option, allowed, holds] of durationRules) {
+    const value = options[option] as Duration.Input | undefined
+    if (value !== undefined && !holds(millis(value))) return { option, value: String(value), allowed }
+  }
+  if (options.min !== undefined && options.max !== undefined && options.min > options.max) {
+    return { option: "min", value: String(options.min), allowed: `at most max, which is ${options.max}` }
+  }
+  return undefined
+}
+
+/** `0` is how PostgreSQL spells "no limit" for its timeouts. */
+const guc = (duration: number): string => (duration === Infinity ? "0" : String(Math.ceil(duration)))
+
+/** Turns options into settings, or says which one is impossible. */
+export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption> =>
+  Effect.suspend(() => {
+    const broken = firstBroken(options)
+    if (broken !== undefined) return Effect.fail(broken)
+    const address = Address.resolve(options)
+    if ("_tag" in address) {
+      return Effect.fail({ option: address.option, value: address.value, allowed: address.allowed })
+    }
+    const time = (input: Duration.Input | undefined, otherwise: number) =>
+      input === undefined ? otherwise : millis(input)
+    const size = Sizing.fromCpus(Os.availableParallelism())
+    const max = options.max ?? size.max
+    const behindPooler = options.pooler === "transaction"
+    const queryTimeout = time(options.queryTimeout, 15_000)
+    const multiplex = options.multiplex ?? false
+    const connection: PgConnection.Config = {
+      url: options.url,
+      host: options.host,
+      port: options.port,
+      path: options.path,
+      ssl: options.ssl,
+      database: options.database,
+      username: options.username,
+      password: options.password,
+      connectTimeout: options.connectTimeout,
+      applicationName: options.applicationName ?? "effect-pg-pool",
+      startupParameters: behindPooler ? options.startupParameters : {
+        statement_timeout: guc(time(options.statementTimeout, 15_000)),
+        lock_timeout: guc(time(options.lockTimeout, 10_000)),
+        idle_in_transaction_session_timeout: guc(time(options.idleInTransactionTimeout, 60_000)),
+        ...options.startupParameters
+      },
+      startupOptions: options.startupOptions,
+      types: options.types,
+      multiplex,
+      prepare: options.prepare ?? !behindPooler,
+      preparedStatementCacheSize: options.preparedStatementCacheSize,
+      maxMessageSize: options.maxMessageSize
+    }
+    return Effect.succeed<Settings>({
+      address,
+      connection,
+      stream: options.stream,
+      keepAlive: time(options.keepAlive, 30_000),
+      max,
+      min: Math.min(options.min ?? size.min, max),
+      concurrency: multiplex ? options.multiplexConcurrency ?? 32 : 1,
+      acquireTimeout: time(options.acquireTimeout, 60_000),
+      maxWaiting: options.maxWaiting ?? Infinity,
+      idleTimeout: time(options.idleTimeout, 10_000),
+      reapEvery: options.reapEvery === undefined ? undefined : millis(options.reapEvery),
+      validateAfter: Math.max(time(options.validateAfter, 30_000), trustWindow),
+      validateAlways: options.validate === "always",
+      validationTimeout: time(options.validationTimeout, 1000),
+      maxLifetime: time(options.maxLifetime, 30 * 60_000),
+      maxLifetimeJitter: options.maxLifetimeJitter ?? 0.1,
+      maxUses: options.maxUses ?? 5000,
+      closeTimeout: time(options.closeTimeout, 5000),
+      farewell,
+      queryTimeout,
+      silence: queryTimeout + grace,
+      beforeConnect: options.beforeConnect,
+      afterConnect: options.afterConnect,
+      beforeDisconnect: options.beforeDisconnect
+    })
+  })

@@ -1,0 +1,69 @@
+import * as PgConnection from "@effect/sql-pg/PgConnection"
+import * as Effect from "effect/Effect"
+import type * as Scope from "effect/Scope"
+import type { SqlError } from "effect/sql/SqlError"
+import type * as Socket from "./socket.ts"
+
+/** Why a session is closed; the words are those of the metrics. */
+export type CloseReason = "idle" | "lifetime" | "uses" | "invalid" | "error" | "shutdown"
+
+/** One physical session: the driver's connection, its socket, and what the pool remembers of it. */
+export interface Session {
+  readonly id: number
+  readonly connection: PgConnection.PgConnection
+  readonly wire: Socket.Wire
+  /** Wall-clock milliseconds. */
+  readonly openedAt: number
+  readonly expiresAt: number
+  readonly generation: number
+  /** Checkouts so far. */
+  uses: number
+  /** Statements that wait for an answer. */
+  busy: number
+  /** Set when the session must not be lent again. */
+  condemned: CloseReason | undefined
+}
+
+export interface OpenOptions {
+  readonly id: number
+  readonly generation: number
+  readonly wire: Socket.Wire
+  readonly config: PgConnection.Config
+  readonly now: () => number
+  /** Milliseconds; Infinity for none. */
+  readonly lifetime: number
+  /** Milliseconds of silence with a statement in flight after which the peer is taken for dead. */
+  readonly silence: number
+  /** Milliseconds a polite goodbye may take. */
+  readonly farewell: number
+}
+
+/**
+ * Opens a session on a wire. When the scope closes, it says goodbye and leaves the socket to the server's answer, so
+ * that a closed socket means that the server has let go of the session too.
+ */
+export const open = (options: OpenOptions): Effect.Effect<Session, SqlError, Scope.Scope> => {
+  const { id, wire, generation, lifetime, silence } = options
+  return Effect.acquireRelease(
+    Effect.void,
+    () => Effect.sync(() => wire.expectClose(options.farewell))
+  ).pipe(
+    Effect.andThen(PgConnection.make({ ...options.config, stream: wire.stream })),
+    Effect.map((connection): Session => {
+      const openedAt = options.now()
+      const session: Session = {
+        id,
+        connection,
+        wire,
+        openedAt,
+        expiresAt: openedAt + lifetime,
+        generation,
+        uses: 0,
+        busy: 0,
+        condemned: undefined
+      }
+      wire.watchSilence(silence, () => session.busy > 0)
+      return session
+    })
+  )
+}

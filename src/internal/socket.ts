@@ -1,0 +1,153 @@
+import * as PgProtocol from "@effect/sql-pg/PgProtocol"
+import * as Net from "node:net"
+import type { Duplex } from "node:stream"
+import type { Address } from "./address.ts"
+
+/**
+ * The socket under one session: what the driver does not tell is read off it here, at no cost to a healthy query.
+ *
+ * The driver asks its `stream` factory for the session's socket first and for one more per CancelRequest afterwards,
+ * which is how the two are told apart.
+ */
+export interface Wire {
+  /** The factory to hand to the driver. */
+  readonly stream: () => Duplex
+  /** Grows with every byte handed to the socket: unchanged means that nothing was sent. */
+  readonly mark: () => number
+  /** How many CancelRequests the driver has sent for this session. */
+  readonly cancels: () => number
+  /** True once the socket cannot carry another statement. */
+  readonly isDead: () => boolean
+  /** Why the server or we ended the session, when known. */
+  readonly obituary: () => Obituary | undefined
+  /** The transaction state of the server's last ReadyForQuery: idle, in a transaction, or in a failed one. */
+  readonly transactionStatus: () => "I" | "T" | "E" | undefined
+  /** Call once the session is authenticated: from then on silence while `isBusy()` destroys the socket. */
+  readonly watchSilence: (millis: number, isBusy: () => boolean) => void
+  /** Half-closes through the driver are given this long to be answered before the socket is destroyed. */
+  readonly expectClose: (millis: number) => void
+  readonly destroy: (reason: Obituary) => void
+}
+
+/** The last words of a session: a FATAL of the server's, or a reason of ours. */
+export interface Obituary {
+  readonly by: "server" | "silence" | "pool"
+  readonly sqlState?: string | undefined
+  readonly message: string
+}
+
+const open = (address: Address, keepAlive: number | undefined): Duplex =>
+  address.path !== undefined
+    ? Net.connect({ path: address.path })
+    // A statement is one write and then a wait for its answer: Nagle's algorithm would only hold the write back.
+    : Net.connect({
+      host: address.host,
+      port: address.port,
+      noDelay: true,
+      ...(keepAlive === undefined ? {} : { keepAlive: true, keepAliveInitialDelay: keepAlive })
+    })
+
+const fatalIn = (chunk: Uint8Array | undefined): Obituary | undefined => {
+  if (chunk === undefined) return undefined
+  try {
+    for (const message of PgProtocol.makeParser({}).push(chunk)) {
+      if (message._tag !== "ErrorResponse") continue
+      const severity = message.fields.severity
+      if (severity === "FATAL" || severity === "PANIC") {
+        return {
+          by: "server",
+          sqlState: message.fields.code,
+          message: message.fields.message ?? "the server ended the session"
+        }
+      }
+    }
+  } catch {
+    // The chunk began or ended inside a message: its text is lost, the loss of the connection is not.
+  }
+  return undefined
+}
+
+const readyForQuery = 0x5a
+
+export const make = (options: {
+  readonly address: Address
+  readonly keepAlive: number | undefined
+  readonly stream: (() => Duplex) | undefined
+  readonly onClose: () => void
+}): Wire => {
+  let socket: Duplex | undefined
+  let written = 0
+  let cancels = 0
+  let lastChunk: Uint8Array | undefined
+  let obituary: Obituary | undefined
+  // TLS over a plain socket writes below `write`, so there the kernel's own count is the proof.
+  let belowWrite = false
+
+  const bytesWritten = (): number => (socket instanceof Net.Socket ? socket.bytesWritten : 0)
+
+  const adopt = (duplex: Duplex): Duplex => {
+    const write = duplex.write
+    duplex.write = function(this: Duplex, ...args: Array<unknown>) {
+      written += (args[0] as { readonly length?: number } | undefined)?.length ?? 1
+      return (write as (...args: Array<unknown>) => boolean).apply(duplex, args)
+    } as typeof duplex.write
+    duplex.on("data", (chunk: Uint8Array) => {
+      lastChunk = chunk
+    })
+    // The driver takes its own listeners off when it lets go of the socket: a late error must still find one.
+    duplex.on("error", () => {})
+    duplex.once("close", () => {
+      obituary ??= fatalIn(lastChunk)
+      lastChunk = undefined
+      options.onClose()
+    })
+    return duplex
+  }
+
+  return {
+    stream: () => {
+      const duplex = options.stream !== undefined ? options.stream() : open(options.address, options.keepAlive)
+      if (socket !== undefined) {
+        cancels++
+        return duplex
+      }
+      socket = adopt(duplex)
+      return duplex
+    },
+    mark: () => (belowWrite ? bytesWritten() : written),
+    cancels: () => cancels,
+    isDead: () => socket === undefined || socket.destroyed || !socket.writable,
+    obituary: () => obituary ?? fatalIn(lastChunk),
+    transactionStatus: () => {
+      const chunk = lastChunk
+      if (chunk === undefined || chunk.length < 6 || chunk[chunk.length - 6] !== readyForQuery) return undefined
+      const status = String.fromCharCode(chunk[chunk.length - 1]!)
+      return status === "I" || status === "T" || status === "E" ? status : undefined
+    },
+    watchSilence: (millis, isBusy) => {
+      belowWrite = socket instanceof Net.Socket && socket.bytesWritten > written
+      if (!(socket instanceof Net.Socket) || !Number.isFinite(millis)) return
+      const watched = socket
+      // Node refreshes a socket's own timer on every read and write for some 30 ns, and does not keep the process
+      // alive for it: a timer of ours per statement would cost a hundred times that.
+      watched.setTimeout(millis, () => {
+        if (!isBusy()) return
+        obituary = { by: "silence", message: `no byte came from the server for ${millis} ms` }
+        watched.destroy()
+      })
+    },
+    expectClose: (millis) => {
+      if (socket instanceof Net.Socket && !socket.destroyed) {
+        const closing = socket
+        closing.removeAllListeners("timeout")
+        closing.setTimeout(millis, () => closing.destroy())
+        closing.resume()
+      }
+    },
+    destroy: (reason) => {
+      obituary ??= reason
+      if (socket === undefined) options.onClose()
+      else socket.destroy()
+    }
+  }
+}

@@ -1,0 +1,31 @@
+import * as Context from "effect/Context"
+import type { Session } from "./session.ts"
+
+/**
+ * What one attempt at a unit of work has done to the database so far. It decides whether the whole unit may be run
+ * again, and which sockets to look at when its time is up.
+ */
+export interface UnitOfWork {
+  readonly idempotent: boolean
+  /** Statements and commits that took effect or may have: back to what it was once they are proved undone. */
+  effects: number
+  /** Sessions that owe an answer. */
+  readonly awaited: Set<Session>
+}
+
+export const make = (idempotent: boolean): UnitOfWork => ({ idempotent, effects: 0, awaited: new Set() })
+
+/** The unit that the running fiber works for, if any. */
+export const Current = Context.Reference<UnitOfWork | undefined>("effect-pg-pool/UnitOfWork", {
+  defaultValue: () => undefined
+})
+
+/** Whether statements of the running fiber have been declared repeatable. */
+export const Idempotent = Context.Reference<boolean>("effect-pg-pool/Idempotent", { defaultValue: () => false })
+
+/** Whether the running fiber is inside a transaction, of which no part can be repeated alone. */
+export const InTransaction = Context.Reference<boolean>("effect-pg-pool/InTransaction", { defaultValue: () => false })
+
+/** Whether a failure that leaves no trace can be left to the unit, which then repeats all of its work. */
+export const isRepeatable = (unit: UnitOfWork | undefined): boolean =>
+  unit !== undefined && (unit.idempotent || unit.effects === 0)

@@ -1,0 +1,6 @@
+/**
+ * What a test against a real database needs.
+ *
+ * @since 0.1.0
+ */
+export * from "./EmbeddedPostgres.ts"
