@@ -133,6 +133,15 @@ export class Breaker extends Context.Service<Breaker, {
    */
   readonly admitUnsafe: (now: number) => Permit | Errors.CircuitOpen | Errors.CircuitHalfOpen
 
+  /**
+   * The permit of a closed circuit, which is what `admitUnsafe` would answer, without reading a clock; `undefined` when
+   * the circuit is not closed. It needs no finalizer: an interrupted call of a closed circuit says nothing.
+   */
+  readonly closedPermitUnsafe: () => Permit | undefined
+
+  /** True while the circuit is closed and no streak is running: then a success has nothing to tell it. */
+  readonly isCalmUnsafe: () => boolean
+
   /** Settles a permit. An outcome that comes too late to matter changes nothing. */
   readonly settleUnsafe: (permit: Permit, outcome: Outcome, now: number, failure?: FailureSummary | undefined) => void
 
@@ -327,6 +336,8 @@ export const make: (
     return Breaker.of({
       protect: protectWith(admitUnsafe, settleUnsafe),
       admitUnsafe,
+      closedPermitUnsafe: () => circuit._tag === "Closed" ? circuit.admission.permit : undefined,
+      isCalmUnsafe: () => circuit._tag === "Closed" && circuit.streak === 0,
       settleUnsafe,
       state: Effect.map(Clock.currentTimeMillis, stateUnsafe),
       stateUnsafe,
@@ -461,6 +472,8 @@ export const layerNoop: Layer.Layer<Breaker> = Layer.sync(Breaker, () => {
   return {
     protect: (self) => self,
     admitUnsafe: () => permit,
+    closedPermitUnsafe: () => permit,
+    isCalmUnsafe: () => true,
     settleUnsafe: () => {},
     state: Effect.succeed(state),
     stateUnsafe: () => state,

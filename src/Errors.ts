@@ -711,6 +711,19 @@ export const fromSqlError = (error: SqlError): PoolError | undefined => {
 }
 
 /**
+ * A `SqlError` with the reason of another one and a typed error as the reason's `cause`, so that programs match on the
+ * reason as before and `fromSqlError` finds what became of it.
+ *
+ * @category conversions
+ * @since 0.1.0
+ */
+export const withCause = (error: SqlError, cause: PoolError): SqlError => {
+  const reason = error.reason
+  const Reason = reason.constructor as new(fields: object) => SqlError["reason"]
+  return new SqlError({ reason: new Reason({ ...reason, message: cause.message, cause }) })
+}
+
+/**
  * Makes a driver's `SqlError` tell the truth about `isRetryable`, as the verdict has it.
  *
  * - An `Unknown` effect becomes an `OutcomeUnknown` (the driver calls a reset in mid-INSERT retryable).

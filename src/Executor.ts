@@ -14,6 +14,7 @@ import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import type * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as EffectSchedule from "effect/Schedule"
 import * as Scope from "effect/Scope"
@@ -116,6 +117,14 @@ const cancelGrace = 90
 /** Overload is answered more slowly than a lost connection. */
 const slowFactor = 5
 
+const refusal: Errors.Verdict = {
+  kind: "Rejected",
+  effect: "RolledBack",
+  retry: "Never",
+  breaker: "Success",
+  connection: "Keep"
+}
+
 const phaseOf = (transaction: TransactionPhase, written: boolean): Errors.Phase => {
   switch (transaction) {
     case "None":
@@ -151,28 +160,62 @@ export const make = Effect.fnUntraced(function*(
 
   const judgements = new WeakMap<object, Judgement>()
   let connectFailures = 0
+  let newestSession = 0
+  let newestAtLoss = 0
+  let lossSource = 0
+
+  /**
+   * What cuts many sessions at once is one piece of evidence, not as many as there are sessions: only the loss of a
+   * session that was opened after the last loss is a new one. A server that is down soon fails connects as well.
+   */
+  const sourceOfLoss = (session: Session): number => {
+    if (session.id > newestAtLoss) {
+      newestAtLoss = newestSession
+      lossSource = session.id
+    }
+    return lossSource
+  }
 
   const secondsSince = (startedAt: bigint) => Number(clock.monotonicTimeNanosUnsafe() - startedAt) / 1e9
 
   const observer: Observer = {
     monotonicNanos: () => clock.monotonicTimeNanosUnsafe(),
-    succeeded: (startedAt) => store.query.ok.observe(secondsSince(startedAt)),
-    interrupted: (startedAt) => store.query.interrupted.observe(secondsSince(startedAt)),
+    succeeded: ({ permit }, startedAt) => {
+      store.query.ok.observe(secondsSince(startedAt))
+      if (permit !== undefined && !breaker.isCalmUnsafe()) breaker.settleUnsafe(permit, "Success", now())
+    },
+    interrupted: ({ permit, session }, startedAt) => {
+      store.query.interrupted.observe(secondsSince(startedAt))
+      // An interrupted caller proves nothing, unless the peer had fallen silent by then.
+      if (permit !== undefined && session.wire.obituary()?.by === "silence") {
+        breaker.settleUnsafe(permit, "Failure", now(), {
+          message: "the server fell silent",
+          source: sourceOfLoss(session)
+        })
+      }
+    },
     failed: (connection, error, startedAt, written) => {
       store.query.error.observe(secondsSince(startedAt))
       const { session, transaction } = connection
-      const judgement = judgeStatement(session, error, phaseOf(transaction, written))
+      const judgement = judgeStatement(connection, error, phaseOf(transaction, written))
       const { connection: disposal, effect } = judgement.verdict
       if (disposal !== "Keep") pool.evictUnsafe(session, "error")
       if (disposal === "EvictAll") Effect.runSync(pool.evictAll)
       store.errors[judgement.verdict.kind]++
       const told = tell(error, judgement, session, transaction === "Committing" ? "commit" : "statement")
       judgements.set(told, judgement)
+      if (connection.permit !== undefined) {
+        breaker.settleUnsafe(connection.permit, judgement.verdict.breaker, now(), {
+          ...judgement.failure,
+          source: judgement.source
+        })
+      }
       return { error: told, traceless: effect !== "Unknown" }
     }
   }
 
-  const judgeStatement = (session: Session, error: SqlError, phase: Errors.Phase): Judgement => {
+  const judgeStatement = (connection: TrackedConnection, error: SqlError, phase: Errors.Phase): Judgement => {
+    const { session } = connection
     const obituary = session.wire.obituary()
     const said = Errors.failureOf(error)
     // The driver reports "Connection closed" for a FATAL that met a statement: the socket has kept the server's words.
@@ -181,8 +224,9 @@ export const make = Effect.fnUntraced(function*(
       : said
     return {
       failure,
-      verdict: Errors.classify(failure, { phase, reused: session.uses > 1, replied: false }),
-      source: session.id
+      // The caller's own READ ONLY says nothing about the host.
+      verdict: connection.isReadOnlyByChoice && failure.sqlState === "25006" ? refusal : Errors.classify(failure, { phase, reused: session.uses > 1, replied: false }),
+      source: session.wire.isDead() ? sourceOfLoss(session) : session.id
     }
   }
 
@@ -227,57 +271,37 @@ export const make = Effect.fnUntraced(function*(
   // the breaker around a checkout
   // ---------------------------------------------------------------------------------------------------------------
 
-  const settle = (permit: Breaker.Permit, exit: Exit.Exit<unknown, unknown>, session: Session | undefined): void => {
-    if (exit._tag === "Success") return breaker.settleUnsafe(permit, "Success", now())
-    const error = Cause.findErrorOption(exit.cause)
+  /** What a checkout that handed nothing out says. Statements speak for themselves, through the observer. */
+  const settle = (permit: Breaker.Permit, cause: Cause.Cause<unknown>): void => {
+    const error = Cause.findErrorOption(cause)
     const judgement = error._tag === "Some" ? judge(error.value) : undefined
-    if (judgement !== undefined) {
-      const { failure, source, verdict } = judgement
-      return breaker.settleUnsafe(permit, verdict.breaker, now(), { ...failure, source })
-    }
-    // Interrupted, or an error of the caller's own: the only evidence left is whether the peer fell silent.
-    const silent = session?.wire.obituary()?.by === "silence"
-    breaker.settleUnsafe(
-      permit,
-      silent ? "Failure" : "Ignored",
-      now(),
-      silent ? { message: "the server fell silent", source: session!.id } : undefined
-    )
+    if (judgement === undefined) return breaker.settleUnsafe(permit, "Ignored", now())
+    const { failure, source, verdict } = judgement
+    breaker.settleUnsafe(permit, verdict.breaker, now(), { ...failure, source })
   }
 
   const probeCheckout: Pool.CheckoutOptions = { prove: true, timeout: breaker.probeTimeout }
 
-  /** One admission through the breaker: what the checkout needs to know, and what its end will say. */
-  interface Admission {
-    readonly permit: Breaker.Permit
-    readonly options: Pool.CheckoutOptions | undefined
-    session: Session | undefined
-  }
-
   /** A probe is settled as soon as the server has answered, and not when the caller's work ends. */
-  const handOut = (admission: Admission, session: Session): void => {
-    admission.session = session
-    if (admission.permit.probe) breaker.settleUnsafe(admission.permit, "Success", now())
+  const handOut = (permit: Breaker.Permit): void => {
+    if (permit.probe) breaker.settleUnsafe(permit, "Success", now())
   }
 
   const admitted = <A, E, R>(
-    checkout: (admission: Admission) => Effect.Effect<A, E, R>,
-    settlesSuccess: boolean
+    checkout: (permit: Breaker.Permit, options: Pool.CheckoutOptions | undefined) => Effect.Effect<A, E, R>
   ): Effect.Effect<A, E | Errors.CircuitOpen | Errors.CircuitHalfOpen, R> =>
     Effect.suspend(() => {
-      let admission: Admission | undefined
+      let permit: Breaker.Permit | undefined
       // The finalizer stands before leave is asked for: a fiber can be interrupted between any two steps.
       return Effect.onExitPrimitive(
         Effect.suspend((): Effect.Effect<A, E | Errors.CircuitOpen | Errors.CircuitHalfOpen, R> => {
-          const permit = breaker.admitUnsafe(now())
-          if (permit._tag !== "Permit") return Effect.fail(permit)
-          admission = { permit, options: permit.probe ? probeCheckout : undefined, session: undefined }
-          return checkout(admission)
+          const answer = breaker.admitUnsafe(now())
+          if (answer._tag !== "Permit") return Effect.fail(answer)
+          permit = answer
+          return checkout(permit, permit.probe ? probeCheckout : undefined)
         }),
         (exit) => {
-          if (admission !== undefined && (settlesSuccess || exit._tag === "Failure")) {
-            settle(admission.permit, exit, admission.session)
-          }
+          if (permit !== undefined && exit._tag === "Failure") settle(permit, exit.cause)
           return undefined
         }
       )
@@ -287,18 +311,31 @@ export const make = Effect.fnUntraced(function*(
   const tracked = (session: Session): TrackedConnection => {
     let connection = trackedSessions.get(session)
     if (connection === undefined) {
+      newestSession = Math.max(newestSession, session.id)
       connection = new TrackedConnection(session, session.connection, observer, pool.exclude(session))
       trackedSessions.set(session, connection)
     }
     return connection
   }
 
-  const borrowOnce = <A, R>(f: (connection: TrackedConnection) => Effect.Effect<A, SqlError, R>) =>
-    admitted((admission) =>
+  /** Binds a statement to what admitted it, so that its outcome is told under that permit and no later one. */
+  const underPermit = <A, R>(
+    permit: Breaker.Permit,
+    f: (connection: TrackedConnection) => Effect.Effect<A, SqlError, R>
+  ) =>
+  (session: Session): Effect.Effect<A, SqlError, R> => {
+    const connection = tracked(session)
+    connection.permit = permit
+    return f(connection)
+  }
+
+  const borrowAdmitted = <A, R>(f: (connection: TrackedConnection) => Effect.Effect<A, SqlError, R>) =>
+    admitted((permit, options) =>
       pool.use((session) => {
-        handOut(admission, session)
-        return f(tracked(session))
-      }, admission.options), true)
+        handOut(permit)
+        return underPermit(permit, f)(session)
+      }, options)
+    )
 
   /** A lease is one outcome for the breaker: whether its session was alive in the end. */
   const leaseOnce = (
@@ -306,18 +343,19 @@ export const make = Effect.fnUntraced(function*(
       options: Pool.CheckoutOptions | undefined
     ) => Effect.Effect<TrackedConnection, Pool.AcquireError, Scope.Scope>
   ) =>
-    admitted((admission) =>
-      Effect.tap(checkout(admission.options), ({ session }) => {
-        handOut(admission, session)
-        return Effect.addFinalizer((exit) => Effect.sync(() => settleLease(admission.permit, session, exit)))
-      }), false)
+    admitted((permit, options) =>
+      Effect.tap(checkout(options), ({ session }) => {
+        handOut(permit)
+        return Effect.addFinalizer((exit) => Effect.sync(() => settleLease(permit, session, exit)))
+      })
+    )
 
   const settleLease = (permit: Breaker.Permit, session: Session, exit: Exit.Exit<unknown, unknown>): void => {
     const lost = session.wire.isDead()
     if (lost && !pool.isClosing()) {
       return breaker.settleUnsafe(permit, "Failure", now(), {
         ...Errors.failureOf(session.wire.obituary()),
-        source: session.id
+        source: sourceOfLoss(session)
       })
     }
     const silent = lost || (exit._tag === "Failure" && Cause.hasInterruptsOnly(exit.cause))
@@ -328,7 +366,10 @@ export const make = Effect.fnUntraced(function*(
   const leaseExclusive = leaseOnce((options) =>
     Effect.map(
       pool.reserve(options),
-      ({ connection, session }) => new TrackedConnection(session, connection, observer)
+      ({ connection, session }) => {
+        newestSession = Math.max(newestSession, session.id)
+        return new TrackedConnection(session, connection, observer)
+      }
     )
   )
 
@@ -372,7 +413,8 @@ export const make = Effect.fnUntraced(function*(
           : Effect.fail(new Errors.RetriesExhausted({ attempts, last: error.value, history }))
       }
       const safe = Errors.isSafeToRepeat(verdict, terms.idempotent) && (terms.idempotent || terms.isTraceless())
-      if (!safe) return yield* giveUp()
+      // What must not be repeated comes out as itself: an earlier failure changes nothing about what it says.
+      if (!safe) return yield* Effect.failCause(cause)
       let delay = 0
       if (verdict.retry === "Now" && !usedFreshConnection) {
         usedFreshConnection = true
@@ -393,26 +435,44 @@ export const make = Effect.fnUntraced(function*(
     }
   })
 
-  const asSqlError = <E>(error: E | SqlError | Errors.PoolError): SqlError =>
-    Errors.isPoolError(error) ? Errors.toSqlError(error) : error as SqlError
+  const asSqlError = <E>(error: E | SqlError | Errors.PoolError): SqlError => {
+    if (!Errors.isPoolError(error)) return error as SqlError
+    // Programs that match on the reason of the last failure go on working after retries.
+    return error._tag === "RetriesExhausted" && isSqlError(error.last)
+      ? Errors.withCause(error.last, error)
+      : Errors.toSqlError(error)
+  }
 
   /** Retries what is proved not to have run, unless the surrounding unit of work will repeat all of it. */
-  const retried = <A, R>(
-    attempt: Effect.Effect<A, SqlError | Errors.PoolError, R>
+  const recoverStatement = <A, E, R>(
+    cause: Cause.Cause<E>,
+    attempt: Effect.Effect<A, E, R>,
+    fiber: Fiber.Fiber<unknown, unknown>
   ): Effect.Effect<A, SqlError, R> =>
-    Effect.withFiber((fiber) =>
-      Effect.catchCause(attempt, (cause) =>
-        Effect.mapError(
-          recover(cause, attempt, {
-            retry: defaultRetry,
-            idempotent: fiber.getRef(UnitOfWork.Idempotent),
-            deadlineAt: Infinity,
-            isLeftToOthers: () => UnitOfWork.isRepeatable(fiber.getRef(UnitOfWork.Current)),
-            isTraceless: () => true
-          }),
-          asSqlError
-        ))
+    Effect.mapError(
+      recover(cause, attempt, {
+        retry: defaultRetry,
+        idempotent: fiber.getRef(UnitOfWork.Idempotent),
+        deadlineAt: Infinity,
+        isLeftToOthers: () => UnitOfWork.isRepeatable(fiber.getRef(UnitOfWork.Current)),
+        isTraceless: () => true
+      }),
+      asSqlError
     )
+
+  const retried = <A, R>(attempt: Effect.Effect<A, SqlError | Errors.PoolError, R>): Effect.Effect<A, SqlError, R> =>
+    Effect.withFiber((fiber) => Effect.catchCause(attempt, (cause) => recoverStatement(cause, attempt, fiber)))
+
+  /** The life of a healthy statement: a permit that needs no clock, a session from the front of the pool, the work. */
+  const borrow = <A, R>(f: (connection: TrackedConnection) => Effect.Effect<A, SqlError, R>) =>
+    Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>): Effect.Effect<A, SqlError, R> => {
+      const permit = breaker.closedPermitUnsafe()
+      if (permit === undefined) return retried(borrowAdmitted(f))
+      return Effect.catchCause(pool.use(underPermit(permit, f)), (cause) => {
+        settle(permit, cause)
+        return recoverStatement(cause, borrowAdmitted(f), fiber)
+      })
+    })
 
   /** A lease that could not be prepared is given back before another one is tried. */
   const prepared = (prepare: (connection: TrackedConnection) => Effect.Effect<unknown, SqlError>) =>
@@ -423,8 +483,6 @@ export const make = Effect.fnUntraced(function*(
         (exit) => Exit.isSuccess(exit) ? Effect.void : Scope.close(scope, exit)
       )
     })
-
-  const borrow = <A, R>(f: (connection: TrackedConnection) => Effect.Effect<A, SqlError, R>) => retried(borrowOnce(f))
 
   // ---------------------------------------------------------------------------------------------------------------
   // units of work

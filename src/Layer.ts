@@ -27,7 +27,7 @@ import type * as Schedule from "./Schedule.ts"
  * @since 0.1.0
  */
 export interface Options extends Pool.Options {
-  /** The pool's name in metrics and logs, unique in the process. Default: `applicationName`, else `host:port/database`. */
+  /** The pool's name in metrics and logs, unique in the process. Default: `applicationName`, else `default`. */
   readonly name?: string | undefined
   /** The circuit breaker; `false` for none. */
   readonly breaker?: Breaker.Options | false | undefined

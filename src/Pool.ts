@@ -128,7 +128,7 @@ export class Pool extends Context.Service<Pool, {
   readonly statsUnsafe: () => Stats
   /** Milliseconds until the next connect is tried after failed ones, 0 when it may be tried now. */
   readonly connectPauseUnsafe: () => number
-  /** Wall-clock milliseconds of the last checkout that ended with its session alive. */
+  /** Wall-clock milliseconds at which a live session was last opened or given back. */
   readonly lastProofUnsafe: () => number | undefined
   /** Closes idle sessions now and lent ones when they come back: after a failover, or a change of credentials. */
   readonly evictAll: Effect.Effect<void>
@@ -194,7 +194,6 @@ export const make = Effect.fnUntraced(function*(
   let generation = 0
   let closing = false
   let lastConnectFailure: Errors.Failure | null = null
-  let lastProof: number | undefined
 
   // ---------------------------------------------------------------------------------------------------------------
   // opening and closing one session
@@ -306,8 +305,12 @@ export const make = Effect.fnUntraced(function*(
         reclaim: () => Effect.undefined,
         onAcquire: (item) =>
           Effect.sync(() => {
-            // A session that died on its way here is told apart by its socket and never enters the books.
-            if (item.exit._tag === "Success" && !item.exit.value.wire.isDead()) sessions.set(item.exit.value, item)
+            if (item.exit._tag === "Failure") return
+            const session = item.exit.value
+            // A session that died on its way here never enters the books: its socket tells it apart.
+            if (!session.wire.isDead()) sessions.set(session, item)
+            const giveBack = item.release(Exit.void)
+            item.release = () => Effect.suspend(() => takeBack(session, giveBack))
           })
       }
     }),
@@ -338,14 +341,18 @@ export const make = Effect.fnUntraced(function*(
     }
   }
 
-  /** Runs after the lease is over, on every exit. Returns work only when the session must go. */
-  const returned = (session: Session.Session): Effect.Effect<void> | undefined => {
-    lastProof = sessions.get(session)?.idleSince ?? lastProof
+  /** The end of every lease, on every exit. A session that must go leaves before a waiting borrower can get it. */
+  const takeBack = (session: Session.Session, giveBack: Effect.Effect<void>): Effect.Effect<void> => {
+    const contended = pool.state.waiters.size > 0
     if (session.wire.cancels() > 0) {
       // A CancelRequest may still be on its way and hit the next borrower's statement.
       session.condemned ??= "invalid"
+    } else if (contended && now() >= session.expiresAt) {
+      session.condemned ??= "lifetime"
     }
-    return session.condemned === undefined ? undefined : EffectPool.invalidate(pool, session)
+    if (session.condemned === undefined) return giveBack
+    const remove = EffectPool.invalidate(pool, session)
+    return contended ? Effect.andThen(remove, giveBack) : Effect.andThen(giveBack, remove)
   }
 
   /** A round trip under its own deadline. The socket of a silent peer is destroyed, or the query would linger. */
@@ -408,11 +415,7 @@ export const make = Effect.fnUntraced(function*(
       if (standing(head.exit.value, at - head.idleSince, at) !== "Ready") return useAfterWait(f, options)
       if (tail !== undefined && tail !== head && at - tail.idleSince > settings.idleTimeout) retireIdle(at)
       store.acquire.observe(0)
-      let lent: Session.Session | undefined
-      return Effect.onExitPrimitive(
-        EffectPool.use(pool, (session) => f(lent = lend(session))),
-        () => lent === undefined ? undefined : returned(lent)
-      )
+      return EffectPool.use(pool, (session) => f(lend(session)))
     })
 
   const useAfterWait = <A, E, R>(
@@ -463,17 +466,15 @@ export const make = Effect.fnUntraced(function*(
   ): Effect.Effect<Session.Session, AcquireError> =>
     Effect.suspend(() => {
       if (closing) return Effect.fail(new Errors.PoolClosed())
+      retireIdle(now())
       const attempt = Scope.forkUnsafe(lease)
-      let lent: Session.Session | undefined
-      return Scope.addFinalizer(attempt, Effect.suspend(() => (lent && returned(lent)) ?? Effect.void)).pipe(
-        Effect.andThen(Scope.provide(EffectPool.get(pool), attempt)),
+      return Scope.provide(EffectPool.get(pool), attempt).pipe(
         Effect.catchCause((cause) =>
           closing && Cause.hasInterruptsOnly(cause)
             ? Effect.fail(new Errors.PoolClosed())
             : Effect.failCause(cause)
         ),
         Effect.flatMap((session) => {
-          lent = session
           const at = now()
           const verdict = standing(session, at - (sessions.get(session)?.idleSince ?? at), at)
           if (verdict === "Ready" && (!alwaysProve || session.uses === 0)) return Effect.succeed(lend(session))
@@ -587,7 +588,13 @@ export const make = Effect.fnUntraced(function*(
     stats: Effect.sync(statsUnsafe),
     statsUnsafe,
     connectPauseUnsafe: () => gate.failures === 0 ? 0 : Math.max(0, gate.shutUntil - now()),
-    lastProofUnsafe: () => lastProof,
+    lastProofUnsafe: () => {
+      let latest: number | undefined
+      for (const [session, item] of sessions) {
+        if (session.condemned === undefined && !session.wire.isDead()) latest = Math.max(latest ?? 0, item.idleSince)
+      }
+      return latest
+    },
     evictAll,
     evictUnsafe,
     isClosing: () => closing

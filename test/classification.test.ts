@@ -192,7 +192,7 @@ describe("a race that was lost", () => {
     ["is told apart from a lost COMMIT", error("40001"), "Commit", "Contention RolledBack Backoff Success Keep"],
     ["is repeated", error("40P01"), "InFlight", "Contention RolledBack Backoff Success Keep"],
     ["is repeated as a whole transaction", error("40P01"), "Transaction", "Contention RolledBack Backoff Success Keep"],
-    ["for a lock is repeated", error("55P03"), "InFlight", "Contention RolledBack Backoff Success Keep"],
+    ["for a lock is left to the caller", error("55P03"), "InFlight", "Contention RolledBack Never Success Keep"],
     ["is none", error("40000"), "Transaction", "Rejected RolledBack Never Success Keep"],
     ["is none", error("40002"), "Commit", "Rejected RolledBack Never Success Keep"],
     ["is none where nobody knows", error("40003"), "InFlight", "Rejected Unknown Never Success Evict"],

@@ -92,6 +92,7 @@ export const make = (
           restore(Effect.map(
             source.reserve((tracked) => {
               tracked.transaction = "Open"
+              tracked.isReadOnlyByChoice = begin !== undefined && /\bread\s+only\b/i.test(begin)
               // A statement of the caller's own is not fixed, so it is not worth a name on the server.
               return begin === undefined ? tracked.query("BEGIN") : tracked.query(begin, [], false)
             }),

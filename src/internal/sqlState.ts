@@ -50,6 +50,12 @@ const contention: Rule = {
   connection: "Keep"
 }
 
+/**
+ * Not repeated here: NOWAIT asks not to wait, and after lock_timeout another wait would be as long. Rolled back all the
+ * same, so the caller may repeat it, and the driver's error says so.
+ */
+const locked: Rule = { ...contention, retry: "Never" }
+
 /** Who asks, or what for, is wrong. Asking again would at best lock the account. */
 export const denied: Rule = {
   kind: "Denied",
@@ -250,7 +256,7 @@ const table: Readonly<Record<string, Entry>> = {
   "55000": ["object_not_in_prerequisite_state", rejected],
   "55006": ["object_in_use", rejected],
   "55P02": ["cant_change_runtime_param", rejected],
-  "55P03": ["lock_not_available", contention],
+  "55P03": ["lock_not_available", locked],
   "55P04": ["unsafe_new_enum_value_usage", rejected],
 
   // Class 57: Operator Intervention

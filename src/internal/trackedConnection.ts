@@ -6,6 +6,7 @@ import type * as Queue from "effect/Queue"
 import type * as Scope from "effect/Scope"
 import type { SqlError } from "effect/sql/SqlError"
 import * as Stream from "effect/Stream"
+import type { Permit } from "./breakerMachine.ts"
 import type { Session } from "./session.ts"
 import * as UnitOfWork from "./unitOfWork.ts"
 
@@ -15,8 +16,8 @@ export type TransactionPhase = "None" | "Open" | "Committing"
 /** Who learns what became of each statement, and judges the failed ones. */
 export interface Observer {
   readonly monotonicNanos: () => bigint
-  readonly succeeded: (startedAt: bigint) => void
-  readonly interrupted: (startedAt: bigint) => void
+  readonly succeeded: (connection: TrackedConnection, startedAt: bigint) => void
+  readonly interrupted: (connection: TrackedConnection, startedAt: bigint) => void
   /** Returns the error as the caller shall see it, and says whether the statement is proved to have left no trace. */
   readonly failed: (
     connection: TrackedConnection,
@@ -38,6 +39,10 @@ export class TrackedConnection implements PgConnection.PgConnection {
   /** Takes a shared session out of circulation; nothing to do for an exclusive one. */
   readonly exclude: Effect.Effect<void, never, Scope.Scope>
   transaction: TransactionPhase = "None"
+  /** The caller asked for a transaction that cannot write. */
+  isReadOnlyByChoice = false
+  /** What admitted the statements of a shared connection; an exclusive one is one outcome, settled at its end. */
+  permit: Permit | undefined = undefined
 
   constructor(
     session: Session,
@@ -133,8 +138,10 @@ export class TrackedConnection implements PgConnection.PgConnection {
         Effect.mapError(statement, (error) => this.judge(error, startedAt, mark, unit)),
         (exit: Exit.Exit<A, SqlError>) => {
           if (--session.busy === 0) unit?.awaited.delete(session)
-          if (exit._tag === "Success") observer.succeeded(startedAt)
-          else if (exit.cause.reasons.some((reason) => reason._tag === "Interrupt")) observer.interrupted(startedAt)
+          if (exit._tag === "Success") observer.succeeded(this, startedAt)
+          else if (exit.cause.reasons.some((reason) => reason._tag === "Interrupt")) {
+            observer.interrupted(this, startedAt)
+          }
           return undefined
         }
       )

@@ -1,0 +1,86 @@
+import { assert, describe, it } from "@effect/vitest"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as Redacted from "effect/Redacted"
+import * as Metrics from "../src/Metrics.ts"
+import * as Pool from "../src/Pool.ts"
+
+describe("sizing", () => {
+  it.each([
+    [1, { max: 6, min: 5 }],
+    [2, { max: 8, min: 5 }],
+    [4, { max: 12, min: 5 }],
+    [8, { max: 20, min: 5 }],
+    [64, { max: 100, min: 25 }]
+  ])("%i CPUs", (cpus, size) => {
+    assert.deepStrictEqual(Pool.sizeFromCpus(cpus), size)
+  })
+
+  it("asks the operating system when no number is given", () => {
+    const { max, min } = Pool.sizeFromCpus()
+    assert.isAtLeast(max, 6)
+    assert.isAtMost(min, max)
+  })
+
+  it("of a serverless environment is two at most, none kept", () => {
+    assert.deepStrictEqual(Pool.sizeServerless(), { max: 2, min: 0 })
+  })
+})
+
+const settled = (options: Pool.Options) =>
+  Effect.scoped(Effect.map(Layer.build(Layer.provide(Pool.layer(options), Metrics.layer())), (context) => context))
+
+const refused = (options: Pool.Options) => Effect.flip(settled(options))
+
+describe("an impossible option", () => {
+  const cases: ReadonlyArray<readonly [title: string, options: Pool.Options, option: string, value: string]> = [
+    ["max 0", { max: 0 }, "max", "0"],
+    ["max 1.5", { max: 1.5 }, "max", "1.5"],
+    ["min above max", { max: 3, min: 4 }, "min", "4"],
+    ["a negative min", { min: -1 }, "min", "-1"],
+    ["port 70000", { port: 70_000 }, "port", "70000"],
+    ["acquireTimeout 0", { acquireTimeout: 0 }, "acquireTimeout", "0"],
+    ["a negative idleTimeout", { idleTimeout: -1 }, "idleTimeout", "-1"],
+    ["a duration that is none", { queryTimeout: "soon" as never }, "queryTimeout", "soon"],
+    ["jitter 1", { maxLifetimeJitter: 1 }, "maxLifetimeJitter", "1"],
+    ["maxUses 0", { maxUses: 0 }, "maxUses", "0"],
+    ["NaN", { maxWaiting: NaN }, "maxWaiting", "NaN"]
+  ]
+  it.effect.each(cases)("is refused when the pool is made: %s", ([, options, option, value]) =>
+    Effect.gen(function*() {
+      const error = yield* refused(options)
+      assert.strictEqual(error._tag, "InvalidOption")
+      assert.strictEqual(error.option, option)
+      assert.strictEqual(error.value, value)
+      assert.include(error.message, option)
+    }))
+
+  it.effect("does not show the secret of a URL that cannot be read", () =>
+    Effect.gen(function*() {
+      const error = yield* refused({ url: Redacted.make("mysql://me:hunter2@host/db") })
+      assert.strictEqual(error.option, "url")
+      assert.notInclude(JSON.stringify(error) + error.message, "hunter2")
+    }))
+})
+
+describe("building a pool", () => {
+  it.effect("opens nothing and does not fail for a database that is not there", () =>
+    Effect.gen(function*() {
+      yield* settled({ host: "127.0.0.1", port: 1, max: 2 })
+    }))
+
+  it.effect("keeps its floor within its bound", () =>
+    Effect.gen(function*() {
+      const context = yield* Layer.build(Layer.provide(Pool.layer({ max: 2 }), Metrics.layer()))
+      const pool = yield* Effect.provide(Pool.Pool, context)
+      assert.deepStrictEqual(yield* pool.stats, {
+        total: 0,
+        idle: 0,
+        active: 0,
+        waiting: 0,
+        connecting: 0,
+        max: 2,
+        min: 2
+      })
+    }))
+})

@@ -1,0 +1,132 @@
+import { assert, describe, it } from "@effect/vitest"
+import * as ConfigProvider from "effect/ConfigProvider"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as Redacted from "effect/Redacted"
+import * as Pg from "../src/index.ts"
+
+const read = (env: Record<string, string>) => Pg.fromEnvironment.parse(ConfigProvider.fromUnknown(env))
+
+const complaint = (env: Record<string, string>) => Effect.map(Effect.flip(read(env)), (error) => error.message)
+
+describe("the environment", () => {
+  it.effect("sets nothing when it is empty, so that every default holds", () =>
+    Effect.gen(function*() {
+      const options = yield* read({})
+      for (const [name, value] of Object.entries(options)) assert.isUndefined(value, name)
+    }))
+
+  it.effect("sets every option that has a variable", () =>
+    Effect.gen(function*() {
+      const options = yield* read({
+        PGHOST: "db.example",
+        PGPORT: "6543",
+        PGUSER: "me",
+        PGPASSWORD: "hunter2",
+        PGDATABASE: "shop",
+        PGSSLMODE: "require",
+        DB_POOL_MAX: "7",
+        DB_POOL_MIN: "0",
+        DB_ACQUIRE_TIMEOUT: "1500",
+        DB_IDLE_TIMEOUT: "0",
+        DB_STATEMENT_TIMEOUT: "15 seconds",
+        DB_QUERY_TIMEOUT: "16 seconds",
+        DB_LOCK_TIMEOUT: "2000",
+        DB_CONNECT_TIMEOUT: "3 seconds",
+        DB_MAX_LIFETIME: "20 minutes",
+        DB_MAX_USES: "12",
+        DB_RETRY_ATTEMPTS: "2",
+        DB_BREAKER_FAILURES: "9",
+        DB_BREAKER_OPEN: "1 minute"
+      })
+      assert.strictEqual(options.host, "db.example")
+      assert.strictEqual(options.port, 6543)
+      assert.strictEqual(options.username, "me")
+      assert.isTrue(Redacted.isRedacted(options.password))
+      assert.strictEqual(Redacted.value(options.password as Redacted.Redacted), "hunter2")
+      assert.strictEqual(options.database, "shop")
+      assert.strictEqual(options.ssl, true)
+      assert.strictEqual(options.max, 7)
+      assert.strictEqual(options.min, 0)
+      assert.deepStrictEqual(options.retry, { attempts: 2 })
+      const millis = (input: Duration.Input | undefined) => Duration.toMillis(input!)
+      assert.strictEqual(millis(options.acquireTimeout), 1500)
+      assert.strictEqual(millis(options.idleTimeout), 0)
+      assert.strictEqual(millis(options.statementTimeout), 15_000)
+      assert.strictEqual(millis(options.queryTimeout), 16_000)
+      assert.strictEqual(millis(options.lockTimeout), 2000)
+      assert.strictEqual(millis(options.connectTimeout), 3000)
+      assert.strictEqual(millis(options.maxLifetime), 1_200_000)
+      assert.strictEqual(options.maxUses, 12)
+      const breaker = options.breaker as Pg.Breaker.Options
+      assert.strictEqual(breaker.failures, 9)
+      assert.strictEqual(millis(breaker.openFor), 60_000)
+    }))
+
+  it.effect("prefers a whole address to its parts", () =>
+    Effect.gen(function*() {
+      const options = yield* read({ DATABASE_URL: "postgres://a@b/c", PGHOST: "elsewhere", PGSSLMODE: "require" })
+      assert.strictEqual(Redacted.value(options.url!), "postgres://a@b/c")
+      assert.isUndefined(options.host)
+      assert.isUndefined(options.ssl)
+    }))
+
+  it.effect("can say that TLS is welcome but not required", () =>
+    Effect.gen(function*() {
+      const options = yield* read({ PGHOST: "db", PGSSLMODE: "prefer" })
+      assert.strictEqual(Redacted.value(options.url!), "postgres:///?sslmode=prefer")
+      assert.strictEqual(options.host, "db")
+    }))
+
+  it.effect("counts an empty variable as absent", () =>
+    Effect.gen(function*() {
+      const options = yield* read({ DB_POOL_MAX: "", DATABASE_URL: "" })
+      assert.isUndefined(options.max)
+      assert.isUndefined(options.url)
+    }))
+
+  const wrong: ReadonlyArray<readonly [name: string, value: string, allowed: string]> = [
+    ["PGPORT", "0", "from 1 to 65535"],
+    ["PGSSLMODE", "maybe", "disable, allow, prefer, require"],
+    ["DB_POOL_MAX", "many", "a whole number, 1 or more"],
+    ["DB_POOL_MAX", "0", "a whole number, 1 or more"],
+    ["DB_POOL_MIN", "-1", "a whole number, 0 or more"],
+    ["DB_ACQUIRE_TIMEOUT", "0", "milliseconds, 1 or more"],
+    ["DB_IDLE_TIMEOUT", "soon", "\"15 seconds\""],
+    ["DB_STATEMENT_TIMEOUT", "-5 seconds", "\"15 seconds\""],
+    ["DB_QUERY_TIMEOUT", "1.5.2", "\"15 seconds\""],
+    ["DB_LOCK_TIMEOUT", "x", "\"15 seconds\""],
+    ["DB_CONNECT_TIMEOUT", "0", "milliseconds, 1 or more"],
+    ["DB_MAX_LIFETIME", "never", "\"15 seconds\""],
+    ["DB_MAX_USES", "0", "a whole number, 1 or more"],
+    ["DB_RETRY_ATTEMPTS", "0", "a whole number, 1 or more"],
+    ["DB_BREAKER_FAILURES", "2.5", "a whole number, 1 or more"],
+    ["DB_BREAKER_OPEN", "later", "\"15 seconds\""]
+  ]
+  it.effect.each(wrong)("names the variable, the value and what is allowed: %s=%s", ([name, value, allowed]) =>
+    Effect.gen(function*() {
+      const message = yield* complaint({ [name]: value })
+      assert.include(message, name)
+      assert.include(message, value)
+      assert.include(message, allowed)
+    }))
+
+  it.effect("builds the layer", () =>
+    Effect.gen(function*() {
+      const context = yield* Layer.build(Pg.layerConfig()).pipe(
+        Effect.provide(ConfigProvider.layer(ConfigProvider.fromUnknown({ DB_POOL_MAX: "3", DB_POOL_MIN: "1" })))
+      )
+      const pool = yield* Effect.provide(Pg.Pool.Pool, context)
+      assert.strictEqual(pool.settings.max, 3)
+      assert.strictEqual(pool.settings.min, 1)
+    }))
+
+  it.effect("fails the layer with the same words", () =>
+    Effect.gen(function*() {
+      const error = yield* Effect.flip(Layer.build(Pg.layerConfig())).pipe(
+        Effect.provide(ConfigProvider.layer(ConfigProvider.fromUnknown({ DB_POOL_MAX: "many" })))
+      )
+      assert.include(error.message, "DB_POOL_MAX is \"many\"")
+    }))
+})

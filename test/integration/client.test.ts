@@ -1,0 +1,10 @@
+/** One suite over the driver's own client and over ours: what holds on the first must hold on the others. */
+import * as PgClient from "@effect/sql-pg/PgClient"
+import * as Pg from "effect-pg-pool"
+import { clientSuite } from "../suites/clientSuite.ts"
+
+clientSuite("the driver's client", ({ max, ...config }) => PgClient.layer({ ...config, maxConnections: max }))
+
+clientSuite("the pool's client", (options) => Pg.layer(options))
+
+clientSuite("the pool's client, multiplexed", (options) => Pg.layer({ ...options, multiplex: true }))
