@@ -225,7 +225,9 @@ export const make = Effect.fnUntraced(function*(
     return {
       failure,
       // The caller's own READ ONLY says nothing about the host.
-      verdict: connection.isReadOnlyByChoice && failure.sqlState === "25006" ? refusal : Errors.classify(failure, { phase, reused: session.uses > 1, replied: false }),
+      verdict: connection.isReadOnlyByChoice && failure.sqlState === "25006"
+        ? refusal
+        : Errors.classify(failure, { phase, reused: session.uses > 1, replied: false }),
       source: session.wire.isDead() ? sourceOfLoss(session) : session.id
     }
   }
@@ -516,12 +518,17 @@ export const make = Effect.fnUntraced(function*(
       )
     )
 
-  const unit = <A, E, R>(work: Effect.Effect<A, E, R>, options: RunOptions): Effect.Effect<A, E | Errors.PoolError, R> =>
+  const unit = <A, E, R>(
+    work: Effect.Effect<A, E, R>,
+    options: RunOptions
+  ): Effect.Effect<A, E | Errors.PoolError, R> =>
     Effect.withFiber((fiber) => {
       const outer = fiber.getRef(UnitOfWork.Current)
       const inTransaction = fiber.getRef(UnitOfWork.InTransaction)
       const idempotent = options.idempotent ?? fiber.getRef(UnitOfWork.Idempotent)
-      const attemptTimeout = options.attemptTimeout === undefined ? undefined : Duration.toMillis(options.attemptTimeout)
+      const attemptTimeout = options.attemptTimeout === undefined
+        ? undefined
+        : Duration.toMillis(options.attemptTimeout)
       const deadline = options.deadline === undefined ? undefined : Duration.toMillis(options.deadline)
       let current = UnitOfWork.make(idempotent)
       const attempt: Effect.Effect<A, E | Errors.StatementTimeout, R> = Effect.suspend(() => {
@@ -561,8 +568,10 @@ export const make = Effect.fnUntraced(function*(
       const bounded = deadline === undefined
         ? all
         : within(all, deadline, () => current.awaited, () => new Errors.DeadlineExceeded({ deadline }))
-      return Effect.mapError(bounded, (error) => (isSqlError(error) ? Errors.fromSqlError(error) ?? error : error)) as
-        Effect.Effect<A, E | Errors.PoolError, R>
+      return Effect.mapError(
+        bounded,
+        (error) => (isSqlError(error) ? Errors.fromSqlError(error) ?? error : error)
+      ) as Effect.Effect<A, E | Errors.PoolError, R>
     })
 
   return Executor.of({

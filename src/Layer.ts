@@ -82,8 +82,7 @@ export const layer = (options: Options = {}): Layer.Layer<Services, Errors.Inval
  */
 export const layerConfig = (
   options: Config.Wrap<Options> = fromEnvironment as Config.Wrap<Options>
-): Layer.Layer<Services, Errors.InvalidOption | Config.ConfigError> =>
-  Layer.unwrap(Effect.map(unwrap(options), layer))
+): Layer.Layer<Services, Errors.InvalidOption | Config.ConfigError> => Layer.unwrap(Effect.map(unwrap(options), layer))
 
 /**
  * The options as the environment has them: `DATABASE_URL` (or `PGHOST`, `PGPORT`, `PGUSER`, `PGPASSWORD`,

@@ -163,6 +163,9 @@ export const sizeFromCpus = (cpus: number = Os.availableParallelism()): Sizing.S
  */
 export const sizeServerless = (): Sizing.Size => Sizing.serverless
 
+/** Milliseconds that cancelled work gets to end by itself when the pool closes. */
+const cancelGrace = 250
+
 type Standing = "Ready" | "Unproven" | Metrics.CloseReason
 
 /**
@@ -256,7 +259,10 @@ export const make = Effect.fnUntraced(function*(
   const sayGoodbye = (session: Session.Session) =>
     session.wire.isDead() ? Effect.void : Effect.suspend(() => settings.beforeDisconnect!(session.connection)).pipe(
       Effect.timeoutOption(settings.farewell),
-      Effect.ignoreCause({ log: "Warn", message: "the beforeDisconnect hook failed; the session is closed all the same" })
+      Effect.ignoreCause({
+        log: "Warn",
+        message: "the beforeDisconnect hook failed; the session is closed all the same"
+      })
     )
 
   /** Connects, unless a failed connect has just shown that there is no use: then everybody gets that one's cause. */
@@ -430,13 +436,11 @@ export const make = Effect.fnUntraced(function*(
   const checkout = (scope: Scope.Scope, options: CheckoutOptions | undefined) =>
     Effect.suspend((): Effect.Effect<Session.Session, AcquireError> => {
       if (closing) return Effect.fail(new Errors.PoolClosed())
-      if (pool.state.waiters.size >= settings.maxWaiting) {
+      // Whoever waits for a session that may still be opened is not queueing.
+      const queueing = pool.state.usage - settings.max * settings.concurrency
+      if (queueing >= settings.maxWaiting) {
         return Effect.fail(
-          new Errors.PoolSaturated({
-            waiting: pool.state.waiters.size,
-            maxWaiting: settings.maxWaiting,
-            stats: statsUnsafe()
-          })
+          new Errors.PoolSaturated({ waiting: queueing, maxWaiting: settings.maxWaiting, stats: statsUnsafe() })
         )
       }
       const startedAt = now()
@@ -550,6 +554,15 @@ export const make = Effect.fnUntraced(function*(
     return Effect.sync(() => closeListeners.delete(listener))
   })
 
+  /** A server does not look at a dead socket while it executes: what is not cancelled would run on, and commit. */
+  const cancelAll = Effect.suspend(() =>
+    Effect.forEach(
+      Array.from(sessions.keys()).filter((session) => session.busy > 0 && !session.wire.isDead()),
+      (session) => session.connection.interrupt,
+      { concurrency: "unbounded", discard: true }
+    )
+  )
+
   const destroyAll = Effect.sync(() => {
     for (const session of Array.from(sessions.keys())) {
       session.condemned ??= "shutdown"
@@ -564,6 +577,7 @@ export const make = Effect.fnUntraced(function*(
     for (const [session, item] of sessions) if (item.refCount === 0) session.condemned ??= "shutdown"
     yield* Effect.forkDetach(Scope.close(sessionScope, Exit.void), { startImmediately: true })
     yield* Effect.timeoutOption(socketsGone, settings.closeTimeout)
+    if (sockets > 0) yield* Effect.timeoutOption(Effect.andThen(cancelAll, socketsGone), cancelGrace)
     yield* destroyAll
     yield* Effect.timeoutOption(socketsGone, settings.farewell)
   })

@@ -104,13 +104,16 @@ describe("the environment", () => {
     ["DB_BREAKER_FAILURES", "2.5", "a whole number, 1 or more"],
     ["DB_BREAKER_OPEN", "later", "\"15 seconds\""]
   ]
-  it.effect.each(wrong)("names the variable, the value and what is allowed: %s=%s", ([name, value, allowed]) =>
-    Effect.gen(function*() {
-      const message = yield* complaint({ [name]: value })
-      assert.include(message, name)
-      assert.include(message, value)
-      assert.include(message, allowed)
-    }))
+  it.effect.each(wrong)(
+    "names the variable, the value and what is allowed: %s=%s",
+    ([name, value, allowed]) =>
+      Effect.gen(function*() {
+        const message = yield* complaint({ [name]: value })
+        assert.include(message, name)
+        assert.include(message, value)
+        assert.include(message, allowed)
+      })
+  )
 
   it.effect("builds the layer", () =>
     Effect.gen(function*() {

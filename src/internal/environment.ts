@@ -81,10 +81,11 @@ const secret = (name: string): Config.Config<Redacted.Redacted | undefined> =>
 const sslModes = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] as const
 type SslMode = (typeof sslModes)[number]
 
-const sslMode = variable("PGSSLMODE", `one of ${sslModes.join(", ")}`, (value): SslMode | undefined =>
-  sslModes.find((mode) =>
-    mode === value
-  ))
+const sslMode = variable(
+  "PGSSLMODE",
+  `one of ${sslModes.join(", ")}`,
+  (value): SslMode | undefined => sslModes.find((mode) => mode === value)
+)
 
 export const options: Config.Config<EnvironmentOptions> = Config.map(
   Config.all({
@@ -109,7 +110,9 @@ export const options: Config.Config<EnvironmentOptions> = Config.map(
     breakerFailures: whole("DB_BREAKER_FAILURES", 1),
     breakerOpen: duration("DB_BREAKER_OPEN")
   }),
-  ({ breakerFailures, breakerOpen, database, host, password, port, retryAttempts, sslMode, url, username, ...rest }) => {
+  (
+    { breakerFailures, breakerOpen, database, host, password, port, retryAttempts, sslMode, url, username, ...rest }
+  ) => {
     const optional = sslMode === "prefer" || sslMode === "allow"
     return {
       ...rest,
@@ -117,7 +120,14 @@ export const options: Config.Config<EnvironmentOptions> = Config.map(
       ...(url !== undefined
         ? { url, host: undefined, port: undefined, username: undefined, password: undefined, database: undefined }
         // Only a URL can say "TLS if the server has it".
-        : { url: optional ? Redacted.make(`postgres:///?sslmode=${sslMode}`) : undefined, host, port, username, password, database }),
+        : {
+          url: optional ? Redacted.make(`postgres:///?sslmode=${sslMode}`) : undefined,
+          host,
+          port,
+          username,
+          password,
+          database
+        }),
       ssl: url !== undefined || sslMode === undefined || optional ? undefined : sslMode !== "disable",
       retry: retryAttempts === undefined ? undefined : { attempts: retryAttempts },
       breaker: breakerFailures === undefined && breakerOpen === undefined

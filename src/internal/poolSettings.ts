@@ -81,7 +81,7 @@ export interface PoolOptions {
   /**
    * The client's own bound, for a server that no longer answers: a socket that stays silent for this long with a
    * statement in flight is destroyed. The server's `statement_timeout` gets one second more to speak first.
-   * Default: 15 seconds.
+   * Default: 15 seconds, or `statementTimeout` when that is longer.
    */
   readonly queryTimeout?: Duration.Input | undefined
   /** `application_name`, and the pool's name in metrics. Default: `effect-pg-pool`. */
@@ -219,7 +219,8 @@ export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption>
     const size = Sizing.fromCpus(Os.availableParallelism())
     const max = options.max ?? size.max
     const behindPooler = options.pooler === "transaction"
-    const queryTimeout = time(options.queryTimeout, 15_000)
+    const statementTimeout = time(options.statementTimeout, 15_000)
+    const queryTimeout = time(options.queryTimeout, Math.max(15_000, statementTimeout))
     const multiplex = options.multiplex ?? false
     const connection: PgConnection.Config = {
       url: options.url,
@@ -233,7 +234,7 @@ export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption>
       connectTimeout: options.connectTimeout,
       applicationName: options.applicationName ?? "effect-pg-pool",
       startupParameters: behindPooler ? options.startupParameters : {
-        statement_timeout: guc(time(options.statementTimeout, 15_000)),
+        statement_timeout: guc(statementTimeout),
         lock_timeout: guc(time(options.lockTimeout, 10_000)),
         idle_in_transaction_session_timeout: guc(time(options.idleInTransactionTimeout, 60_000)),
         ...options.startupParameters

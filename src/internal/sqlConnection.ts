@@ -1,5 +1,5 @@
-import type * as Arr from "effect/Array"
 import type * as PgConnection from "@effect/sql-pg/PgConnection"
+import type * as Arr from "effect/Array"
 import * as Effect from "effect/Effect"
 import type { Connection } from "effect/sql/SqlConnection"
 import type { SqlError } from "effect/sql/SqlError"

@@ -453,10 +453,10 @@ const embedded = Effect.fnUntraced(function*(options: Options) {
         max_connections: "100",
         fsync: "off",
         full_page_writes: "off",
+        unix_socket_directories: "",
         ...options.settings,
         // Ours, because the promise to leave nothing behind and the wait for the log rest on them.
         listen_addresses: host,
-        unix_socket_directories: "",
         dynamic_shared_memory_type: "mmap",
         cluster_name: name,
         lc_messages: "C",

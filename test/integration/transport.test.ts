@@ -1,0 +1,148 @@
+import { assert, it } from "@effect/vitest"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as Redacted from "effect/Redacted"
+import * as SqlClient from "effect/sql/SqlClient"
+import { chmodSync, chownSync, copyFileSync, mkdtempSync, readFileSync, rmSync, statSync } from "node:fs"
+import * as Net from "node:net"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { fileURLToPath } from "node:url"
+import { describe } from "vitest"
+import * as Pg from "../../src/index.ts"
+import { EmbeddedPostgres } from "../../src/testing/index.ts"
+
+const fixture = (name: string) => fileURLToPath(new URL(`./fixtures/tls/${name}`, import.meta.url))
+const certificate = readFileSync(fixture("server.crt"), "utf8")
+
+/** A folder for sockets and keys that the server's account may use. */
+const folder = Effect.acquireRelease(
+  Effect.sync(() => {
+    const path = mkdtempSync(join(tmpdir(), "transport-"))
+    chmodSync(path, 0o777)
+    return path
+  }),
+  (path) => Effect.sync(() => rmSync(path, { recursive: true, force: true }))
+)
+
+/** PostgreSQL refuses a key that others can read, so it must belong to the account that the server runs under. */
+const handOver = (path: string, owner: string) => {
+  if (process.getuid?.() !== 0) return
+  const { gid, uid } = statSync(owner)
+  chownSync(path, uid, gid)
+}
+
+const server = Effect.gen(function*() {
+  const path = yield* folder
+  const database = yield* EmbeddedPostgres.make({
+    useDatabaseUrl: false,
+    settings: { unix_socket_directories: path }
+  })
+  const key = join(path, "server.key")
+  const crt = join(path, "server.crt")
+  copyFileSync(fixture("server.key"), key)
+  copyFileSync(fixture("server.crt"), crt)
+  for (const file of [key, crt]) {
+    chmodSync(file, 0o600)
+    handOver(file, database.dataDirectory!)
+  }
+  const admin = yield* Layer.build(Pg.layer({ url: database.url, max: 1 }))
+  yield* Effect.gen(function*() {
+    const sql = yield* SqlClient.SqlClient
+    yield* sql.unsafe(`ALTER SYSTEM SET ssl_cert_file = '${crt}'`)
+    yield* sql.unsafe(`ALTER SYSTEM SET ssl_key_file = '${key}'`)
+    yield* sql.unsafe("ALTER SYSTEM SET ssl = on")
+    yield* sql`SELECT pg_reload_conf()`
+  }).pipe(Effect.provide(admin))
+  return { database, path }
+})
+
+const own = `SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()`
+
+const encrypted = Effect.gen(function*() {
+  const sql = yield* SqlClient.SqlClient
+  const [row] = yield* sql.unsafe<{ ssl: boolean }>(own)
+  return row!.ssl
+})
+
+describe("transport", () => {
+  it.live("TLS carries statements, and its losses are told as truthfully as those of a plain socket", () =>
+    Effect.scoped(Effect.gen(function*() {
+      const { database } = yield* server
+      const pool = Pg.layer({ url: database.url, ssl: { ca: certificate, servername: "localhost" }, max: 2 })
+      yield* Effect.gen(function*() {
+        const sql = yield* SqlClient.SqlClient
+        assert.isTrue(yield* encrypted)
+        yield* sql`CREATE TABLE t (id int)`
+
+        const cut = yield* Effect.flip(sql`INSERT INTO t SELECT 1 FROM pg_terminate_backend(pg_backend_pid())`)
+        assert.strictEqual(Pg.Errors.fromSqlError(cut)?._tag, "OutcomeUnknown")
+
+        const bodies = yield* Effect.flip(sql.withTransaction(
+          Effect.andThen(sql`INSERT INTO t VALUES (2)`, sql`SELECT pg_terminate_backend(pg_backend_pid())`)
+        ))
+        assert.strictEqual(bodies._tag, "SqlError")
+        assert.isTrue(bodies.isRetryable, "rolled back, so it may be repeated")
+        assert.deepStrictEqual(yield* sql`SELECT * FROM t`, [])
+      }).pipe(Effect.provide(pool))
+    })))
+
+  it.live("TLS that is only preferred falls back to a server without it", () =>
+    Effect.scoped(Effect.gen(function*() {
+      const plain = yield* EmbeddedPostgres.make({ useDatabaseUrl: false })
+      const url = Redacted.make(`${Redacted.value(plain.url)}?sslmode=prefer`)
+      assert.isFalse(yield* Effect.provide(encrypted, Pg.layer({ url, max: 1 })))
+    })))
+
+  it.live("a Unix socket is found by its folder and by its path", () =>
+    Effect.scoped(Effect.gen(function*() {
+      const { database, path } = yield* server
+      const common = {
+        username: database.username,
+        password: database.password,
+        database: database.database,
+        max: 1
+      }
+      for (
+        const options of [
+          { ...common, host: path, port: database.port },
+          { ...common, path: join(path, `.s.PGSQL.${database.port}`) }
+        ]
+      ) {
+        const rows = yield* Effect.provide(
+          Effect.flatMap(
+            SqlClient.SqlClient,
+            (sql) => sql<{ local: boolean }>`SELECT inet_client_addr() IS NULL AS local`
+          ),
+          Pg.layer(options)
+        )
+        assert.isTrue(rows[0]!.local)
+      }
+    })))
+
+  it.live("a socket of the caller's own is used for sessions and for cancelling, and is let go of", () =>
+    Effect.scoped(Effect.gen(function*() {
+      const database = yield* EmbeddedPostgres.make({ useDatabaseUrl: false })
+      const opened: Array<Net.Socket> = []
+      const stream = () => {
+        const socket = Net.connect(database.port, database.host)
+        opened.push(socket)
+        return socket
+      }
+      yield* Effect.gen(function*() {
+        const sql = yield* SqlClient.SqlClient
+        yield* sql`SELECT 1`
+        assert.lengthOf(opened, 1)
+        yield* Effect.timeoutOption(sql`SELECT pg_sleep(30)`, "100 millis")
+        assert.lengthOf(opened, 2)
+        yield* sql`SELECT 1`
+      }).pipe(Effect.provide(Pg.layer({
+        username: database.username,
+        password: database.password,
+        database: database.database,
+        stream,
+        max: 1
+      })))
+      assert.isTrue(opened.every((socket) => socket.destroyed))
+    })))
+})
