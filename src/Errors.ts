@@ -17,9 +17,8 @@
 import * as Predicate from "effect/Predicate"
 import * as Schema from "effect/Schema"
 import { ConnectionError, SqlError, UnknownError } from "effect/sql/SqlError"
+import * as Classify from "./internal/classify.ts"
 import { describe, digFailure, PoolErrorTypeId as TypeId, shown } from "./internal/failure.ts"
-import { ruleOfFailure } from "./internal/rule.ts"
-import { effectOf, isFatal } from "./internal/verdict.ts"
 import type * as V from "./internal/verdict.ts"
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -185,18 +184,7 @@ export const failureOf = (error: unknown): Failure => digFailure(error)
  * @category classification
  * @since 0.1.0
  */
-export const classify = (failure: Failure, circumstances: Circumstances): Verdict => {
-  const { phase, replied, reused } = circumstances
-  const rule = ruleOfFailure(failure, phase)
-  const effect = effectOf(rule.proof, phase, failure.severity)
-  const connection = rule.connection === "Keep" && (phase === "Connect" || isFatal(failure.severity))
-    ? "Evict"
-    : rule.connection
-  const stale = rule.kind === "Unreachable" && phase === "BeforeWrite" && reused && !replied
-  return stale
-    ? { kind: "StaleConnection", effect, retry: "Now", breaker: "Ignored", connection }
-    : { kind: rule.kind, effect, retry: rule.retry, breaker: rule.breaker, connection }
-}
+export const classify: (failure: Failure, circumstances: Circumstances) => Verdict = Classify.classify
 
 /**
  * Whether failed work may be repeated, and whether that could help. `idempotent` is the caller's declaration that

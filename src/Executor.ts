@@ -18,12 +18,12 @@ import type * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as EffectSchedule from "effect/Schedule"
 import * as Scope from "effect/Scope"
-import type { SqlError } from "effect/sql/SqlError"
-import { isSqlError } from "effect/sql/SqlError"
+import { ConnectionError, isSqlError, SqlError } from "effect/sql/SqlError"
 import * as Breaker from "./Breaker.ts"
 import * as Errors from "./Errors.ts"
+import * as Evidence from "./internal/evidence.ts"
 import type { Session } from "./internal/session.ts"
-import type { Observer, TransactionPhase } from "./internal/trackedConnection.ts"
+import * as TimeLimit from "./internal/timeLimit.ts"
 import { TrackedConnection } from "./internal/trackedConnection.ts"
 import * as UnitOfWork from "./internal/unitOfWork.ts"
 import * as Metrics from "./Metrics.ts"
@@ -105,35 +105,21 @@ export interface Options {
   readonly retry?: Schedule.RetryOptions | EffectSchedule.Schedule<unknown, unknown> | false | undefined
 }
 
-/** A verdict with the source of the evidence: what fails together counts once. */
-interface Judgement {
-  readonly verdict: Errors.Verdict
-  readonly failure: Errors.Failure
-  readonly source: number
-}
-
-/** A timed-out attempt gets this long to be cancelled politely before its sockets are destroyed. */
-const cancelGrace = 90
 /** Overload is answered more slowly than a lost connection. */
 const slowFactor = 5
 
-const refusal: Errors.Verdict = {
-  kind: "Rejected",
-  effect: "RolledBack",
-  retry: "Never",
-  breaker: "Success",
-  connection: "Keep"
-}
-
-const phaseOf = (transaction: TransactionPhase, written: boolean): Errors.Phase => {
-  switch (transaction) {
-    case "None":
-      return written ? "InFlight" : "BeforeWrite"
-    case "Open":
-      return "Transaction"
-    case "Committing":
-      return written ? "Commit" : "Transaction"
-  }
+/** The driver reports "Connection closed" for a FATAL that met a statement: the socket has kept the server's words. */
+const withLastWords = (error: SqlError, session: Session): SqlError => {
+  const obituary = session.wire.obituary()
+  if (obituary?.by !== "server" || Errors.failureOf(error).sqlState !== undefined) return error
+  const cause = Object.assign(new Error(obituary.message), { code: obituary.sqlState, severity: "FATAL" })
+  return new SqlError({
+    reason: new ConnectionError({
+      cause,
+      message: `The server ended the session: ${obituary.message}`,
+      operation: error.reason.operation
+    })
+  })
 }
 
 /**
@@ -158,115 +144,36 @@ export const make = Effect.fnUntraced(function*(
   // judging failures
   // ---------------------------------------------------------------------------------------------------------------
 
-  const judgements = new WeakMap<object, Judgement>()
-  let connectFailures = 0
-  let newestSession = 0
-  let newestAtLoss = 0
-  let lossSource = 0
-
-  /**
-   * What cuts many sessions at once is one piece of evidence, not as many as there are sessions: only the loss of a
-   * session that was opened after the last loss is a new one. A server that is down soon fails connects as well.
-   */
-  const sourceOfLoss = (session: Session): number => {
-    if (session.id > newestAtLoss) {
-      newestAtLoss = newestSession
-      lossSource = session.id
-    }
-    return lossSource
-  }
-
-  const secondsSince = (startedAt: bigint) => Number(clock.monotonicTimeNanosUnsafe() - startedAt) / 1e9
-
-  const observer: Observer = {
+  const evidence = Evidence.make({
     monotonicNanos: () => clock.monotonicTimeNanosUnsafe(),
-    succeeded: ({ permit }, startedAt) => {
-      store.query.ok.observe(secondsSince(startedAt))
-      if (permit !== undefined && !breaker.isCalmUnsafe()) breaker.settleUnsafe(permit, "Success", now())
-    },
-    interrupted: ({ permit, session }, startedAt) => {
-      store.query.interrupted.observe(secondsSince(startedAt))
-      // An interrupted caller proves nothing, unless the peer had fallen silent by then.
-      if (permit !== undefined && session.wire.obituary()?.by === "silence") {
-        breaker.settleUnsafe(permit, "Failure", now(), {
-          message: "the server fell silent",
-          source: sourceOfLoss(session)
-        })
-      }
-    },
-    failed: (connection, error, startedAt, written) => {
-      store.query.error.observe(secondsSince(startedAt))
-      const { session, transaction } = connection
-      const judgement = judgeStatement(connection, error, phaseOf(transaction, written))
-      const { connection: disposal, effect } = judgement.verdict
-      if (disposal !== "Keep") pool.evictUnsafe(session, "error")
+    observe: (outcome, seconds) => store.query[outcome].observe(seconds),
+    count: ({ kind }) => store.errors[kind]++,
+    isCalm: breaker.isCalmUnsafe,
+    settle: (permit, signal, failure) => breaker.settleUnsafe(permit, signal, now(), failure),
+    dispose: (session, disposal) => {
+      pool.evictUnsafe(session, "error")
       if (disposal === "EvictAll") Effect.runSync(pool.evictAll)
-      store.errors[judgement.verdict.kind]++
-      const told = tell(error, judgement, session, transaction === "Committing" ? "commit" : "statement")
-      judgements.set(told, judgement)
-      if (connection.permit !== undefined) {
-        breaker.settleUnsafe(connection.permit, judgement.verdict.breaker, now(), {
-          ...judgement.failure,
-          source: judgement.source
-        })
-      }
-      return { error: told, traceless: effect !== "Unknown" }
-    }
-  }
+    },
+    complete: withLastWords,
+    tell: ({ session, transaction }, error, { failure, verdict }) =>
+      session.wire.obituary()?.by === "silence"
+        ? Errors.toSqlError(
+          new Errors.StatementTimeout({
+            timeout: pool.settings.queryTimeout,
+            by: "client",
+            failure: { ...failure, code: "ETIMEDOUT" }
+          })
+        )
+        : Errors.truthful(error, verdict, transaction === "Committing" ? "commit" : "statement")
+  })
 
-  const judgeStatement = (connection: TrackedConnection, error: SqlError, phase: Errors.Phase): Judgement => {
-    const { session } = connection
-    const obituary = session.wire.obituary()
-    const said = Errors.failureOf(error)
-    // The driver reports "Connection closed" for a FATAL that met a statement: the socket has kept the server's words.
-    const failure: Errors.Failure = said.sqlState === undefined && obituary?.by === "server"
-      ? { sqlState: obituary.sqlState, severity: "FATAL", message: obituary.message }
-      : said
-    return {
-      failure,
-      // The caller's own READ ONLY says nothing about the host.
-      verdict: connection.isReadOnlyByChoice && failure.sqlState === "25006"
-        ? refusal
-        : Errors.classify(failure, { phase, reused: session.uses > 1, replied: false }),
-      source: session.wire.isDead() ? sourceOfLoss(session) : session.id
-    }
-  }
-
-  const tell = (
-    error: SqlError,
-    judgement: Judgement,
-    session: Session,
-    operation: "statement" | "commit"
-  ): SqlError => {
-    const { failure, verdict } = judgement
-    if (session.wire.obituary()?.by === "silence") {
-      return Errors.toSqlError(
-        new Errors.StatementTimeout({ timeout: pool.settings.queryTimeout, by: "client", failure })
-      )
-    }
-    if (verdict.effect === "Unknown") {
-      return Errors.toSqlError(new Errors.OutcomeUnknown({ operation, failure, cause: error }))
-    }
-    return Errors.truthful(error, verdict, operation)
-  }
-
-  const judge = (error: unknown): Judgement | undefined => {
+  /** Statements are judged where they fail, so a `SqlError` without a judgement is a connect that failed. */
+  const judge = (error: unknown): Evidence.Judgement | undefined => {
     if (typeof error !== "object" || error === null) return undefined
-    const known = judgements.get(error)
-    if (known !== undefined) return known
-    if (Errors.isPoolError(error) || !isSqlError(error)) return undefined
+    const known = evidence.find(error)
+    if (known !== undefined || !isSqlError(error)) return known
     const typed = Errors.fromSqlError(error)
-    if (typed !== undefined) return judgements.get(typed)
-    // Statements are judged where they fail, so this one is a connect that failed: nothing was run.
-    const failure = Errors.failureOf(error)
-    const judgement: Judgement = {
-      failure,
-      verdict: Errors.classify(failure, { phase: "Connect", reused: false, replied: false }),
-      source: -++connectFailures
-    }
-    judgements.set(error, judgement)
-    store.errors[judgement.verdict.kind]++
-    return judgement
+    return typed === undefined ? evidence.judgeConnect(error) : evidence.find(typed)
   }
 
   // ---------------------------------------------------------------------------------------------------------------
@@ -313,8 +220,8 @@ export const make = Effect.fnUntraced(function*(
   const tracked = (session: Session): TrackedConnection => {
     let connection = trackedSessions.get(session)
     if (connection === undefined) {
-      newestSession = Math.max(newestSession, session.id)
-      connection = new TrackedConnection(session, session.connection, observer, pool.exclude(session))
+      evidence.meet(session)
+      connection = new TrackedConnection(session, session.connection, evidence.observer, pool.exclude(session))
       trackedSessions.set(session, connection)
     }
     return connection
@@ -357,7 +264,7 @@ export const make = Effect.fnUntraced(function*(
     if (lost && !pool.isClosing()) {
       return breaker.settleUnsafe(permit, "Failure", now(), {
         ...Errors.failureOf(session.wire.obituary()),
-        source: sourceOfLoss(session)
+        source: evidence.sourceOfLoss(session)
       })
     }
     const silent = lost || (exit._tag === "Failure" && Cause.hasInterruptsOnly(exit.cause))
@@ -369,8 +276,8 @@ export const make = Effect.fnUntraced(function*(
     Effect.map(
       pool.reserve(options),
       ({ connection, session }) => {
-        newestSession = Math.max(newestSession, session.id)
-        return new TrackedConnection(session, connection, observer)
+        evidence.meet(session)
+        return new TrackedConnection(session, connection, evidence.observer)
       }
     )
   )
@@ -490,34 +397,6 @@ export const make = Effect.fnUntraced(function*(
   // units of work
   // ---------------------------------------------------------------------------------------------------------------
 
-  /** Interrupts the work when its time is up; whoever has not been cancelled after the grace loses its socket. */
-  const within = <A, E, R, E2>(
-    work: Effect.Effect<A, E, R>,
-    millis: number,
-    awaited: () => ReadonlySet<Session>,
-    onTimeout: () => E2
-  ): Effect.Effect<A, E | E2, R> =>
-    Effect.raceFirst(
-      work,
-      Effect.andThen(
-        Effect.sleep(millis),
-        Effect.suspend(() => {
-          const late = Array.from(awaited())
-          return Effect.sleep(cancelGrace).pipe(
-            Effect.andThen(Effect.sync(() => {
-              for (const session of late) {
-                if (session.busy > 0) {
-                  session.wire.destroy({ by: "silence", message: `no answer within ${millis} ms` })
-                }
-              }
-            })),
-            Effect.forkDetach({ startImmediately: true }),
-            Effect.andThen(Effect.suspend(() => Effect.fail(onTimeout())))
-          )
-        })
-      )
-    )
-
   const unit = <A, E, R>(
     work: Effect.Effect<A, E, R>,
     options: RunOptions
@@ -535,18 +414,18 @@ export const make = Effect.fnUntraced(function*(
         const own = current = UnitOfWork.make(idempotent)
         const once = Effect.provideService(work, UnitOfWork.Current, own)
         return Effect.onExitPrimitive(
-          attemptTimeout === undefined ? once : within(once, attemptTimeout, () => own.awaited, () => {
-            const error = new Errors.StatementTimeout({ timeout: attemptTimeout, by: "client", failure: {} })
-            judgements.set(error, {
-              failure: { message: error.message },
-              source: -++connectFailures,
-              verdict: {
-                kind: "Unreachable",
-                effect: own.effects === 0 ? "NotRun" : "Unknown",
-                retry: "Backoff",
-                breaker: "Failure",
-                connection: "Evict"
-              }
+          attemptTimeout === undefined ? once : TimeLimit.within(once, attemptTimeout, () => own.awaited, () => {
+            const error = new Errors.StatementTimeout({
+              timeout: attemptTimeout,
+              by: "client",
+              failure: { code: "ETIMEDOUT" }
+            })
+            evidence.record(error, { code: "ETIMEDOUT", message: error.message }, {
+              kind: "Unreachable",
+              effect: own.effects === 0 ? "NotRun" : "Unknown",
+              retry: "Backoff",
+              breaker: "Failure",
+              connection: "Evict"
             })
             return error
           }),
@@ -567,7 +446,7 @@ export const make = Effect.fnUntraced(function*(
         }))
       const bounded = deadline === undefined
         ? all
-        : within(all, deadline, () => current.awaited, () => new Errors.DeadlineExceeded({ deadline }))
+        : TimeLimit.within(all, deadline, () => current.awaited, () => new Errors.DeadlineExceeded({ deadline }))
       return Effect.mapError(
         bounded,
         (error) => (isSqlError(error) ? Errors.fromSqlError(error) ?? error : error)

@@ -17,15 +17,13 @@ import * as EffectPool from "effect/Pool"
 import * as Random from "effect/Random"
 import * as Schedule from "effect/Schedule"
 import * as Scope from "effect/Scope"
-import * as Semaphore from "effect/Semaphore"
 import type { SqlError } from "effect/sql/SqlError"
 import * as Os from "node:os"
 import * as Errors from "./Errors.ts"
-import * as ConnectGate from "./internal/connectGate.ts"
+import * as Connector from "./internal/connector.ts"
 import * as PoolSettings from "./internal/poolSettings.ts"
-import * as Session from "./internal/session.ts"
+import type * as Session from "./internal/session.ts"
 import * as Sizing from "./internal/sizing.ts"
-import * as Socket from "./internal/socket.ts"
 import * as Metrics from "./Metrics.ts"
 
 /**
@@ -186,114 +184,26 @@ export const make = Effect.fnUntraced(function*(
   const runFork = Effect.runForkWith(yield* Effect.context<never>())
   const now = () => clock.currentTimeMillisUnsafe()
 
-  const gate = ConnectGate.make<AcquireError>()
-  const probeListeners = new Set<() => void>()
-  // Counts sockets, not pool items: a session that is saying goodbye still holds its place on the server.
-  const slots = Semaphore.makeUnsafe(settings.max)
   const sessions = new Map<Session.Session, EffectPool.PoolItem<Session.Session, AcquireError>>()
-  const closeListeners = new Set<() => void>()
-  let sockets = 0
-  let lastId = 0
   let generation = 0
   let closing = false
-  let lastConnectFailure: Errors.Failure | null = null
 
-  // ---------------------------------------------------------------------------------------------------------------
-  // opening and closing one session
-  // ---------------------------------------------------------------------------------------------------------------
-
-  const connect: Effect.Effect<Session.Session, AcquireError, Scope.Scope> = Effect.uninterruptibleMask((restore) =>
-    Effect.flatMap(restore(slots.take(1)), () => {
-      let session: Session.Session | undefined
-      let open = true
-      sockets++
-      const wire = Socket.make({
-        address: settings.address,
-        keepAlive: settings.keepAlive,
-        stream: settings.stream,
-        onClose: () => {
-          if (!open) return
-          open = false
-          sockets--
-          if (session !== undefined) {
-            evictUnsafe(session, closing ? "shutdown" : "error")
-            sessions.delete(session)
-            store.connectionsClosed[session.condemned ?? "error"]++
-          }
-          runFork(slots.release(1))
-          for (const listener of closeListeners) listener()
-        }
-      })
-      return restore(
-        runHook("beforeConnect", settings.beforeConnect).pipe(
-          Effect.andThen(Session.open({
-            id: ++lastId,
-            wire,
-            generation,
-            config: settings.connection,
-            now,
-            lifetime: settings.maxLifetime * (1 - random.nextDoubleUnsafe() * settings.maxLifetimeJitter),
-            silence: settings.silence,
-            farewell: settings.farewell
-          })),
-          Effect.tap((opened) =>
-            Effect.sync(() => {
-              session = opened
-              store.connectionsOpened++
-            })
-          ),
-          Effect.tap((opened) => runHook("afterConnect", settings.afterConnect?.(opened.connection))),
-          Effect.tap((opened) =>
-            settings.beforeDisconnect === undefined ? Effect.void : Effect.addFinalizer(() => sayGoodbye(opened))
-          )
-        )
-      ).pipe(
-        Effect.onError(() => Effect.sync(() => wire.destroy({ by: "pool", message: "the session was not taken up" })))
-      )
-    })
-  )
-
-  const runHook = (hook: string, effect: Effect.Effect<unknown, unknown> | undefined) =>
-    effect === undefined ? Effect.void : Effect.mapError(effect, (cause) => new Errors.HookFailed({ hook, cause }))
-
-  const sayGoodbye = (session: Session.Session) =>
-    session.wire.isDead() ? Effect.void : Effect.suspend(() => settings.beforeDisconnect!(session.connection)).pipe(
-      Effect.timeoutOption(settings.farewell),
-      Effect.ignoreCause({
-        log: "Warn",
-        message: "the beforeDisconnect hook failed; the session is closed all the same"
-      })
-    )
-
-  /** Connects, unless a failed connect has just shown that there is no use: then everybody gets that one's cause. */
-  const acquire: Effect.Effect<Session.Session, AcquireError, Scope.Scope> = Effect.suspend(() => {
-    if (closing) return Effect.fail(new Errors.PoolClosed())
-    const decision = ConnectGate.decide(gate, now())
-    if (decision === "Wait") return Effect.andThen(probeOutcome, acquire)
-    if (decision !== "Go") return Effect.fail(decision.cause)
-    gate.connecting++
-    return Effect.onExit(connect, (exit) =>
-      Effect.sync(() => {
-        gate.connecting--
-        if (Exit.isSuccess(exit)) ConnectGate.succeeded(gate)
-        else {
-          const error = Cause.findErrorOption(exit.cause)
-          if (error._tag === "Some") {
-            lastConnectFailure = Errors.failureOf(error.value)
-            ConnectGate.failed(gate, error.value, now())
-          }
-        }
-        for (const listener of Array.from(probeListeners)) listener()
-      }))
-  })
-
-  const probeOutcome = Effect.callback<void>((resume) => {
-    const listener = () => {
-      probeListeners.delete(listener)
-      resume(Effect.void)
+  const connector = Connector.make<AcquireError>({
+    settings,
+    now,
+    draw: () => random.nextDoubleUnsafe(),
+    runFork,
+    generation: () => generation,
+    refusal: () => closing ? new Errors.PoolClosed() : undefined,
+    hookFailed: (hook, cause) => new Errors.HookFailed({ hook, cause }),
+    onOpen: () => {
+      store.connectionsOpened++
+    },
+    onGone: (session) => {
+      evictUnsafe(session, closing ? "shutdown" : "error")
+      sessions.delete(session)
+      store.connectionsClosed[session.condemned ?? "error"]++
     }
-    probeListeners.add(listener)
-    return Effect.sync(() => probeListeners.delete(listener))
   })
 
   // The sessions live in a scope of their own, so that closing the pool is bounded by its grace period and not by the
@@ -301,7 +211,7 @@ export const make = Effect.fnUntraced(function*(
   const sessionScope = yield* Scope.make()
   const pool = yield* Scope.provide(
     EffectPool.makeWithStrategy<Session.Session, AcquireError, Scope.Scope>({
-      acquire,
+      acquire: connector.acquire,
       // The floor is kept by not retiring, never by opening ahead of need: see `min`.
       min: 0,
       max: settings.max,
@@ -499,11 +409,12 @@ export const make = Effect.fnUntraced(function*(
 
   const acquireTimeout = (waited: number, progress: Progress) => {
     const stats = statsUnsafe()
+    const lastConnectFailure = connector.lastFailure()
     return new Errors.AcquireTimeout({
       phase: progress.proving ? "Validate" : stats.active >= stats.max ? "Queue" : "Connect",
       waited,
       stats,
-      lastConnectFailure
+      lastConnectFailure: lastConnectFailure === undefined ? null : Errors.failureOf(lastConnectFailure)
     })
   }
 
@@ -534,7 +445,7 @@ export const make = Effect.fnUntraced(function*(
       idle,
       active: used,
       waiting: pool.state.waiters.size,
-      connecting: gate.connecting,
+      connecting: connector.connecting(),
       max: settings.max,
       min: settings.min
     }
@@ -543,15 +454,6 @@ export const make = Effect.fnUntraced(function*(
   const evictAll = Effect.sync(() => {
     generation++
     for (const session of Array.from(sessions.keys())) evictUnsafe(session, "invalid")
-  })
-
-  const socketsGone = Effect.callback<void>((resume) => {
-    const listener = () => {
-      if (sockets === 0) resume(Effect.void)
-    }
-    closeListeners.add(listener)
-    listener()
-    return Effect.sync(() => closeListeners.delete(listener))
   })
 
   /** A server does not look at a dead socket while it executes: what is not cancelled would run on, and commit. */
@@ -576,8 +478,9 @@ export const make = Effect.fnUntraced(function*(
     for (const settle of Array.from(pool.state.waiters)) settle(refusal as Exit.Failure<Session.Session, AcquireError>)
     for (const [session, item] of sessions) if (item.refCount === 0) session.condemned ??= "shutdown"
     yield* Effect.forkDetach(Scope.close(sessionScope, Exit.void), { startImmediately: true })
+    const { sockets, socketsGone } = connector
     yield* Effect.timeoutOption(socketsGone, settings.closeTimeout)
-    if (sockets > 0) yield* Effect.timeoutOption(Effect.andThen(cancelAll, socketsGone), cancelGrace)
+    if (sockets() > 0) yield* Effect.timeoutOption(Effect.andThen(cancelAll, socketsGone), cancelGrace)
     yield* destroyAll
     yield* Effect.timeoutOption(socketsGone, settings.farewell)
   })
@@ -601,7 +504,7 @@ export const make = Effect.fnUntraced(function*(
     exclude: (session) => EffectPool.reserve(pool, session),
     stats: Effect.sync(statsUnsafe),
     statsUnsafe,
-    connectPauseUnsafe: () => gate.failures === 0 ? 0 : Math.max(0, gate.shutUntil - now()),
+    connectPauseUnsafe: connector.pause,
     lastProofUnsafe: () => {
       let latest: number | undefined
       for (const [session, item] of sessions) {

@@ -43,7 +43,7 @@ const asSqlConnection = (tracked: TrackedConnection): SqlConnection => {
 }
 
 const failure = (message: string, operation: string) =>
-  new SqlError({ reason: new UnknownError({ cause: new Error(message), message: `PgClient: ${message}`, operation }) })
+  new SqlError({ reason: new UnknownError({ cause: new Error(message), message, operation }) })
 
 /** PostgreSQL answers ROLLBACK to the COMMIT of a transaction that has already failed. */
 const commit = ({ tracked }: SqlConnection): Effect.Effect<void, SqlError> =>
@@ -51,7 +51,7 @@ const commit = ({ tracked }: SqlConnection): Effect.Effect<void, SqlError> =>
     tracked.transaction = "Committing"
     return Effect.flatMap(tracked.query("COMMIT"), (result) =>
       result.command === "ROLLBACK"
-        ? Effect.fail(failure("COMMIT rolled back an aborted transaction", "commit"))
+        ? Effect.fail(failure("PgClient: COMMIT rolled back an aborted transaction", "commit"))
         : Effect.void)
   })
 

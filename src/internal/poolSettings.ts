@@ -134,6 +134,7 @@ export interface Settings {
   readonly maxUses: number
   readonly closeTimeout: number
   readonly farewell: number
+  readonly statementTimeout: number
   readonly queryTimeout: number
   readonly silence: number
   readonly beforeConnect: PoolOptions["beforeConnect"]
@@ -266,6 +267,7 @@ export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption>
       maxUses: options.maxUses ?? 5000,
       closeTimeout: time(options.closeTimeout, 5000),
       farewell,
+      statementTimeout,
       queryTimeout,
       silence: queryTimeout + grace,
       beforeConnect: options.beforeConnect,

@@ -73,7 +73,8 @@ export const make = (options: {
   readonly address: Address
   readonly keepAlive: number | undefined
   readonly stream: (() => Duplex) | undefined
-  readonly onClose: () => void
+  /** `isKnown` says whether the server is known to have let go as well: it ended or reset the connection itself. */
+  readonly onClose: (isKnown: boolean) => void
 }): Wire => {
   let socket: Duplex | undefined
   let written = 0
@@ -82,6 +83,7 @@ export const make = (options: {
   let obituary: Obituary | undefined
   // TLS over a plain socket writes below `write`, so there the kernel's own count is the proof.
   let belowWrite = false
+  let isKnown = false
 
   const bytesWritten = (): number => (socket instanceof Net.Socket ? socket.bytesWritten : 0)
 
@@ -95,11 +97,16 @@ export const make = (options: {
       lastChunk = chunk
     })
     // The driver takes its own listeners off when it lets go of the socket: a late error must still find one.
-    duplex.on("error", () => {})
+    duplex.on("error", (error: NodeJS.ErrnoException) => {
+      isKnown ||= error.code !== "ETIMEDOUT"
+    })
+    duplex.once("end", () => {
+      isKnown = true
+    })
     duplex.once("close", () => {
       obituary ??= fatalIn(lastChunk)
       lastChunk = undefined
-      options.onClose()
+      options.onClose(isKnown)
     })
     return duplex
   }
@@ -146,7 +153,7 @@ export const make = (options: {
     },
     destroy: (reason) => {
       obituary ??= reason
-      if (socket === undefined) options.onClose()
+      if (socket === undefined) options.onClose(true)
       else socket.destroy()
     }
   }

@@ -1,0 +1,147 @@
+import type { SqlError } from "effect/sql/SqlError"
+import type { Permit } from "./breakerMachine.ts"
+import { classify } from "./classify.ts"
+import { digFailure } from "./failure.ts"
+import type { Session } from "./session.ts"
+import type { Observer, TrackedConnection } from "./trackedConnection.ts"
+import type { Failure, Phase, Signal, Verdict } from "./verdict.ts"
+
+/** A verdict with the source of the evidence: what fails together counts once. */
+export interface Judgement {
+  readonly verdict: Verdict
+  readonly failure: Failure
+  readonly source: number
+}
+
+/** Who acts on what is found out. */
+export interface Bench {
+  readonly monotonicNanos: () => bigint
+  readonly observe: (outcome: "ok" | "error" | "interrupted", seconds: number) => void
+  /** Counts a judged failure. */
+  readonly count: (verdict: Verdict) => void
+  /** True while a success has nothing to tell the breaker. */
+  readonly isCalm: () => boolean
+  readonly settle: (permit: Permit, signal: Signal, failure?: Failure & { readonly source: number }) => void
+  /** Takes the session, or with it all its siblings, out of circulation. */
+  readonly dispose: (session: Session, disposal: "Evict" | "EvictAll") => void
+  /** The error as its caller shall see it. */
+  readonly tell: (connection: TrackedConnection, error: SqlError, judgement: Judgement) => SqlError
+  /** The driver's error, with the server's last words where the driver has lost them. */
+  readonly complete: (error: SqlError, session: Session) => SqlError
+}
+
+export interface Evidence {
+  readonly observer: Observer
+  /** The judgement on an error that came out of this executor, if it is one about the database. */
+  readonly find: (error: object) => Judgement | undefined
+  /** Judges a failed connect: nothing was run. */
+  readonly judgeConnect: (error: object) => Judgement
+  /** Records a judgement on an error that was made here. */
+  readonly record: (error: object, failure: Failure, verdict: Verdict) => void
+  readonly sourceOfLoss: (session: Session) => number
+  /** Has to hear of every session, in the order in which they are used first. */
+  readonly meet: (session: Session) => void
+}
+
+const refusal: Verdict = {
+  kind: "Rejected",
+  effect: "RolledBack",
+  retry: "Never",
+  breaker: "Success",
+  connection: "Keep"
+}
+
+const phaseOf = ({ transaction }: TrackedConnection, written: boolean): Phase => {
+  switch (transaction) {
+    case "None":
+      return written ? "InFlight" : "BeforeWrite"
+    case "Open":
+      return "Transaction"
+    case "Committing":
+      return written ? "Commit" : "Transaction"
+  }
+}
+
+/** What failures say, of whom, and to whom it is reported. */
+export const make = (bench: Bench): Evidence => {
+  const judgements = new WeakMap<object, Judgement>()
+  // Sessions are numbered from 1 upwards, failed connects and other single events from -1 downwards.
+  let events = 0
+  let newestSession = 0
+  let newestAtLoss = 0
+  let lossSource = 0
+
+  /**
+   * What cuts many sessions at once is one piece of evidence, not as many as there are sessions: only the loss of a
+   * session that was opened after the last loss is a new one. A server that is down soon fails connects as well.
+   */
+  const sourceOfLoss = (session: Session): number => {
+    if (session.id > newestAtLoss) {
+      newestAtLoss = newestSession
+      lossSource = session.id
+    }
+    return lossSource
+  }
+
+  const judgeStatement = (connection: TrackedConnection, error: SqlError, written: boolean): Judgement => {
+    const { session } = connection
+    const failure = digFailure(error)
+    return {
+      failure,
+      // The caller's own READ ONLY says nothing about the host.
+      verdict: connection.isReadOnlyByChoice && failure.sqlState === "25006"
+        ? refusal
+        : classify(failure, { phase: phaseOf(connection, written), reused: session.uses > 1, replied: false }),
+      source: session.wire.isDead() ? sourceOfLoss(session) : session.id
+    }
+  }
+
+  const secondsSince = (startedAt: bigint) => Number(bench.monotonicNanos() - startedAt) / 1e9
+
+  return {
+    sourceOfLoss,
+    meet: (session) => {
+      newestSession = Math.max(newestSession, session.id)
+    },
+    find: (error) => judgements.get(error),
+    judgeConnect: (error) => {
+      const failure = digFailure(error)
+      const verdict = classify(failure, { phase: "Connect", reused: false, replied: false })
+      const judgement: Judgement = { failure, verdict, source: -++events }
+      judgements.set(error, judgement)
+      bench.count(verdict)
+      return judgement
+    },
+    record: (error, failure, verdict) => {
+      judgements.set(error, { failure, verdict, source: -++events })
+    },
+    observer: {
+      monotonicNanos: bench.monotonicNanos,
+      succeeded: ({ permit }, startedAt) => {
+        bench.observe("ok", secondsSince(startedAt))
+        if (permit !== undefined && !bench.isCalm()) bench.settle(permit, "Success")
+      },
+      interrupted: ({ permit, session }, startedAt) => {
+        bench.observe("interrupted", secondsSince(startedAt))
+        // An interrupted caller proves nothing, unless the peer had fallen silent by then.
+        const obituary = session.wire.obituary()
+        if (permit !== undefined && obituary?.by === "silence") {
+          bench.settle(permit, "Failure", { message: obituary.message, source: sourceOfLoss(session) })
+        }
+      },
+      failed: (connection, error, startedAt, written) => {
+        bench.observe("error", secondsSince(startedAt))
+        const { permit, session } = connection
+        const complete = bench.complete(error, session)
+        const judgement = judgeStatement(connection, complete, written)
+        const { failure, source, verdict } = judgement
+        if (verdict.connection !== "Keep") bench.dispose(session, verdict.connection)
+        bench.count(verdict)
+        const told = bench.tell(connection, complete, judgement)
+        judgements.set(told, judgement)
+        if (permit !== undefined) bench.settle(permit, verdict.breaker, { ...failure, source })
+        return { error: told, traceless: verdict.effect !== "Unknown" }
+      }
+    }
+  }
+}
