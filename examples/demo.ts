@@ -46,6 +46,7 @@ const poolOf = ({ name, url }: Sessions.Options) =>
   Pg.layer({
     url,
     applicationName: name,
+    name: "shop",
     max: 16,
     startupParameters: { search_path: name },
     // 30 seconds and more by default, which is longer than this demo wants to last.
@@ -80,10 +81,8 @@ const startServer = Effect.gen(function*() {
       : `embedded, in ${seconds(took)}`
   )
   if (server.external) {
-    yield* line(
-      ["yellow", "! "],
-      "It belongs to somebody else, so it is not stopped: only the demo's own sessions are ended."
-    )
+    yield* line(["yellow", "! "], "It belongs to somebody else, so it is not stopped: the demo only ends")
+    yield* line("  sessions of its own with pg_terminate_backend.")
   }
   return { server, options }
 })
@@ -123,22 +122,22 @@ const announcing = Effect.map(
     actor === "breaker" ? Effect.void : terminal.line(...Timeline.entrySpans(at, actor, spans))
 )
 
+const explanation = [
+  "All through one Pg.layer with at most 16 sessions. Its breaker opens after",
+  "5 failures in a row, as by default, but for 1 second and not for 30, so that",
+  "this demo is short. Reads are declared idempotent, writes are not."
+]
+
 const openShop = Effect.fnUntraced(function*(server: Server, options: Sessions.Options, plan: Chaos.Plan) {
   const shop = yield* Dataset.load
   const ledgers: Proof.Ledgers = { payments: Ledger.make(1), orders: Ledger.make(shop.pastOrders + 1) }
 
   yield* heading(`The shop opens for ${plan.close / 1000} seconds`)
-  yield* line(
-    ["dim", "  One Pg.layer, at most 16 sessions. The breaker opens after 5 failures in a row, as by default, but for"]
-  )
-  yield* line([
-    "dim",
-    "  1 second rather than 30, so that this demo is short. A read is declared idempotent, a write is not."
-  ])
+  for (const text of explanation) yield* line(["dim", `  ${text}`])
   yield* line()
   const timeline = yield* Timeline.make(yield* announcing)
   const back = yield* Effect.scoped(Effect.gen(function*() {
-    yield* timeline.note("workload", "64 shoppers: 60 % reads, 25 % payments, 15 % orders in a transaction")
+    yield* timeline.note("workload", "64 shoppers: 60 % reads, 25 % payments, 15 % orders")
     const workload = yield* Workload.start({ ...timeline, ...ledgers, shop, shoppers: 64, thinkTime: 20 })
     yield* watch(timeline, 1000)
     const back = yield* Chaos.run(server, options, timeline, plan)
@@ -181,7 +180,7 @@ const demonstrate = Effect.fnUntraced(function*(plan: Chaos.Plan) {
   }
   yield* line(
     ["green", "Proved: "],
-    `of ${count(proof.acknowledged)} acknowledged writes none was lost, and no write was applied twice.`
+    `${count(proof.acknowledged)} acknowledged writes, none of them lost; no write applied twice.`
   )
 }, Effect.scoped)
 

@@ -414,7 +414,7 @@ export const make = Effect.fnUntraced(function*(
         const own = current = UnitOfWork.make(idempotent)
         const once = Effect.provideService(work, UnitOfWork.Current, own)
         return Effect.onExitPrimitive(
-          attemptTimeout === undefined ? once : TimeLimit.within(once, attemptTimeout, () => own.awaited, () => {
+          attemptTimeout === undefined ? once : TimeLimit.within(once, attemptTimeout, () => own, () => {
             const error = new Errors.StatementTimeout({
               timeout: attemptTimeout,
               by: "client",
@@ -446,7 +446,7 @@ export const make = Effect.fnUntraced(function*(
         }))
       const bounded = deadline === undefined
         ? all
-        : TimeLimit.within(all, deadline, () => current.awaited, () => new Errors.DeadlineExceeded({ deadline }))
+        : TimeLimit.within(all, deadline, () => current, () => new Errors.DeadlineExceeded({ deadline }))
       return Effect.mapError(
         bounded,
         (error) => (isSqlError(error) ? Errors.fromSqlError(error) ?? error : error)

@@ -1,11 +1,13 @@
 /** What is done to the server while the shop is open, and when: milliseconds since the workload began. */
-import * as Effect from "effect/Effect"
 import type { Server } from "effect-pg-pool/testing"
+import * as Effect from "effect/Effect"
 import * as Sessions from "./sessions.ts"
 import { plural, seconds } from "./terminal.ts"
 import type * as Timeline from "./timeline.ts"
 
 export interface Plan {
+  /** When throughput begins to count: the first calls also pay for warming up. */
+  readonly calm: number
   readonly endSome: number
   readonly endAll: number
   readonly stop: number
@@ -13,31 +15,38 @@ export interface Plan {
   readonly close: number
 }
 
-export const full: Plan = { endSome: 3000, endAll: 6000, stop: 9500, start: 12_500, close: 20_000 }
-export const quick: Plan = { endSome: 800, endAll: 1800, stop: 3000, start: 4500, close: 7000 }
+export const full: Plan = { calm: 1500, endSome: 4000, endAll: 7000, stop: 10_000, start: 13_000, close: 20_000 }
+export const quick: Plan = { calm: 700, endSome: 1500, endAll: 2400, stop: 3300, start: 4800, close: 7000 }
 
 /** Follows the plan to its end, and returns the act in which the server was back, if it could be stopped. */
 export const run = Effect.fnUntraced(function*(
   server: Server,
-  shop: Sessions.Options,
+  sessions: Sessions.Options,
   timeline: Timeline.Timeline,
   plan: Plan
 ) {
   const at = (time: number) => Effect.suspend(() => Effect.sleep(Math.max(0, time - timeline.now())))
 
+  yield* at(plan.calm)
+  yield* timeline.begin("calm", "workload", "warmed up; from here on throughput is compared")
+
   yield* at(plan.endSome)
-  const before = yield* Sessions.count(shop)
-  const some = Math.max(1, Math.round(before / 4))
-  yield* timeline.begin(
-    "some sessions ended",
-    "server",
-    `pg_terminate_backend for ${some} of ${plural(before, "session")}, busy ones first`
-  )
-  yield* Sessions.end(shop, some)
+  yield* Sessions.direct(sessions, (connection) =>
+    Effect.gen(function*() {
+      const open = yield* Sessions.count(connection, sessions)
+      const some = Math.max(1, Math.round(open / 4))
+      const what = `pg_terminate_backend for ${some} of ${plural(open, "session")}, busy ones first`
+      yield* timeline.begin("some sessions ended", "server", what)
+      yield* Sessions.end(connection, sessions, some)
+    }))
 
   yield* at(plan.endAll)
-  yield* timeline.begin("all sessions ended", "server", "pg_terminate_backend for every session of the pool")
-  yield* Sessions.end(shop)
+  yield* Sessions.direct(sessions, (connection) =>
+    Effect.gen(function*() {
+      const open = yield* Sessions.count(connection, sessions)
+      yield* timeline.begin("all sessions ended", "server", `pg_terminate_backend for all ${plural(open, "session")}`)
+      yield* Sessions.end(connection, sessions, open)
+    }))
 
   if (server.external) return yield* Effect.as(at(plan.close), undefined)
 

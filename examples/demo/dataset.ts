@@ -36,10 +36,14 @@ const indexes = [
 ]
 
 const words = (list: string): ReadonlyArray<string> => list.split(" ")
-const firstNames = words("Ada Alan Barbara Claude Donald Edsger Frances Grace Hedy Ivan Jean John Katherine Ken Leslie "
-  + "Margaret Niklaus Peter Radia Robin Rosa Sophie Tony Vint Xin Yukihiro Zoe Amara Bjarne Chidi Dennis Emeka Fatima")
-const lastNames = words("Lovelace Turing Liskov Shannon Knuth Dijkstra Allen Hopper Lamarr Sutherland Bartik Backus Johnson "
-  + "Thompson Lamport Hamilton Wirth Naur Perlman Milner Peterson Wilson Hoare Cerf Wang Matsumoto Okafor Ritchie Haddad")
+const firstNames = words(
+  "Ada Alan Barbara Claude Donald Edsger Frances Grace Hedy Ivan Jean John Katherine Ken Leslie "
+    + "Margaret Niklaus Peter Radia Robin Rosa Sophie Tony Vint Xin Yukihiro Zoe Amara Bjarne Chidi Dennis Emeka Fatima"
+)
+const lastNames = words(
+  "Lovelace Turing Liskov Shannon Knuth Dijkstra Allen Hopper Lamarr Sutherland Bartik Backus Johnson "
+    + "Thompson Lamport Hamilton Wirth Naur Perlman Milner Peterson Wilson Hoare Cerf Wang Matsumoto Okafor Ritchie Haddad"
+)
 const cities = words("Berlin Lagos Lima Lisbon Lyon Nairobi Osaka Oslo Porto Quito Riga Seoul Tallinn Toronto Utrecht")
 const adjectives = words("Quiet Sturdy Folding Enamel Copper Woven Oak Travel Garden Double Little Nordic Steel Linen")
 const things = words("Kettle Lamp Chair Blanket Teapot Shelf Basket Lantern Stool Mug Rug Clock Vase Apron Bench Tray")
@@ -59,7 +63,12 @@ const generate = (draw: () => number) => {
   return {
     customer: (id: number): Row => {
       const name = `${pick(firstNames, draw())} ${pick(lastNames, draw())}`
-      return { id, name, email: `${name.toLowerCase().replace(" ", ".")}.${id}@example.com`, city: pick(cities, draw()) }
+      return {
+        id,
+        name,
+        email: `${name.toLowerCase().replace(" ", ".")}.${id}@example.com`,
+        city: pick(cities, draw())
+      }
     },
     product: (id: number): Row => {
       const price = priceList[id] = priceOf(draw())
@@ -72,7 +81,10 @@ const generate = (draw: () => number) => {
         return { order_id: id, product_id, quantity: 1 + Math.floor(draw() ** 3 * 4), price: priceList[product_id]! }
       })
       const total = items.reduce((sum, item) => sum + item.quantity * item.price, 0)
-      return { order: { id, customer_id: popular(draw(), customers), days_ago: 1 + Math.floor(draw() * 720), total }, items }
+      return {
+        order: { id, customer_id: popular(draw(), customers), days_ago: 1 + Math.floor(draw() * 720), total },
+        items
+      }
     }
   }
 }
@@ -89,11 +101,11 @@ export const load = Effect.gen(function*() {
   const shop = generate(() => random.nextDoubleUnsafe())
   let rows = 0
 
-  const insert = (table: string, columns: string, record: string, batch: ReadonlyArray<Row>) =>
+  const insert = (table: string, columns: string, record: string, records: ReadonlyArray<Row>) =>
     sql`INSERT INTO ${sql(table)} SELECT ${sql.literal(columns)}
-        FROM json_to_recordset(${sql.json(batch)}) AS row(${sql.literal(record)})`.pipe(
+        FROM json_to_recordset(${sql.json(records)}::json) AS batch(${sql.literal(record)})`.pipe(
       Effect.andThen(Effect.suspend(() => {
-        rows += batch.length
+        rows += records.length
         return terminal.live ? terminal.status(["dim", `  ${count(rows)} rows ...`]) : Effect.void
       }))
     )
@@ -122,10 +134,8 @@ export const load = Effect.gen(function*() {
   for (const statement of indexes) yield* sql.unsafe(statement)
   yield* terminal.endStatus
   const took = (yield* Clock.currentTimeMillis) - startedAt
-  yield* line(
-    ["green", "✔ "],
-    `A shop of ${count(rows)} rows in ${seconds(took)}: ${count(customers)} customers, ${count(products)} products, `,
-    `${count(pastOrders)} orders with ${count(items)} items`
-  )
+  yield* line(["green", "✔ "], `A shop of ${count(rows)} rows, in ${seconds(took)}`)
+  const orders = `${count(pastOrders)} orders with ${count(items)} items`
+  yield* line(["dim", `  ${count(customers)} customers, ${count(products)} products, ${orders}`])
   return { customers, products, pastOrders } satisfies Shop
 }).pipe(Random.withSeed("a plausible shop"))

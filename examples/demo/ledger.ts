@@ -1,7 +1,7 @@
 /** What the clients were told about each of their writes. Kept in memory, to be compared with the database at the end. */
+import * as Pg from "effect-pg-pool"
 import * as Effect from "effect/Effect"
 import { isSqlError } from "effect/sql/SqlError"
-import * as Pg from "effect-pg-pool"
 
 /**
  * - `acknowledged`: the call succeeded.

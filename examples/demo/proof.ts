@@ -58,9 +58,9 @@ export const check = Effect.fnUntraced(function*(
   yield* row("acknowledged", (found) => found.acknowledged, false)
   yield* row("  in the database exactly once", (found) => found.acknowledgedOnce, false)
   yield* row("  acknowledged, but lost", (found) => found.lost, true)
-  yield* row("failed: told that nothing was done", (found) => found.failed, false)
-  yield* row("  told so, but in the database", (found) => found.failedButPresent, true)
-  yield* row("unknown: told that nobody can know", (found) => found.unknown, false)
+  yield* row("failed, and said so: nothing was done", (found) => found.failed, false)
+  yield* row("  in the database all the same", (found) => found.failedButPresent, true)
+  yield* row("unknown, and said so: the answer was lost", (found) => found.unknown, false)
   yield* row("  turned out to be done", (found) => found.unknownApplied, false)
   yield* row("  turned out not to be done", (found) => found.unknown - found.unknownApplied, false)
   yield* row("applied twice", (found) => found.twice, true)
@@ -74,7 +74,9 @@ export const check = Effect.fnUntraced(function*(
   }
   const sold = `SELECT product_id, sum(quantity) AS units FROM order_items WHERE order_id >= ${firstOrder} GROUP BY 1`
   yield* invariant(
-    `stock left + units sold = initial stock, for each of ${count(yield* one("SELECT count(*)::int AS n FROM products"))} products`,
+    `stock left + units sold = initial stock, for each of ${
+      count(yield* one("SELECT count(*)::int AS n FROM products"))
+    } products`,
     yield* one(`SELECT count(*)::int AS n FROM products LEFT JOIN (${sold}) AS sold ON product_id = id
                 WHERE stock + coalesce(units, 0) <> initial_stock`)
   )

@@ -25,17 +25,17 @@ export const direct = <A, E, R>(
   )
 
 /** How many sessions the pool has on the server. */
-export const count = (options: Options) =>
-  direct(options, (connection) =>
-    connection.query("SELECT count(*)::int AS n FROM pg_stat_activity WHERE application_name = $1", [options.name])
-  ).pipe(Effect.map(({ rows }) => rows[0]?.n as number))
+export const count = (connection: PgConnection.PgConnection, { name }: Options) =>
+  Effect.map(
+    connection.query("SELECT count(*)::int AS n FROM pg_stat_activity WHERE application_name = $1", [name]),
+    ({ rows }) => rows[0]?.n as number
+  )
 
-/** Ends that many of the pool's sessions, busy ones first. Default: all. */
-export const end = (options: Options, howMany = 1_000_000) =>
-  direct(options, (connection) =>
-    connection.query(
-      `SELECT pg_terminate_backend(pid) FROM (
-         SELECT pid FROM pg_stat_activity WHERE application_name = $1 ORDER BY state = 'idle', pid LIMIT $2
-       ) AS chosen`,
-      [options.name, howMany]
-    ))
+/** Ends that many of the pool's sessions, busy ones first. */
+export const end = (connection: PgConnection.PgConnection, { name }: Options, howMany: number) =>
+  connection.query(
+    `SELECT pg_terminate_backend(pid) FROM (
+       SELECT pid FROM pg_stat_activity WHERE application_name = $1 ORDER BY state = 'idle', pid LIMIT $2
+     ) AS chosen`,
+    [name, howMany]
+  )

@@ -98,4 +98,15 @@ export const sparkline = (values: ReadonlyArray<number>, highest = Math.max(...v
   values.map((value) => (value <= 0 ? " " : levels[Math.min(7, Math.floor((value / highest) * 7.99))] ?? "█")).join("")
 
 export const bar = (value: number, highest: number, width: number): string =>
-  "█".repeat(value <= 0 ? 0 : Math.max(1, Math.round((value / Math.max(highest, 1)) * width)))
+  "█".repeat(Math.round((value / Math.max(highest, 1)) * width))
+
+/** Lines of at most so many characters, the later ones indented. */
+export const wrap = (text: string, columns: number): ReadonlyArray<string> => {
+  const lines: Array<string> = []
+  for (const word of text.split(" ")) {
+    const last = lines.at(-1)
+    if (last !== undefined && last.length + 1 + word.length <= columns) lines[lines.length - 1] = `${last} ${word}`
+    else lines.push(last === undefined ? word : `  ${word}`)
+  }
+  return lines
+}

@@ -1,9 +1,9 @@
 /** Who did what when, and how the calls fared meanwhile. Times are milliseconds since the workload began. */
+import * as Pg from "effect-pg-pool"
 import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import * as Stream from "effect/Stream"
-import * as Pg from "effect-pg-pool"
-import { bar, count, heading, line, seconds, type Span, sparkline, tally, type Terminal } from "./terminal.ts"
+import { bar, count, heading, line, seconds, type Span, sparkline, tally, type Terminal, wrap } from "./terminal.ts"
 
 export type Actor = "workload" | "server" | "breaker" | "pool"
 
@@ -36,7 +36,8 @@ export interface Timeline {
   readonly failed: (name: string) => void
   /** Calls that succeeded in the last second. */
   readonly rate: () => number
-  readonly errors: ReadonlyMap<string, number>
+  /** Calls that failed in the last second, by what the callers were told. */
+  readonly recentErrors: () => ReadonlyMap<string, number>
   /** Prints what happened. Times end now. */
   readonly report: Effect.Effect<void, never, Terminal>
 }
@@ -56,7 +57,7 @@ export const make = Effect.fnUntraced(function*(
   const entries: Array<Entry> = []
   const acts: Array<Act> = []
   const slots: Array<number> = []
-  const errors = new Map<string, number>()
+  let recent: Array<readonly [at: number, name: string]> = []
   let lastSuccess = 0
 
   const add = (entry: Entry) =>
@@ -64,6 +65,8 @@ export const make = Effect.fnUntraced(function*(
       entries.push(entry)
       return announce(entry.at, entry.actor, entry.spans)
     })
+
+  const note: Timeline["note"] = (actor, ...spans) => add({ at: now(), actor, spans, act: undefined })
 
   const endAct = (at: number): void => {
     const act = acts.at(-1)
@@ -98,11 +101,20 @@ export const make = Effect.fnUntraced(function*(
   }
 
   const failed = (name: string): void => {
-    errors.set(name, (errors.get(name) ?? 0) + 1)
+    const at = now()
+    recent.push([at, name])
     const act = acts.at(-1)
     if (act === undefined) return
-    act.firstError ??= now()
-    act.errors.set(name, (act.errors.get(name) ?? 0) + 1)
+    act.firstError ??= at
+    increment(act.errors, name)
+  }
+
+  const recentErrors = () => {
+    const since = now() - 1000
+    recent = recent.filter(([at]) => at > since)
+    const counts = new Map<string, number>()
+    for (const [, name] of recent) increment(counts, name)
+    return counts
   }
 
   /** Per second, from whole slots only. */
@@ -130,7 +142,9 @@ export const make = Effect.fnUntraced(function*(
     for (const { act, actor, at, spans } of entries.sort((a, b) => a.at - b.at)) {
       yield* line(...entrySpans(at, actor, spans))
       if (act === undefined) continue
-      for (const detail of detailsOf(act, after(act)?.before ?? final)) yield* line(" ".repeat(21), ["dim", detail])
+      for (const detail of detailsOf(act, after(act)?.before ?? final)) {
+        for (const text of wrap(detail, 58)) yield* line(" ".repeat(21), ["dim", text])
+      }
     }
 
     yield* heading("Calls that succeeded, per second")
@@ -141,6 +155,7 @@ export const make = Effect.fnUntraced(function*(
       const rate = rates[index] ?? 0
       yield* line(`  ${name.padEnd(26)}${count(rate).padStart(7)}  `, ["cyan", bar(rate, highest, 32)])
     }
+    // Half a second, or less where the run is short.
     const width = end > 15_000 ? 500 : 250
     const columns = Array.from(
       { length: Math.floor(end / width) },
@@ -152,8 +167,21 @@ export const make = Effect.fnUntraced(function*(
     yield* line("  ", ["yellow", columns.map((_, column) => (marks.has(column) ? "▲" : " ")).join("").trimEnd()])
   })
 
-  return { now, note, begin, succeeded, failed, rate: () => rateBetween(now() - 1000, now()), errors, report } as Timeline
+  return {
+    now,
+    note,
+    begin,
+    succeeded,
+    failed,
+    rate: () => rateBetween(now() - 1000, now()),
+    recentErrors,
+    report
+  } as Timeline
 })
+
+const increment = (counts: Map<string, number>, name: string): void => {
+  counts.set(name, (counts.get(name) ?? 0) + 1)
+}
 
 export const entrySpans = (at: number, actor: Actor, spans: ReadonlyArray<Span>): ReadonlyArray<Span> => [
   `${seconds(at).padStart(8)}   `,
@@ -165,9 +193,9 @@ const transitionSpans = (transition: Pg.Breaker.Transition): ReadonlyArray<Span>
   const from = `${transition.from} → `
   switch (transition.to) {
     case "Open": {
-      const why = transition.from === "Closed" ? "5 failures in a row, the last: " : "the probe failed: "
-      const calls = `; calls fail at once for ${seconds(transition.retryAfter)}`
-      return [from, ["red", "Open"], ` (${why}${codeOf(transition.failure)})${calls}`]
+      const failure = codeOf(transition.failure)
+      const why = transition.from === "Closed" ? `5 failures, the last ${failure}` : `the probe met ${failure}`
+      return [from, ["red", "Open"], ` for ${seconds(transition.retryAfter)} (${why})`]
     }
     case "HalfOpen":
       return [from, ["yellow", "HalfOpen"], "; one call may try"]
@@ -187,16 +215,13 @@ const detailsOf = (act: Act, after: Pg.Metrics.Snapshot): ReadonlyArray<string> 
         .filter(([kind]) => kind !== "Local")
         .map(([kind, n]) => [kind, n - act.before[counters][kind as Pg.Errors.Kind]] as const)
     )
-  const [attempts, repeated, told] = [grown("errors"), grown("retries"), tally(act.errors)]
-  if (attempts === "" && told === "") return []
+  const [saw, repeated, told] = [grown("errors"), grown("retries"), tally(act.errors)]
+  if (saw === "" && told === "") return []
   const details: Array<string> = []
-  if (attempts !== "") details.push(`attempts that failed: ${attempts}`)
+  if (saw !== "") details.push(`the pool saw: ${saw}`)
   if (repeated !== "") details.push(`repeated, since that was safe: ${repeated}`)
   details.push(`told to callers: ${told === "" ? "nothing" : told}`)
-  if (act.firstError !== undefined) {
-    details.push(
-      `first error after ${seconds(act.firstError - act.from, 2)}, at most ${seconds(act.pause, 2)} without a success`
-    )
-  }
+  const error = act.firstError === undefined ? "" : `first error after ${seconds(act.firstError - act.from, 2)}; `
+  details.push(`${error}longest time without success ${seconds(act.pause, 2)}`)
   return details
 }

@@ -1,10 +1,10 @@
 /** Many shoppers at once: reads that may be repeated, payments in one statement, and orders in a transaction. */
+import * as Pg from "effect-pg-pool"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as Random from "effect/Random"
 import * as Schema from "effect/Schema"
 import * as SqlClient from "effect/sql/SqlClient"
-import * as Pg from "effect-pg-pool"
 import { popular, type Shop } from "./dataset.ts"
 import type * as Ledger from "./ledger.ts"
 import { nameOf } from "./ledger.ts"
@@ -51,7 +51,9 @@ export const start = Effect.fnUntraced(function*(options: Options) {
   const read = executor.run(browse, { idempotent: true })
 
   const pay = payments.record((id) =>
-    executor.run(sql`INSERT INTO payments (id, order_id, amount) VALUES (${id}, ${anyOrder()}, ${Math.ceil(draw() * 9999)})`)
+    executor.run(
+      sql`INSERT INTO payments (id, order_id, amount) VALUES (${id}, ${anyOrder()}, ${Math.ceil(draw() * 9999)})`
+    )
   )
 
   const basket = () => {
@@ -69,17 +71,19 @@ export const start = Effect.fnUntraced(function*(options: Options) {
       const customer = popular(draw(), shop.customers)
       return Effect.gen(function*() {
         let total = 0
-        const items: Array<{ order_id: number; product_id: number; quantity: number; price: number }> = []
-        for (const [product_id, quantity] of wanted) {
-          const [taken] = yield* sql<{ price: number }>`UPDATE products SET stock = stock - ${quantity}
-            WHERE id = ${product_id} AND stock >= ${quantity} RETURNING price`
-          if (taken === undefined) return yield* new SoldOut({ product: product_id })
-          total += quantity * taken.price
-          items.push({ order_id: id, product_id, quantity, price: taken.price })
+        for (const [product, quantity] of wanted) {
+          const [item] = yield* sql<{ price: number }>`
+            WITH taken AS (
+              UPDATE products SET stock = stock - ${quantity} WHERE id = ${product} AND stock >= ${quantity}
+              RETURNING price
+            )
+            INSERT INTO order_items (order_id, product_id, quantity, price)
+            SELECT ${id}::int, ${product}::int, ${quantity}::int, price FROM taken RETURNING price`
+          if (item === undefined) return yield* new SoldOut({ product })
+          total += quantity * item.price
         }
         yield* sql`INSERT INTO orders (id, customer_id, placed_on, total) VALUES (${id}, ${customer}, current_date, ${total})`
-        yield* sql`INSERT INTO order_items ${sql.insert(items)}`
-      }).pipe(sql.withTransaction, executor.run)
+      }).pipe(sql.withTransaction, (transaction) => executor.run(transaction))
     })
   )
 
@@ -88,9 +92,9 @@ export const start = Effect.fnUntraced(function*(options: Options) {
     return dice < 0.6 ? read : dice < 0.85 ? pay : order
   })
 
-  let open = true
+  const shopHours = { open: true }
   const shopper = Effect.gen(function*() {
-    while (open) {
+    while (shopHours.open) {
       yield* Effect.sleep(-Math.log(1 - draw()) * options.thinkTime)
       yield* Effect.matchEffect(call, {
         onSuccess: () => Effect.sync(options.succeeded),
@@ -110,7 +114,7 @@ export const start = Effect.fnUntraced(function*(options: Options) {
   )
   return {
     stop: Effect.suspend(() => {
-      open = false
+      shopHours.open = false
       return Effect.timeoutOption(Fiber.awaitAll(fibers), "10 seconds")
     }).pipe(Effect.andThen(Fiber.interruptAll(fibers)))
   } satisfies Workload

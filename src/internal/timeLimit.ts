@@ -1,5 +1,5 @@
 import * as Effect from "effect/Effect"
-import type { Session } from "./session.ts"
+import type { UnitOfWork } from "./unitOfWork.ts"
 
 /**
  * Milliseconds in which late work may be cancelled politely. A peer that does not answer by then loses its socket: the
@@ -7,23 +7,21 @@ import type { Session } from "./session.ts"
  */
 const cancelGrace = 90
 
-/** Interrupts the work when its time is up, and destroys the sockets of those sessions that still owe an answer. */
+/** Interrupts the work when its time is up, and destroys the sockets of those sessions that still owe it an answer. */
 export const within = <A, E, R, E2>(
   work: Effect.Effect<A, E, R>,
   millis: number,
-  awaited: () => ReadonlySet<Session>,
+  unit: () => UnitOfWork,
   onTimeout: () => E2
 ): Effect.Effect<A, E | E2, R> => {
-  const destroy = (late: ReadonlyArray<Session>) =>
+  const destroyAwaited = ({ awaited }: UnitOfWork) =>
     Effect.sync(() => {
-      for (const session of late) {
-        if (session.busy > 0) session.wire.destroy({ by: "silence", message: `no answer within ${millis} ms` })
+      for (const session of awaited.keys()) {
+        session.wire.destroy({ by: "silence", message: `no answer within ${millis} ms` })
       }
     })
   const timeUp = Effect.suspend(() =>
-    Effect.forkDetach(Effect.andThen(Effect.sleep(cancelGrace), destroy(Array.from(awaited()))), {
-      startImmediately: true
-    })
+    Effect.forkDetach(Effect.delay(destroyAwaited(unit()), cancelGrace), { startImmediately: true })
   )
   return Effect.raceFirst(
     work,

@@ -132,12 +132,13 @@ export class TrackedConnection implements PgConnection.PgConnection {
       const startedAt = observer.monotonicNanos()
       const mark = session.wire.mark()
       const unit = this.begin(fiber)
-      unit?.awaited.add(session)
+      if (unit !== undefined) UnitOfWork.expectAnswer(unit, session)
       session.busy++
       return Effect.onExitPrimitive(
         Effect.mapError(statement, (error) => this.judge(error, startedAt, mark, unit)),
         (exit: Exit.Exit<A, SqlError>) => {
-          if (--session.busy === 0) unit?.awaited.delete(session)
+          session.busy--
+          if (unit !== undefined) UnitOfWork.settleAnswer(unit, session)
           if (exit._tag === "Success") observer.succeeded(this, startedAt)
           else if (exit.cause.reasons.some((reason) => reason._tag === "Interrupt")) {
             observer.interrupted(this, startedAt)

@@ -9,11 +9,21 @@ export interface UnitOfWork {
   readonly idempotent: boolean
   /** Statements and commits that took effect or may have: back to what it was once they are proved undone. */
   effects: number
-  /** Sessions that owe an answer. */
-  readonly awaited: Set<Session>
+  /** How many answers each session owes to this unit: others may share a session, or have it afterwards. */
+  readonly awaited: Map<Session, number>
 }
 
-export const make = (idempotent: boolean): UnitOfWork => ({ idempotent, effects: 0, awaited: new Set() })
+export const make = (idempotent: boolean): UnitOfWork => ({ idempotent, effects: 0, awaited: new Map() })
+
+export const expectAnswer = ({ awaited }: UnitOfWork, session: Session): void => {
+  awaited.set(session, (awaited.get(session) ?? 0) + 1)
+}
+
+export const settleAnswer = ({ awaited }: UnitOfWork, session: Session): void => {
+  const left = (awaited.get(session) ?? 0) - 1
+  if (left > 0) awaited.set(session, left)
+  else awaited.delete(session)
+}
 
 /** The unit that the running fiber works for, if any. */
 export const Current = Context.Reference<UnitOfWork | undefined>("effect-pg-pool/UnitOfWork", {

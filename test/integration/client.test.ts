@@ -5,6 +5,11 @@ import { clientSuite } from "../suites/clientSuite.ts"
 
 clientSuite("the driver's client", ({ max, ...config }) => PgClient.layer({ ...config, maxConnections: max }))
 
+clientSuite(
+  "the driver's client, multiplexed",
+  ({ max, ...config }) => PgClient.layer({ ...config, maxConnections: max, multiplex: true })
+)
+
 clientSuite("the pool's client", (options) => Pg.layer(options))
 
 clientSuite("the pool's client, multiplexed", (options) => Pg.layer({ ...options, multiplex: true }))

@@ -38,9 +38,10 @@ type Mode = "a random session" | "all sessions"
 const killer = (witness: Witness, mode: Mode, seed: number) => {
   const { below, pick } = chance(seed)
   return Effect.forever(Effect.gen(function*() {
-    yield* Effect.sleep(mode === "all sessions" ? 250 + below(150) : 10 + below(20))
+    yield* Effect.sleep(mode === "all sessions" ? 250 + below(150) : 20 + below(20))
     const pids = yield* witness.sessions
-    if (pids.length > 0) yield* witness.terminate(mode === "all sessions" ? pids : [pick(pids)])
+    // The last borrowers have one session between them: to kill that one each time would prove nothing.
+    if (pids.length > 3) yield* witness.terminate(mode === "all sessions" ? pids : [pick(pids)])
   }))
 }
 
@@ -77,7 +78,7 @@ describe("while sessions are killed again and again", () => {
             const { connectionsClosed, retries } = yield* metrics.snapshot
             assert.isAbove(connectionsClosed.error, 5)
             assert.isAbove(Object.values(retries).reduce((sum, count) => sum + count, 0), 0)
-          }).pipe(Effect.provide(Pg.layer({ url, max: 8, multiplex })))
+          }).pipe(Effect.provide(Pg.layer({ url, max: 8, multiplex, multiplexConcurrency: 4 })))
         }), 60_000)
 
       it.live(`every acknowledged write is there exactly once, and every unknown one at most once: ${where}`, () =>
@@ -118,7 +119,7 @@ describe("while sessions are killed again and again", () => {
             yield* Fiber.interrupt(killing)
             const { active, waiting } = yield* Effect.flatMap(Pg.Pool.Pool, (pool) => pool.stats)
             assert.deepStrictEqual([active, waiting], [0, 0])
-          }).pipe(Effect.provide(Pg.layer({ url, max: 8, multiplex })))
+          }).pipe(Effect.provide(Pg.layer({ url, max: 8, multiplex, multiplexConcurrency: 4 })))
           const found = yield* entries(witness)
           const wrong: Array<string> = []
           for (const id of acknowledged) {
@@ -323,6 +324,7 @@ describe("sessions that are killed while they idle", () => {
           const breaker = yield* Pg.Breaker.Breaker
           yield* Effect.scoped(Effect.forEach(range(5), () => pool.reserve(), { concurrency: 5 }))
           for (let round = 0; round < 3; round++) {
+            yield* eventually("no connect under way", Effect.map(pool.stats, ({ connecting }) => connecting === 0))
             const pids = yield* witness.sessions
             assert.isAbove(pids.length, 0)
             assert.strictEqual(yield* witness.terminate(pids), pids.length)

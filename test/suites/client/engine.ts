@@ -6,6 +6,7 @@ import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Reactivity from "effect/reactivity/Reactivity"
+import type * as Redacted from "effect/Redacted"
 import type * as SqlClient from "effect/sql/SqlClient"
 import type { SqlError } from "effect/sql/SqlError"
 import { freshDatabase } from "../../integration/database.ts"
@@ -19,25 +20,31 @@ export interface Options extends PgClient.PgClientConfig {
 /** Whatever provides the client that a suite asks questions of. */
 export type Engine = (options: Options) => Layer.Layer<PgClient.PgClient | SqlClient.SqlClient, unknown>
 
+/** Where the database of a run is. */
+export class Database extends Context.Service<Database, Redacted.Redacted>()("test/Database") {}
+
 /** A connection beside the engine's own, to look at the server and to kill sessions. */
 export class Onlooker extends Context.Service<Onlooker, PgConnection.PgConnection>()("test/Onlooker") {}
 
-export type Services = PgClient.PgClient | SqlClient.SqlClient | Onlooker | Reactivity.Reactivity
+/** An empty database, and somebody to look at it. Each test makes tables of its own in it. */
+export const database: Layer.Layer<Database | Onlooker, SqlError> = Layer.effectContext(Effect.gen(function*() {
+  const url = yield* freshDatabase
+  const onlooker = yield* PgConnection.make({ url, applicationName: "onlooker" })
+  return Context.make(Database, url).pipe(Context.add(Onlooker, onlooker))
+}))
 
-/** The engine over an empty database of its own. */
-export const over = (engine: Engine, options: Options = {}): Layer.Layer<Services, unknown> =>
-  Layer.unwrap(Effect.gen(function*() {
-    const url = yield* freshDatabase
-    const onlooker = yield* PgConnection.make({ url, applicationName: "onlooker" })
-    return Layer.mergeAll(
-      engine({ max: 8, ...options, url }),
-      Layer.succeed(Onlooker, onlooker),
-      Reactivity.layer
-    )
-  }))
+export type Services = PgClient.PgClient | SqlClient.SqlClient | Database | Onlooker | Reactivity.Reactivity
+
+/** The engine over the database, with the instance of `Reactivity` that it uses. */
+export const over = (engine: Engine, options: Options = {}) =>
+  Layer.unwrap(Effect.map(Database, (url) =>
+    Layer.merge(engine({ max: 8, ...options, url }), Reactivity.layer)))
 
 /** Sessions, sockets and sleeping statements live in real time. */
 export const live = { excludeTestServices: true, timeout: "60 seconds" } as const
+
+/** What a room of the suite is given. */
+export type Room = Vitest.MethodsNonLive<Database | Onlooker>
 
 export type It = Vitest.MethodsNonLive<Services>
 

@@ -1,29 +1,27 @@
 import { PgClient } from "@effect/sql-pg/PgClient"
 import type * as PgConnection from "@effect/sql-pg/PgConnection"
-import { assert, layer } from "@effect/vitest"
+import { assert } from "@effect/vitest"
 import * as Arr from "effect/Array"
 import * as Effect from "effect/Effect"
 import { SqlClient } from "effect/sql/SqlClient"
 import * as Statement from "effect/sql/Statement"
 import * as Stream from "effect/Stream"
 import * as Str from "effect/String"
-import type { Engine, It } from "./engine.ts"
-import { live, over } from "./engine.ts"
+import type { Engine, It, Room } from "./engine.ts"
+import { over } from "./engine.ts"
 
-export const statements = (engine: Engine): void => {
-  layer(over(engine), live)("statements that are built", built)
-  layer(over(engine), live)("statements that are run", run)
-  layer(
-    over(engine, { transformQueryNames: Str.camelToSnake, transformResultNames: Str.snakeToCamel }),
-    live
+export const statements = (it: Room, engine: Engine): void => {
+  it.layer(over(engine))("statements that are built", built)
+  it.layer(over(engine))("statements that are run", run)
+  it.layer(
+    over(engine, { transformQueryNames: Str.camelToSnake, transformResultNames: Str.snakeToCamel })
   )("names that are transformed", transformed)
-  layer(
+  it.layer(
     over(engine, {
       transformQueryNames: Str.camelToSnake,
       transformResultNames: Str.snakeToCamel,
       transformJson: false
-    }),
-    live
+    })
   )("names that are transformed, but for those in JSON", shallow)
 }
 

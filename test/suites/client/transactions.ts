@@ -1,5 +1,5 @@
 import { PgClient } from "@effect/sql-pg/PgClient"
-import { assert, layer } from "@effect/vitest"
+import { assert } from "@effect/vitest"
 import * as Cause from "effect/Cause"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
@@ -7,15 +7,16 @@ import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Option from "effect/Option"
 import { BeginTransaction, SqlClient } from "effect/sql/SqlClient"
+import type { SqlError } from "effect/sql/SqlError"
 import * as Stream from "effect/Stream"
-import type { Engine, It } from "./engine.ts"
-import { assertReason, eventually, isRunning, live, look, over } from "./engine.ts"
+import type { Engine, It, Room } from "./engine.ts"
+import { assertReason, eventually, isRunning, look, over } from "./engine.ts"
 
-export const transactions = (engine: Engine): void => {
-  layer(over(engine), live)("transactions", whole)
-  layer(over(engine), live)("transactions inside of transactions", nested)
-  layer(over(engine), live)("the isolation of transactions", isolation)
-  layer(over(engine, { max: 2 }), live)("transactions on a small pool", crowded)
+export const transactions = (it: Room, engine: Engine): void => {
+  it.layer(over(engine))("transactions", whole)
+  it.layer(over(engine))("transactions inside of transactions", nested)
+  it.layer(over(engine))("the isolation of transactions", isolation)
+  it.layer(over(engine, { max: 2 }))("transactions on a small pool", crowded)
 }
 
 /** An empty table of texts. */
@@ -37,6 +38,10 @@ const makeTable = Effect.fnUntraced(function*(name: string) {
 
 const backend = Effect.flatMap(SqlClient, (sql) =>
   Effect.map(sql<{ pid: number }>`SELECT pg_backend_pid() AS pid`, (rows) => rows[0]!.pid))
+
+/** The error of what must fail. */
+const sqlErrorOf = <R>(effect: Effect.Effect<void, SqlError, R>): Effect.Effect<SqlError, never, R> =>
+  Effect.orDie(Effect.flip(effect))
 
 /** Sessions of this database that are inside a transaction. */
 const openTransactions = Effect.map(
@@ -113,8 +118,8 @@ const whole = (it: It): void => {
     Effect.gen(function*() {
       const sql = yield* SqlClient
       const table = yield* makeTable("rejected")
-      const error = yield* Effect.flip(sql.withTransaction(
-        Effect.andThen(table.add("a"), sql`SELECT * FROM nowhere`)
+      const error = yield* sqlErrorOf(sql.withTransaction(
+        Effect.andThen(table.add("a"), Effect.asVoid(sql`SELECT * FROM nowhere`))
       ))
       assertReason(error, "SqlSyntaxError", "42P01")
       assert.deepStrictEqual(yield* table.seen, [])
@@ -124,11 +129,11 @@ const whole = (it: It): void => {
     Effect.gen(function*() {
       const sql = yield* SqlClient
       const table = yield* makeTable("aborted")
-      const error = yield* Effect.flip(sql.withTransaction(Effect.gen(function*() {
+      const error = yield* sqlErrorOf(sql.withTransaction(Effect.gen(function*() {
         yield* table.add("a")
         yield* Effect.ignore(sql`SELECT 1 / 0`)
-        assertReason(yield* Effect.flip(table.add("b")), "UnknownError", "25P02")
-      })))
+        assertReason(yield* sqlErrorOf(Effect.asVoid(table.add("b"))), "UnknownError", "25P02")
+      }).pipe(Effect.orDie)))
       assert.strictEqual(error._tag, "SqlError")
       assert.strictEqual(error.message, "PgClient: COMMIT rolled back an aborted transaction")
       assert.strictEqual(error.reason.operation, "commit")
@@ -226,19 +231,38 @@ const whole = (it: It): void => {
       assert.deepStrictEqual(seen, ["a", "b"])
     }))
 
-  it.effect("a stream given up early leaves its transaction usable", () =>
+  it.effect("a stream whose rows have all been sent may be given up early", () =>
     Effect.gen(function*() {
       const sql = yield* SqlClient
       const table = yield* makeTable("given_up")
       yield* sql.withTransaction(Effect.gen(function*() {
         yield* table.add("before")
         const some = yield* Stream.runCollect(
-          Stream.take(sql<{ n: number }>`SELECT n FROM generate_series(1, 1000000) AS n`.stream, 3)
+          Stream.take(sql<{ n: number }>`SELECT n FROM generate_series(1, 10) AS n`.stream, 3)
         )
         assert.deepStrictEqual(some.map((row) => row.n), [1, 2, 3])
         yield* table.add("after")
       }))
       assert.deepStrictEqual(yield* table.seen, ["after", "before"])
+    }))
+
+  it.effect("a stream that must be cancelled to be given up takes its transaction with it", () =>
+    Effect.gen(function*() {
+      const sql = yield* SqlClient
+      const table = yield* makeTable("torn_off")
+      const error = yield* sqlErrorOf(sql.withTransaction(Effect.gen(function*() {
+        yield* table.add("before")
+        // Rows wide enough to be sent at once, and a tail that never comes.
+        yield* Stream.runDrain(
+          Stream.take(
+            sql`SELECT repeat('x', 20000) AS x, pg_sleep(CASE WHEN n > 5 THEN 100 ELSE 0 END)
+              FROM generate_series(1, 10) AS n`.stream,
+            3
+          )
+        )
+      })))
+      assert.strictEqual(error.message, "PgClient: COMMIT rolled back an aborted transaction")
+      assert.deepStrictEqual(yield* table.seen, [])
     }))
 
   it.effect("a transaction is one for both of the client's services", () =>
@@ -248,9 +272,9 @@ const whole = (it: It): void => {
       yield* sql.withTransaction(Effect.gen(function*() {
         const pid = yield* backend
         assert.deepStrictEqual(yield* pg`SELECT pg_backend_pid() AS pid`, [{ pid }])
-        const [, depth] = yield* sql.transactionService
-        assert.strictEqual(depth, 0)
-        assert.strictEqual(yield* pg.withTransaction(Effect.map(pg.transactionService, ([, depth]) => depth)), 1)
+        const depth = Effect.map(Effect.serviceOption(sql.transactionService), Option.map(([, depth]) => depth))
+        assert.deepStrictEqual(yield* depth, Option.some(0))
+        assert.deepStrictEqual(yield* pg.withTransaction(depth), Option.some(1))
       }))
       assert.isTrue(Option.isNone(yield* Effect.serviceOption(sql.transactionService)))
     }))
