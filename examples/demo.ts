@@ -132,7 +132,7 @@ const openShop = Effect.fnUntraced(function*(server: Server, options: Sessions.O
   const shop = yield* Dataset.load
   const ledgers: Proof.Ledgers = { payments: Ledger.make(1), orders: Ledger.make(shop.pastOrders + 1) }
 
-  yield* heading(`The shop opens for ${plan.close / 1000} seconds`)
+  yield* heading(`The shop is open for ${plan.close / 1000} seconds`)
   for (const text of explanation) yield* line(["dim", `  ${text}`])
   yield* line()
   const timeline = yield* Timeline.make(yield* announcing)
@@ -170,9 +170,8 @@ const demonstrate = Effect.fnUntraced(function*(plan: Chaos.Plan) {
   if (back !== undefined && back.firstSuccess === undefined) {
     problems.push("no call succeeded after the server was started again")
   }
-  if (problems.length > 0) return yield* new DemoFailed({ problems })
-
   yield* line()
+  if (problems.length > 0) return yield* new DemoFailed({ problems })
   if (back?.firstSuccess !== undefined) {
     yield* line(
       `Recovered: the first call succeeded ${seconds(back.firstSuccess - back.from, 2)} after the server was back.`

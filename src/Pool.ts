@@ -263,6 +263,8 @@ export const make = Effect.fnUntraced(function*(
     if (session.wire.cancels() > 0) {
       // A CancelRequest may still be on its way and hit the next borrower's statement.
       session.condemned ??= "invalid"
+    } else if (session.wire.isDead()) {
+      session.condemned ??= "error"
     } else if (contended && now() >= session.expiresAt) {
       session.condemned ??= "lifetime"
     }

@@ -16,7 +16,7 @@ export interface Plan {
 }
 
 export const full: Plan = { calm: 1500, endSome: 4000, endAll: 7000, stop: 10_000, start: 13_000, close: 20_000 }
-export const quick: Plan = { calm: 700, endSome: 1500, endAll: 2400, stop: 3300, start: 4800, close: 7000 }
+export const quick: Plan = { calm: 700, endSome: 1500, endAll: 2400, stop: 3300, start: 5300, close: 7500 }
 
 /** Follows the plan to its end, and returns the act in which the server was back, if it could be stopped. */
 export const run = Effect.fnUntraced(function*(

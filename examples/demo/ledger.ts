@@ -34,12 +34,6 @@ export const make = (firstId: number): Ledger => {
   }
 }
 
-export const countOf = (ledger: Ledger, word: Word): number => {
-  let found = 0
-  for (const said of ledger.words.values()) if (said === word) found++
-  return found
-}
-
 /** Whether the error admits that the write may be in the database. */
 const isUnknown = (error: unknown): boolean => {
   const typed = typedError(error)

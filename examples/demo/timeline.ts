@@ -222,6 +222,6 @@ const detailsOf = (act: Act, after: Pg.Metrics.Snapshot): ReadonlyArray<string> 
   if (repeated !== "") details.push(`repeated, since that was safe: ${repeated}`)
   details.push(`told to callers: ${told === "" ? "nothing" : told}`)
   const error = act.firstError === undefined ? "" : `first error after ${seconds(act.firstError - act.from, 2)}; `
-  details.push(`${error}longest time without success ${seconds(act.pause, 2)}`)
+  details.push(`${error}at most ${seconds(act.pause, 2)} without a success`)
   return details
 }

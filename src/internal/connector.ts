@@ -93,8 +93,7 @@ export const make = <E>(owner: Owner<E>): Connector<E> => {
           config: settings.connection,
           now,
           lifetime: settings.maxLifetime * (1 - owner.draw() * settings.maxLifetimeJitter),
-          silence: settings.silence,
-          farewell: settings.farewell
+          silence: settings.silence
         })
       )),
       Effect.tap((session) => Effect.sync(() => onOpen(session))),
@@ -113,14 +112,13 @@ export const make = <E>(owner: Owner<E>): Connector<E> => {
         address: settings.address,
         keepAlive: settings.keepAlive,
         stream: settings.stream,
-        onClose: (isKnown) => {
+        farewell: settings.farewell,
+        onClose: () => {
           if (!isOpen) return
           isOpen = false
           sockets--
           if (session !== undefined) owner.onGone(session)
-          // A session that was cut from here may linger on the server; its place is not given away at once.
-          const release = Effect.asVoid(slots.release(1))
-          owner.runFork(isKnown ? release : Effect.delay(release, settings.farewell))
+          owner.runFork(Effect.asVoid(slots.release(1)))
           socketClosed.notify()
         }
       })

@@ -34,8 +34,6 @@ export interface OpenOptions {
   readonly lifetime: number
   /** Milliseconds of silence with a statement in flight after which the peer is taken for dead. */
   readonly silence: number
-  /** Milliseconds a polite goodbye may take. */
-  readonly farewell: number
 }
 
 /**
@@ -46,7 +44,7 @@ export const open = (options: OpenOptions): Effect.Effect<Session, SqlError, Sco
   const { id, wire, generation, lifetime, silence } = options
   return Effect.acquireRelease(
     Effect.void,
-    () => Effect.sync(() => wire.expectClose(options.farewell))
+    () => Effect.sync(wire.expectClose)
   ).pipe(
     Effect.andThen(PgConnection.make({ ...options.config, stream: wire.stream })),
     Effect.map((connection): Session => {

@@ -22,10 +22,10 @@ export interface Wire {
   readonly obituary: () => Obituary | undefined
   /** The transaction state of the server's last ReadyForQuery: idle, in a transaction, or in a failed one. */
   readonly transactionStatus: () => "I" | "T" | "E" | undefined
-  /** Call once the session is authenticated: from then on silence while `isBusy()` destroys the socket. */
+  /** Call once the session is open: from then on silence while `isBusy()` destroys the socket. */
   readonly watchSilence: (millis: number, isBusy: () => boolean) => void
-  /** Half-closes through the driver are given this long to be answered before the socket is destroyed. */
-  readonly expectClose: (millis: number) => void
+  /** Call when the driver has said goodbye: the server has the farewell to answer before the socket is destroyed. */
+  readonly expectClose: () => void
   readonly destroy: (reason: Obituary) => void
 }
 
@@ -73,8 +73,9 @@ export const make = (options: {
   readonly address: Address
   readonly keepAlive: number | undefined
   readonly stream: (() => Duplex) | undefined
-  /** `isKnown` says whether the server is known to have let go as well: it ended or reset the connection itself. */
-  readonly onClose: (isKnown: boolean) => void
+  /** Milliseconds that the end of a session may take. */
+  readonly farewell: number
+  readonly onClose: () => void
 }): Wire => {
   let socket: Duplex | undefined
   let written = 0
@@ -83,11 +84,43 @@ export const make = (options: {
   let obituary: Obituary | undefined
   // TLS over a plain socket writes below `write`, so there the kernel's own count is the proof.
   let belowWrite = false
-  let isKnown = false
+  let isOpened = false
+  let isParting = false
 
   const bytesWritten = (): number => (socket instanceof Net.Socket ? socket.bytesWritten : 0)
 
+  const destroyNow = (duplex: Duplex): void => {
+    isParting = true
+    duplex.destroy()
+  }
+
+  /** Waits for the server's own end of the connection, which it gives when the session is gone there too. */
+  const part = (duplex: Duplex): void => {
+    isParting = true
+    const timer = setTimeout(() => duplex.destroy(), options.farewell)
+    duplex.once("close", () => clearTimeout(timer))
+    // Nobody reads any more, and an unread answer would keep the end of the stream from being seen.
+    duplex.resume()
+  }
+
+  /**
+   * The driver destroys the socket of a session that it cannot use any more, a live server's too. Said with the
+   * closing half alone, the server notices and answers, and the place is not given away while its session is there.
+   */
+  const destroyPolitely = (duplex: Duplex): void => {
+    const destroy = duplex.destroy
+    duplex.destroy = (error) => {
+      if (isParting || error != null || !isOpened || !duplex.writable || duplex.readableEnded) {
+        return destroy.call(duplex, error)
+      }
+      duplex.end()
+      part(duplex)
+      return duplex
+    }
+  }
+
   const adopt = (duplex: Duplex): Duplex => {
+    destroyPolitely(duplex)
     const write = duplex.write
     duplex.write = function(this: Duplex, ...args: Array<unknown>) {
       written += (args[0] as { readonly length?: number } | undefined)?.length ?? 1
@@ -97,16 +130,11 @@ export const make = (options: {
       lastChunk = chunk
     })
     // The driver takes its own listeners off when it lets go of the socket: a late error must still find one.
-    duplex.on("error", (error: NodeJS.ErrnoException) => {
-      isKnown ||= error.code !== "ETIMEDOUT"
-    })
-    duplex.once("end", () => {
-      isKnown = true
-    })
+    duplex.on("error", () => {})
     duplex.once("close", () => {
       obituary ??= fatalIn(lastChunk)
       lastChunk = undefined
-      options.onClose(isKnown)
+      options.onClose()
     })
     return duplex
   }
@@ -123,7 +151,7 @@ export const make = (options: {
     },
     mark: () => (belowWrite ? bytesWritten() : written),
     cancels: () => cancels,
-    isDead: () => socket === undefined || socket.destroyed || !socket.writable,
+    isDead: () => socket === undefined || isParting || socket.destroyed || !socket.writable,
     obituary: () => obituary ?? fatalIn(lastChunk),
     transactionStatus: () => {
       const chunk = lastChunk
@@ -132,6 +160,7 @@ export const make = (options: {
       return status === "I" || status === "T" || status === "E" ? status : undefined
     },
     watchSilence: (millis, isBusy) => {
+      isOpened = true
       belowWrite = socket instanceof Net.Socket && socket.bytesWritten > written
       if (!(socket instanceof Net.Socket) || !Number.isFinite(millis)) return
       const watched = socket
@@ -140,21 +169,16 @@ export const make = (options: {
       watched.setTimeout(millis, () => {
         if (!isBusy()) return
         obituary = { by: "silence", message: `no byte came from the server for ${millis} ms` }
-        watched.destroy()
+        destroyNow(watched)
       })
     },
-    expectClose: (millis) => {
-      if (socket === undefined || socket.destroyed) return
-      const closing = socket
-      const timer = setTimeout(() => closing.destroy(), millis)
-      closing.once("close", () => clearTimeout(timer))
-      // Nobody reads any more, and an unread answer would keep the end of the stream from being seen.
-      closing.resume()
+    expectClose: () => {
+      if (socket !== undefined && !socket.destroyed) part(socket)
     },
     destroy: (reason) => {
       obituary ??= reason
-      if (socket === undefined) options.onClose(true)
-      else socket.destroy()
+      if (socket === undefined) options.onClose()
+      else destroyNow(socket)
     }
   }
 }

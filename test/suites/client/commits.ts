@@ -86,13 +86,15 @@ const callbacks = (it: It): void => {
       const seen: Array<unknown> = []
       yield* sql.withTransaction(Effect.gen(function*() {
         yield* sql`INSERT INTO seen_after VALUES (1)`
-        yield* sql.afterCommit(Effect.gen(function*() {
-          seen.push(...(yield* look("SELECT n FROM seen_after")))
-          seen.push(...(yield* sql`SELECT pg_current_xact_id_if_assigned() IS NULL AS alone, n FROM seen_after`))
-          yield* Effect.exit(sql.withTransaction(
-            Effect.andThen(sql`INSERT INTO seen_after VALUES (2)`, Effect.fail("no"))
-          ))
-        }).pipe(Effect.orDie))
+        yield* sql.afterCommit(
+          Effect.gen(function*() {
+            seen.push(...(yield* look("SELECT n FROM seen_after")))
+            seen.push(...(yield* sql`SELECT pg_current_xact_id_if_assigned() IS NULL AS alone, n FROM seen_after`))
+            yield* Effect.exit(sql.withTransaction(
+              Effect.andThen(sql`INSERT INTO seen_after VALUES (2)`, Effect.fail("no"))
+            ))
+          }).pipe(Effect.orDie)
+        )
       }))
       assert.deepStrictEqual(seen, [{ n: 1 }, { alone: true, n: 1 }])
       assert.deepStrictEqual(yield* sql`SELECT n FROM seen_after`, [{ n: 1 }])

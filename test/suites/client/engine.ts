@@ -37,8 +37,7 @@ export type Services = PgClient.PgClient | SqlClient.SqlClient | Database | Onlo
 
 /** The engine over the database, with the instance of `Reactivity` that it uses. */
 export const over = (engine: Engine, options: Options = {}) =>
-  Layer.unwrap(Effect.map(Database, (url) =>
-    Layer.merge(engine({ max: 8, ...options, url }), Reactivity.layer)))
+  Layer.unwrap(Effect.map(Database, (url) => Layer.merge(engine({ max: 8, ...options, url }), Reactivity.layer)))
 
 /** Sessions, sockets and sleeping statements live in real time. */
 export const live = { excludeTestServices: true, timeout: "60 seconds" } as const

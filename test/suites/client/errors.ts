@@ -14,7 +14,9 @@ import { assertReason, over, reasonOf } from "./engine.ts"
 
 export const errors = (it: Room, engine: Engine): void => {
   it.layer(over(engine))("errors", replies)
-  describe("errors of the connection", () => refusals(engine))
+  describe("errors of the connection", () => {
+    refusals(engine)
+  })
 }
 
 const replies = (it: It): void => {
@@ -212,8 +214,13 @@ const refusals = (engine: Engine): void => {
         sql`SELECT count(*)::int4 AS n FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'gone'`)
         .pipe(Effect.provide(engine({ url, max: 1 })))
       assert.strictEqual(row?.n, 0)
-      assert.deepStrictEqual(reasonOf(yield* Effect.flip(reached(changed((url) => {
-        url.pathname = "/no_such_database"
-      })))), ["UnknownError", "3D000"])
+      assert.deepStrictEqual(
+        reasonOf(
+          yield* Effect.flip(reached(changed((url) => {
+            url.pathname = "/no_such_database"
+          })))
+        ),
+        ["UnknownError", "3D000"]
+      )
     }))
 }

@@ -34,9 +34,12 @@ export const sessions = (it: Room, engine: Engine): void => {
 
 const sessionsOf = (applicationName: string) =>
   Effect.map(
-    look("SELECT count(*)::int4 AS n FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1", [
-      applicationName
-    ]),
+    look(
+      "SELECT count(*)::int4 AS n FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1",
+      [
+        applicationName
+      ]
+    ),
     (rows) => rows[0]?.n as number
   )
 
@@ -124,7 +127,8 @@ const streams = (it: It): void => {
   it.effect("a stream gives all rows in order, in pieces", () =>
     Effect.gen(function*() {
       const sql = yield* SqlClient
-      const stream = sql<{ n: number }>`SELECT n, repeat('x', 50) AS x FROM generate_series(1, ${50_000}::int4) AS n`.stream
+      const stream =
+        sql<{ n: number }>`SELECT n, repeat('x', 50) AS x FROM generate_series(1, ${50_000}::int4) AS n`.stream
       let pieces = 0
       let last = 0
       yield* Stream.runForEachArray(stream, (rows) =>
@@ -361,7 +365,10 @@ const notifications = (it: It): void => {
         const queue = yield* sql.listen("many")
         yield* sql`SELECT pg_notify('many', n::text) FROM generate_series(1, 1000) AS n`
         const payloads = yield* Stream.runCollect(Stream.take(Stream.fromQueue(queue), 1000))
-        assert.deepStrictEqual(payloads.map(({ payload }) => payload), Array.from({ length: 1000 }, (_, n) => `${n + 1}`))
+        assert.deepStrictEqual(
+          payloads.map(({ payload }) => payload),
+          Array.from({ length: 1000 }, (_, n) => `${n + 1}`)
+        )
       }))
     }))
 
@@ -586,9 +593,12 @@ const settings = (it: It): void => {
   it.effect("the encoding is UTF-8", () =>
     Effect.gen(function*() {
       const sql = yield* SqlClient
-      assert.deepStrictEqual(yield* sql`SELECT current_setting('client_encoding') AS encoding, ${"héllo 世界"} AS text`, [
-        { encoding: "UTF8", text: "héllo 世界" }
-      ])
+      assert.deepStrictEqual(
+        yield* sql`SELECT current_setting('client_encoding') AS encoding, ${"héllo 世界"} AS text`,
+        [
+          { encoding: "UTF8", text: "héllo 世界" }
+        ]
+      )
     }))
 
   it.effect("a session that was killed is replaced, with the same settings", () =>

@@ -97,10 +97,13 @@ const built = (it: It): void => {
     Effect.gen(function*() {
       const sql = yield* PgClient
       const values = [{ name: "Ada" }, { name: "Alan" }] as const
-      assert.deepStrictEqual(sql`UPDATE people SET name = data.name FROM ${sql.updateValues(values, "data")}`.compile(), [
-        `UPDATE people SET name = data.name FROM (values ($1),($2)) AS "data"("name")`,
-        ["Ada", "Alan"]
-      ])
+      assert.deepStrictEqual(
+        sql`UPDATE people SET name = data.name FROM ${sql.updateValues(values, "data")}`.compile(),
+        [
+          `UPDATE people SET name = data.name FROM (values ($1),($2)) AS "data"("name")`,
+          ["Ada", "Alan"]
+        ]
+      )
       assert.deepStrictEqual(
         sql`UPDATE people SET name = data.name FROM ${sql.updateValues(values, "data").returning("*")}`.compile(),
         [
@@ -257,7 +260,9 @@ const run = (it: It): void => {
   it.effect("rows come as objects, as values, and raw with the command and the columns", () =>
     Effect.gen(function*() {
       const sql = yield* SqlClient
-      const statement = sql<{ n: number; label: string }>`SELECT n, ${"x"}::text AS label FROM generate_series(1, 2) AS n`
+      const statement = sql<
+        { n: number; label: string }
+      >`SELECT n, ${"x"}::text AS label FROM generate_series(1, 2) AS n`
       const rows = [{ n: 1, label: "x" }, { n: 2, label: "x" }]
       assert.deepStrictEqual(yield* statement, rows)
       assert.deepStrictEqual(yield* statement.unprepared, rows)
@@ -362,7 +367,9 @@ const run = (it: It): void => {
       const sql = yield* SqlClient
       const text = "Zürich ".repeat(500_000)
       const bytes = new Uint8Array(4 << 20).map((_, index) => index % 251)
-      const [row] = yield* sql<{ text: string; bytes: Uint8Array }>`SELECT ${text}::text AS text, ${bytes}::bytea AS bytes`
+      const [row] = yield* sql<
+        { text: string; bytes: Uint8Array }
+      >`SELECT ${text}::text AS text, ${bytes}::bytea AS bytes`
       assert.isTrue(row!.text === text)
       assert.isTrue(Buffer.from(bytes).equals(row!.bytes))
     }))

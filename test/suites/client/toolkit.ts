@@ -1,6 +1,6 @@
+import { NodeServices } from "@effect/platform-node"
 import { PgClient } from "@effect/sql-pg/PgClient"
 import * as PgMigrator from "@effect/sql-pg/PgMigrator"
-import { NodeServices } from "@effect/platform-node"
 import { assert } from "@effect/vitest"
 import * as Cause from "effect/Cause"
 import * as DateTime from "effect/DateTime"
@@ -29,8 +29,10 @@ export const toolkit = (it: Room, engine: Engine): void => {
 
 const migrations = (it: It): void => {
   const applied = (table: string) =>
-    Effect.map(look(`SELECT migration_id, name FROM ${table} ORDER BY migration_id`), (rows) =>
-      rows.map((row) => [row.migration_id, row.name]))
+    Effect.map(
+      look(`SELECT migration_id, name FROM ${table} ORDER BY migration_id`),
+      (rows) => rows.map((row) => [row.migration_id, row.name])
+    )
 
   it.effect("migrations run once, in order, each known by number and name", () =>
     Effect.gen(function*() {
@@ -358,7 +360,11 @@ const persistence = (it: It): void => {
     Effect.gen(function*() {
       const makeQueue = Effect.gen(function*() {
         const store = yield* PersistedQueue.makeStoreSql({ tableName: "work", pollInterval: "10 millis" })
-        const factory = yield* Effect.provideService(PersistedQueue.makeFactory, PersistedQueue.PersistedQueueStore, store)
+        const factory = yield* Effect.provideService(
+          PersistedQueue.makeFactory,
+          PersistedQueue.PersistedQueueStore,
+          store
+        )
         return yield* factory.make({ name: "numbers", schema: Schema.Number })
       })
       const [one, two] = [yield* makeQueue, yield* makeQueue]

@@ -36,8 +36,10 @@ const makeTable = Effect.fnUntraced(function*(name: string) {
   }
 })
 
-const backend = Effect.flatMap(SqlClient, (sql) =>
-  Effect.map(sql<{ pid: number }>`SELECT pg_backend_pid() AS pid`, (rows) => rows[0]!.pid))
+const backend = Effect.flatMap(
+  SqlClient,
+  (sql) => Effect.map(sql<{ pid: number }>`SELECT pg_backend_pid() AS pid`, (rows) => rows[0]!.pid)
+)
 
 /** The error of what must fail. */
 const sqlErrorOf = <R>(effect: Effect.Effect<void, SqlError, R>): Effect.Effect<SqlError, never, R> =>
@@ -129,11 +131,13 @@ const whole = (it: It): void => {
     Effect.gen(function*() {
       const sql = yield* SqlClient
       const table = yield* makeTable("aborted")
-      const error = yield* sqlErrorOf(sql.withTransaction(Effect.gen(function*() {
-        yield* table.add("a")
-        yield* Effect.ignore(sql`SELECT 1 / 0`)
-        assertReason(yield* sqlErrorOf(Effect.asVoid(table.add("b"))), "UnknownError", "25P02")
-      }).pipe(Effect.orDie)))
+      const error = yield* sqlErrorOf(sql.withTransaction(
+        Effect.gen(function*() {
+          yield* table.add("a")
+          yield* Effect.ignore(sql`SELECT 1 / 0`)
+          assertReason(yield* sqlErrorOf(Effect.asVoid(table.add("b"))), "UnknownError", "25P02")
+        }).pipe(Effect.orDie)
+      ))
       assert.strictEqual(error._tag, "SqlError")
       assert.strictEqual(error.message, "PgClient: COMMIT rolled back an aborted transaction")
       assert.strictEqual(error.reason.operation, "commit")

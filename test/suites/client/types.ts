@@ -56,7 +56,10 @@ const values = (it: It): void => {
     Effect.gen(function*() {
       const sql = yield* SqlClient
       for (const text of ["", "it's \"quoted\"", "back\\slash", "Zürich 世界 🐘", "line\nbreak\ttab", "$1 ? :name"]) {
-        assert.deepStrictEqual(yield* sql`SELECT ${text} AS text, ${text}::varchar AS varchar`, [{ text, varchar: text }])
+        assert.deepStrictEqual(yield* sql`SELECT ${text} AS text, ${text}::varchar AS varchar`, [{
+          text,
+          varchar: text
+        }])
       }
     }))
 

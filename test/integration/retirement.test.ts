@@ -1,0 +1,430 @@
+import { assert, describe, it } from "@effect/vitest"
+import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
+import { SqlClient } from "effect/sql/SqlClient"
+import type { SqlError } from "effect/sql/SqlError"
+import * as Pg from "../../src/index.ts"
+import { freshDatabase } from "./database.ts"
+import { makeProxy } from "./proxy.ts"
+import { eventually, makeWitness, type Witness } from "./witness.ts"
+
+const range = (count: number): ReadonlyArray<number> => Array.from({ length: count }, (_, index) => index)
+
+/** The process id of the session that serves the next statement. */
+const pid = Effect.flatMap(SqlClient, (sql) =>
+  Effect.map(sql<{ pid: number }>`SELECT pg_backend_pid() AS pid`, (rows) => rows[0]!.pid))
+
+/** Opens that many sessions and leaves them idle. */
+const fill = (count: number) =>
+  Effect.flatMap(Pg.Pool.Pool, (pool) =>
+    Effect.scoped(Effect.forEach(range(count), () => pool.reserve(), { concurrency: count, discard: true })))
+
+const closed = Effect.flatMap(Pg.Metrics.Metrics, (metrics) =>
+  Effect.map(metrics.snapshot, ({ connectionsClosed }) => connectionsClosed))
+
+const has = (witness: Witness, count: number): Effect.Effect<void, SqlError> =>
+  eventually(`${count} sessions on the server`, Effect.map(witness.count, (now) => now === count))
+
+describe("a session that has been idle for longer than idleTimeout", () => {
+  it.live("is closed when the next borrower comes, down to min", () =>
+    Effect.gen(function*() {
+      const url = yield* freshDatabase
+      const witness = yield* makeWitness(url)
+      yield* Effect.gen(function*() {
+        yield* fill(6)
+        assert.strictEqual(yield* witness.count, 6)
+        yield* Effect.sleep(250)
+        // Nobody has asked, and no timer runs.
+        assert.strictEqual(yield* witness.count, 6)
+        yield* pid
+        yield* has(witness, 2)
+        assert.strictEqual((yield* closed).idle, 4)
+      }).pipe(Effect.provide(Pg.layer({ url, max: 6, min: 2, idleTimeout: 100 })))
+    }))
+
+  it.live("is closed without a borrower when reapEvery is set, down to min", () =>
+    Effect.gen(function*() {
+      const url = yield* freshDatabase
+      const witness = yield* makeWitness(url)
+      yield* Effect.gen(function*() {
+        yield* fill(6)
+        yield* has(witness, 2)
+        yield* Effect.sleep(200)
+        assert.strictEqual(yield* witness.count, 2)
+        assert.strictEqual((yield* closed).idle, 4)
+        assert.strictEqual((yield* Effect.flatMap(Pg.Pool.Pool, (pool) => pool.stats)).total, 2)
+      }).pipe(Effect.provide(Pg.layer({ url, max: 6, min: 2, idleTimeout: 100, reapEvery: 30 })))
+    }))
+
+  it.live("is closed to the last one when min is 0", () =>
+    Effect.gen(function*() {
+      const url = yield* freshDatabase
+      const witness = yield* makeWitness(url)
+      yield* Effect.gen(function*() {
+        yield* fill(3)
+        yield* has(witness, 0)
+        yield* pid
+        assert.strictEqual(yield* witness.count, 1)
+      }).pipe(Effect.provide(Pg.layer({ url, max: 3, min: 0, idleTimeout: 50, reapEvery: 20 })))
+    }))
+
+  it.live("keeps its place while it is in use, however long that takes", () =>
+    Effect.gen(function*() {
+      const url = yield* freshDatabase
+      yield* Effect.gen(function*() {
+        const pool = yield* Pg.Pool.Pool
+        yield* pool.use(({ connection }) =>
+          Effect.gen(function*() {
+            yield* Effect.sleep(300)
+            yield* connection.query("SELECT 1")
+          }))
+        assert.strictEqual((yield* closed).idle, 0)
+      }).pipe(Effect.provide(Pg.layer({ url, max: 3, min: 0, idleTimeout: 50, reapEvery: 20 })))
+    }))
+})
+
+describe("a session that is older than maxLifetime", () => {
+  it.live("is replaced at the next checkout, and not in the middle of one", () =>
+    Effect.gen(function*() {
+      const url = yield* freshDatabase
+      const witness = yield* makeWitness(url)
+      yield* Effect.gen(function*() {
+        const sql = yield* SqlClient
+        const first = yield* sql.withTransaction(Effect.gen(function*() {
+          const before = yield* pid
+          yield* Effect.sleep(500)
+          assert.strictEqual(yield* pid, before)
+          return before
+        }))
+        assert.notStrictEqual(yield* pid, first)
+        yield* has(witness, 1)
+        assert.strictEqual((yield* closed).lifetime, 1)
+      }).pipe(Effect.provide(Pg.layer({ url, max: 2, maxLifetime: 400 })))
+    }))
+
+  it.live("ends at a time of its own: lifetimes differ by up to the jitter, and are never longer", () =>
+    Effect.gen(function*() {
+      const url = yield* freshDatabase
+      yield* Effect.gen(function*() {
+        const pool = yield* Pg.Pool.Pool
+        const lifetimes = yield* Effect.scoped(Effect.forEach(range(12), () =>
+          Effect.map(pool.reserve(), ({ session }) => session.expiresAt - session.openedAt), { concurrency: 12 }))
+        for (const lifetime of lifetimes) {
+          assert.isAtMost(lifetime, 1000 * 60)
+          assert.isAtLeast(lifetime, 500 * 60)
+        }
+        assert.isAbove(new Set(lifetimes).size, 6)
+        assert.isAbove(Math.max(...lifetimes) - Math.min(...lifetimes), 1000)
+      }).pipe(Effect.provide(Pg.layer({ url, max: 12, maxLifetime: 60_000, maxLifetimeJitter: 0.5 })))
+    }))
+})
+
+describe("a session that was lent maxUses times", () => {
+  for (const multiplex of [false, true]) {
+    it.live(`is replaced, and nobody notices${multiplex ? ", multiplexed" : ""}`, () =>
+      Effect.gen(function*() {
+        const url = yield* freshDatabase
+        const witness = yield* makeWitness(url)
+        yield* Effect.gen(function*() {
+          const uses = new Map<number, number>()
+          for (let turn = 0; turn < 20; turn++) {
+            const server = yield* pid
+            uses.set(server, (uses.get(server) ?? 0) + 1)
+          }
+          assert.deepStrictEqual(Array.from(uses.values()), [5, 5, 5, 5])
+          assert.isAtLeast((yield* closed).uses, 3)
+          assert.isAtMost(yield* witness.count, 1)
+        }).pipe(Effect.provide(Pg.layer({ url, max: 2, maxUses: 5, multiplex, retry: false })))
+      }))
+  }
+})
+
+describe("evictAll", () => {
+  it.live("closes idle sessions now, and lent ones when they come back", () =>
+    Effect.gen(function*() {
+      const url = yield* freshDatabase
+      const witness = yield* makeWitness(url)
+      yield* Effect.gen(function*() {
+        const pool = yield* Pg.Pool.Pool
+        yield* fill(4)
+        const old = new Set(yield* witness.sessions)
+        yield* Effect.scoped(Effect.gen(function*() {
+          const { connection } = yield* pool.reserve()
+          yield* pool.evictAll
+          yield* has(witness, 1)
+          // It is still its borrower's.
+          assert.strictEqual((yield* connection.queryValues("SELECT pg_backend_pid()"))[0]?.[0], connection.processId)
+          assert.isTrue(old.has(connection.processId))
+        }))
+        yield* has(witness, 0)
+        assert.isFalse(old.has(yield* pid))
+        assert.strictEqual((yield* closed).invalid, 4)
+      }).pipe(Effect.provide(Pg.layer({ url, max: 4, min: 4, retry: false })))
+    }))
+
+  it.live("reaches connects under way as well: what was begun before is not used after", () =>
+    Effect.gen(function*() {
+      const url = yield* freshDatabase
+      yield* Effect.gen(function*() {
+        const pool = yield* Pg.Pool.Pool
+        const answer = yield* Effect.forkChild(pool.use(({ generation }) => Effect.succeed(generation)))
+        yield* eventually("a connect under way", Effect.map(pool.stats, ({ connecting }) => connecting === 1))
+        yield* pool.evictAll
+        const { generation } = yield* pool.use(Effect.succeed)
+        assert.strictEqual(generation, 1)
+        assert.strictEqual(yield* Fiber.join(answer), 1)
+      }).pipe(Effect.provide(Pg.layer({ url, max: 1, afterConnect: () => Effect.sleep(100) })))
+    }))
+})
+
+describe("an idle session is checked before it is lent", () => {
+  /** A pool whose statements are counted on their way to the server. */
+  const counted = Effect.fnUntraced(function*() {
+    const url = yield* freshDatabase
+    const proxy = yield* makeProxy(url)
+    return {
+      url: proxy.url,
+      /** How many statements an effect sends. */
+      sent: <A, E, R>(effect: Effect.Effect<A, E, R>) =>
+        Effect.suspend(() => {
+          const before = proxy.statements()
+          return Effect.map(effect, () => proxy.statements() - before)
+        })
+    }
+  })
+
+  it.live("before every use with validate: \"always\"", () =>
+    Effect.gen(function*() {
+      const { sent, url } = yield* counted()
+      yield* Effect.gen(function*() {
+        const sql = yield* SqlClient
+        yield* sql`SELECT 1`
+        assert.strictEqual(yield* sent(sql`SELECT 1`), 2)
+        assert.strictEqual(yield* sent(sql`SELECT 1`), 2)
+        assert.strictEqual(yield* sent(sql.withTransaction(sql`SELECT 1`)), 4)
+      }).pipe(Effect.provide(Pg.layer({ url, max: 1, validate: "always" })))
+    }))
+
+  it.live("never by default while it was used a moment ago", () =>
+    Effect.gen(function*() {
+      const { sent, url } = yield* counted()
+      yield* Effect.gen(function*() {
+        const sql = yield* SqlClient
+        yield* sql`SELECT 1`
+        assert.strictEqual(yield* sent(Effect.forEach(range(10), () => sql`SELECT 1`)), 10)
+        // BEGIN, the statement, COMMIT.
+        assert.strictEqual(yield* sent(sql.withTransaction(sql`SELECT 1`)), 3)
+      }).pipe(Effect.provide(Pg.layer({ url, max: 1 })))
+    }))
+
+  it.live("once it has been idle for longer than validateAfter", () =>
+    Effect.gen(function*() {
+      const { sent, url } = yield* counted()
+      yield* Effect.gen(function*() {
+        const sql = yield* SqlClient
+        yield* sql`SELECT 1`
+        yield* Effect.sleep(700)
+        assert.strictEqual(yield* sent(sql`SELECT 1`), 2)
+        assert.strictEqual(yield* sent(sql`SELECT 1`), 1)
+      }).pipe(Effect.provide(Pg.layer({ url, max: 1, validateAfter: 600 })))
+    }))
+
+  it.live("but never a second time when it is new", () =>
+    Effect.gen(function*() {
+      const { sent, url } = yield* counted()
+      yield* Effect.gen(function*() {
+        const pool = yield* Pg.Pool.Pool
+        assert.strictEqual(yield* sent(pool.use(() => Effect.void, { prove: true })), 0)
+        assert.strictEqual(yield* sent(pool.use(() => Effect.void, { prove: true })), 1)
+      }).pipe(Effect.provide(Pg.layer({ url, max: 1 })))
+    }))
+})
+
+describe("hooks", () => {
+  it.live("run around each session, in order, and see its connection", () =>
+    Effect.gen(function*() {
+      const url = yield* freshDatabase
+      const witness = yield* makeWitness(url)
+      yield* witness.query("CREATE TABLE goodbye (pid int)")
+      const order: Array<string> = []
+      yield* Effect.gen(function*() {
+        const sql = yield* SqlClient
+        const rows = yield* sql<{ zone: string }>`SELECT current_setting('TimeZone') AS zone`
+        assert.strictEqual(rows[0]?.zone, "Asia/Tokyo")
+        order.push("used")
+        assert.deepStrictEqual(order, ["before connect", "after connect", "used"])
+      }).pipe(Effect.provide(Pg.layer({
+        url,
+        max: 1,
+        beforeConnect: Effect.sync(() => order.push("before connect")),
+        afterConnect: (connection) =>
+          Effect.andThen(Effect.sync(() => order.push("after connect")), connection.query("SET TimeZone = 'Asia/Tokyo'")),
+        beforeDisconnect: (connection) =>
+          Effect.andThen(
+            Effect.sync(() => order.push("before disconnect")),
+            connection.query("INSERT INTO goodbye VALUES ($1)", [connection.processId])
+          )
+      })))
+      assert.deepStrictEqual(order, ["before connect", "after connect", "used", "before disconnect"])
+      assert.strictEqual(yield* witness.value<number>("SELECT count(*)::int FROM goodbye"), 1)
+      assert.strictEqual(yield* witness.count, 0)
+    }))
+
+  const failing = [
+    ["beforeConnect", { beforeConnect: Effect.fail("no") }],
+    ["afterConnect", { afterConnect: () => Effect.fail("no") }]
+  ] as const
+
+  for (const [hook, options] of failing) {
+    it.live(`a ${hook} that fails refuses the session, with HookFailed, and leaks none`, () =>
+      Effect.gen(function*() {
+        const url = yield* freshDatabase
+        const witness = yield* makeWitness(url)
+        yield* Effect.gen(function*() {
+          const pool = yield* Pg.Pool.Pool
+          const executor = yield* Pg.Executor.Executor
+          const sql = yield* SqlClient
+          const error = yield* Effect.flip(executor.run(sql`SELECT 1`))
+          assert.strictEqual(error._tag, "HookFailed")
+          if (error._tag === "HookFailed") {
+            assert.strictEqual(error.hook, hook)
+            assert.strictEqual(error.cause, "no")
+            assert.isFalse(error.isRetryable)
+          }
+          const errors = yield* Effect.forEach(range(50), () => Effect.flip(pool.use(() => Effect.void)), {
+            concurrency: "unbounded"
+          })
+          for (const error of errors) assert.strictEqual(error._tag, "HookFailed")
+          yield* has(witness, 0)
+          const { active, connecting, total, waiting } = yield* pool.stats
+          assert.deepStrictEqual([active, connecting, total, waiting], [0, 0, 0, 0])
+        }).pipe(Effect.provide(Pg.layer({ url, max: 3, ...options })))
+      }))
+  }
+
+  it.live("a hook that fails once does not stand in the way of the next borrower", () =>
+    Effect.gen(function*() {
+      const url = yield* freshDatabase
+      const witness = yield* makeWitness(url)
+      let runs = 0
+      yield* Effect.gen(function*() {
+        const sql = yield* SqlClient
+        const pool = yield* Pg.Pool.Pool
+        assert.strictEqual((yield* Effect.flip(pool.use(() => Effect.void)))._tag, "HookFailed")
+        yield* eventually("a session", Effect.map(Effect.option(sql`SELECT 1`), ({ _tag }) => _tag === "Some"))
+        assert.strictEqual(yield* witness.count, 1)
+        assert.strictEqual(runs, 2)
+      }).pipe(Effect.provide(Pg.layer({
+        url,
+        max: 1,
+        afterConnect: () => Effect.suspend(() => ++runs === 1 ? Effect.fail("not yet") : Effect.void)
+      })))
+    }))
+
+  it.live("a beforeDisconnect that fails, dies or never ends does not keep the session open", () =>
+    Effect.gen(function*() {
+      const url = yield* freshDatabase
+      const witness = yield* makeWitness(url)
+      const ends = [Effect.fail("no"), Effect.die("no"), Effect.never]
+      let runs = 0
+      yield* Effect.gen(function*() {
+        const pool = yield* Pg.Pool.Pool
+        yield* fill(3)
+        yield* pool.evictAll
+        yield* has(witness, 0)
+        assert.strictEqual(runs, 3)
+        yield* pid
+      }).pipe(Effect.provide(Pg.layer({
+        url,
+        max: 3,
+        beforeDisconnect: () => Effect.suspend((): Effect.Effect<unknown, unknown> => ends[runs++] ?? Effect.void)
+      })))
+      assert.strictEqual(runs, 4)
+      assert.strictEqual(yield* witness.count, 0)
+    }))
+})
+
+describe("session settings", () => {
+  const settings = Effect.flatMap(SqlClient, (sql) =>
+    sql<Record<string, string>>`SELECT current_setting('statement_timeout') AS statement,
+      current_setting('lock_timeout') AS lock, current_setting('idle_in_transaction_session_timeout') AS idle,
+      current_setting('application_name') AS name, current_setting('search_path') AS path`).pipe(
+      Effect.map((rows) => rows[0])
+    )
+
+  it.live("have sound defaults", () =>
+    Effect.gen(function*() {
+      const url = yield* freshDatabase
+      assert.deepStrictEqual(yield* Effect.provide(settings, Pg.layer({ url })), {
+        statement: "15s",
+        lock: "10s",
+        idle: "1min",
+        name: "effect-pg-pool",
+        path: "\"$user\", public"
+      })
+    }))
+
+  it.live("arrive as they were given, without a statement of their own", () =>
+    Effect.gen(function*() {
+      const url = yield* freshDatabase
+      const proxy = yield* makeProxy(url)
+      assert.deepStrictEqual(
+        yield* Effect.provide(
+          settings,
+          Pg.layer({
+            url: proxy.url,
+            statementTimeout: "3 seconds",
+            lockTimeout: 250,
+            idleInTransactionTimeout: "2 minutes",
+            applicationName: "shop",
+            startupParameters: { search_path: "pg_catalog" }
+          })
+        ),
+        { statement: "3s", lock: "250ms", idle: "2min", name: "shop", path: "pg_catalog" }
+      )
+      assert.strictEqual(proxy.statements(), 1)
+    }))
+
+  it.live("can be turned off", () =>
+    Effect.gen(function*() {
+      const url = yield* freshDatabase
+      const found = yield* Effect.provide(
+        settings,
+        Pg.layer({
+          url,
+          statementTimeout: Infinity,
+          lockTimeout: Infinity,
+          idleInTransactionTimeout: Infinity
+        })
+      )
+      assert.deepStrictEqual([found?.statement, found?.lock, found?.idle], ["0", "0", "0"])
+    }))
+
+  it.live("are not sent to a transaction pooler, which would refuse them: only the name is", () =>
+    Effect.gen(function*() {
+      const url = yield* freshDatabase
+      const proxy = yield* makeProxy(url)
+      const startup: Array<string> = []
+      const parses: Array<string> = []
+      proxy.onRequest((request) => {
+        // The first packet of a session has no type byte: its length, then protocol 3.x.
+        if (request.length > 8 && request.readUInt16BE(4) === 3 && request.readUInt32BE(0) === request.length) {
+          startup.push(...request.subarray(8).toString("utf8").split("\0").filter((word) => word !== ""))
+        }
+        if (request[0] === 0x50) parses.push(request.subarray(5, request.indexOf(0, 5)).toString("utf8"))
+        return "pass"
+      })
+      yield* Effect.gen(function*() {
+        const found = yield* settings
+        assert.deepStrictEqual([found?.statement, found?.lock, found?.idle, found?.name], ["0", "0", "0", "shop"])
+        yield* Effect.flatMap(SqlClient, (sql) => sql.withTransaction(sql`SELECT 1`))
+      }).pipe(Effect.provide(Pg.layer({ url: proxy.url, max: 1, pooler: "transaction", applicationName: "shop" })))
+      assert.includeMembers(startup, ["application_name", "shop", "user", "database"])
+      for (const name of ["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "options"]) {
+        assert.notInclude(startup, name)
+      }
+      // No statement got a name that the next server session would not know.
+      assert.isAtLeast(parses.length, 4)
+      assert.deepStrictEqual(parses.filter((name) => name !== ""), [])
+    }))
+})
