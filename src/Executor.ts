@@ -176,6 +176,15 @@ export const make = Effect.fnUntraced(function*(
     return typed === undefined ? evidence.judgeConnect(error) : evidence.find(typed)
   }
 
+  /** The error as its caller shall see it: what the driver says of a refused connect is not always the truth. */
+  const told = (error: SqlError): SqlError => {
+    const judgement = judge(error)
+    if (judgement === undefined) return error
+    const truth = Errors.truthful(error, judgement.verdict)
+    if (truth !== error) evidence.remember(truth, judgement)
+    return truth
+  }
+
   // ---------------------------------------------------------------------------------------------------------------
   // the breaker around a checkout
   // ---------------------------------------------------------------------------------------------------------------
@@ -319,7 +328,13 @@ export const make = Effect.fnUntraced(function*(
         history.push({ attempt: attempts, kind: verdict.kind, failure, delay: 0 })
         return attempts === 1
           ? Effect.failCause(cause)
-          : Effect.fail(new Errors.RetriesExhausted({ attempts, last: error.value, history }))
+          : Effect.fail(
+            new Errors.RetriesExhausted({
+              attempts,
+              last: isSqlError(error.value) ? told(error.value) : error.value,
+              history
+            })
+          )
       }
       const safe = Errors.isSafeToRepeat(verdict, terms.idempotent) && (terms.idempotent || terms.isTraceless())
       // What must not be repeated comes out as itself: an earlier failure changes nothing about what it says.
@@ -345,7 +360,7 @@ export const make = Effect.fnUntraced(function*(
   })
 
   const asSqlError = <E>(error: E | SqlError | Errors.PoolError): SqlError => {
-    if (!Errors.isPoolError(error)) return error as SqlError
+    if (!Errors.isPoolError(error)) return told(error as SqlError)
     // Programs that match on the reason of the last failure go on working after retries.
     return error._tag === "RetriesExhausted" && isSqlError(error.last)
       ? Errors.withCause(error.last, error)
@@ -397,6 +412,38 @@ export const make = Effect.fnUntraced(function*(
   // units of work
   // ---------------------------------------------------------------------------------------------------------------
 
+  /** The typed error behind a `SqlError`, where there is one; the server's own reply otherwise. */
+  const expose = (error: SqlError): SqlError | Errors.PoolError => {
+    const typed = Errors.fromSqlError(error)
+    if (typed !== undefined) return typed
+    const failure = Errors.failureOf(error)
+    return failure.sqlState === "57014" && /statement timeout/i.test(failure.message ?? "")
+      ? new Errors.StatementTimeout({ timeout: pool.settings.statementTimeout, by: "server", failure })
+      : told(error)
+  }
+
+  /** Who owes a late attempt its answer: a session, or a connect under way. Nobody, if it only stands in the queue. */
+  const whomItWaitsFor = (
+    { awaited }: UnitOfWork.UnitOfWork
+  ): { readonly session: Session | undefined } | undefined => {
+    const [session] = awaited.keys()
+    if (session !== undefined) return { session }
+    const { active, connecting, max } = pool.statsUnsafe()
+    return connecting > 0 && active < max ? { session } : undefined
+  }
+
+  const attemptTimedOut = (timeout: number, { effects }: UnitOfWork.UnitOfWork): Errors.StatementTimeout => {
+    const error = new Errors.StatementTimeout({ timeout, by: "client", failure: { code: "ETIMEDOUT" } })
+    evidence.record(error, { code: "ETIMEDOUT", message: error.message }, {
+      kind: "Unreachable",
+      effect: effects === 0 ? "NotRun" : "Unknown",
+      retry: "Backoff",
+      breaker: "Failure",
+      connection: "Evict"
+    })
+    return error
+  }
+
   const unit = <A, E, R>(
     work: Effect.Effect<A, E, R>,
     options: RunOptions
@@ -412,28 +459,23 @@ export const make = Effect.fnUntraced(function*(
       let current = UnitOfWork.make(idempotent)
       const attempt: Effect.Effect<A, E | Errors.StatementTimeout, R> = Effect.suspend(() => {
         const own = current = UnitOfWork.make(idempotent)
+        const permit = breaker.closedPermitUnsafe()
+        let late: { readonly session: Session | undefined } | undefined
         const once = Effect.provideService(work, UnitOfWork.Current, own)
-        return Effect.onExitPrimitive(
-          attemptTimeout === undefined ? once : TimeLimit.within(once, attemptTimeout, () => own, () => {
-            const error = new Errors.StatementTimeout({
-              timeout: attemptTimeout,
-              by: "client",
-              failure: { code: "ETIMEDOUT" }
+        const timed = attemptTimeout === undefined ? once : TimeLimit.within(once, attemptTimeout, () => own, () => {
+          late = whomItWaitsFor(own)
+          return attemptTimedOut(attemptTimeout, own)
+        })
+        return Effect.onExitPrimitive(timed, () => {
+          if (outer !== undefined) outer.effects += own.effects
+          if (late !== undefined && permit !== undefined) {
+            breaker.settleUnsafe(permit, "Failure", now(), {
+              code: "ETIMEDOUT",
+              source: evidence.sourceOfSilence(late.session)
             })
-            evidence.record(error, { code: "ETIMEDOUT", message: error.message }, {
-              kind: "Unreachable",
-              effect: own.effects === 0 ? "NotRun" : "Unknown",
-              retry: "Backoff",
-              breaker: "Failure",
-              connection: "Evict"
-            })
-            return error
-          }),
-          () => {
-            if (outer !== undefined) outer.effects += own.effects
-            return undefined
           }
-        )
+          return undefined
+        })
       })
       const all = Effect.catchCause(attempt, (cause) =>
         recover(cause, attempt, {
@@ -447,10 +489,11 @@ export const make = Effect.fnUntraced(function*(
       const bounded = deadline === undefined
         ? all
         : TimeLimit.within(all, deadline, () => current, () => new Errors.DeadlineExceeded({ deadline }))
-      return Effect.mapError(
-        bounded,
-        (error) => (isSqlError(error) ? Errors.fromSqlError(error) ?? error : error)
-      ) as Effect.Effect<A, E | Errors.PoolError, R>
+      return Effect.mapError(bounded, (error) => (isSqlError(error) ? expose(error) : error)) as Effect.Effect<
+        A,
+        E | Errors.PoolError,
+        R
+      >
     })
 
   return Executor.of({

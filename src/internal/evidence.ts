@@ -36,9 +36,13 @@ export interface Evidence {
   readonly find: (error: object) => Judgement | undefined
   /** Judges a failed connect: nothing was run. */
   readonly judgeConnect: (error: object) => Judgement
+  /** Lets another error stand for one that was judged. */
+  readonly remember: (error: object, judgement: Judgement) => void
   /** Records a judgement on an error that was made here. */
   readonly record: (error: object, failure: Failure, verdict: Verdict) => void
   readonly sourceOfLoss: (session: Session) => number
+  /** The source for an attempt that ran out of time: the loss of its session, if that is lost, else itself. */
+  readonly sourceOfSilence: (session: Session | undefined) => number
   /** Has to hear of every session, in the order in which they are used first. */
   readonly meet: (session: Session) => void
 }
@@ -100,10 +104,14 @@ export const make = (bench: Bench): Evidence => {
 
   return {
     sourceOfLoss,
+    sourceOfSilence: (session) => session?.wire.isDead() === true ? sourceOfLoss(session) : -++events,
     meet: (session) => {
       newestSession = Math.max(newestSession, session.id)
     },
     find: (error) => judgements.get(error),
+    remember: (error, judgement) => {
+      judgements.set(error, judgement)
+    },
     judgeConnect: (error) => {
       const failure = digFailure(error)
       const verdict = classify(failure, { phase: "Connect", reused: false, replied: false })
@@ -113,6 +121,7 @@ export const make = (bench: Bench): Evidence => {
       return judgement
     },
     record: (error, failure, verdict) => {
+      bench.count(verdict)
       judgements.set(error, { failure, verdict, source: -++events })
     },
     observer: {

@@ -86,12 +86,17 @@ export const make = (options: {
   let belowWrite = false
   let isOpened = false
   let isParting = false
+  let isDestroyed = false
+  const cancelSockets = new Set<Duplex>()
 
   const bytesWritten = (): number => (socket instanceof Net.Socket ? socket.bytesWritten : 0)
 
   const destroyNow = (duplex: Duplex): void => {
     isParting = true
     duplex.destroy()
+    // Nobody is left to be cancelled, and the driver would wait five seconds for a silent server's answer.
+    isDestroyed = true
+    for (const cancel of cancelSockets) cancel.destroy()
   }
 
   /** Waits for the server's own end of the connection, which it gives when the session is gone there too. */
@@ -141,9 +146,12 @@ export const make = (options: {
 
   return {
     stream: () => {
+      if (isDestroyed) throw new Error("the session is gone, and with it whatever was to be cancelled")
       const duplex = options.stream !== undefined ? options.stream() : open(options.address, options.keepAlive)
       if (socket !== undefined) {
         cancels++
+        cancelSockets.add(duplex)
+        duplex.once("close", () => cancelSockets.delete(duplex))
         return duplex
       }
       socket = adopt(duplex)

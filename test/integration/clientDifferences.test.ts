@@ -56,7 +56,7 @@ const scene = Effect.gen(function*() {
 
 /** A road to the server that can be cut between the two ends, so that neither says goodbye. */
 const makeRoad = Effect.fnUntraced(function*(url: Redacted.Redacted) {
-  const target = new URL(Redacted.value(url))
+  const { hostname, port } = new URL(Redacted.value(url))
   const ends = new Set<Net.Socket>()
   const cut = Effect.sync(() => {
     for (const end of ends) end.destroy()
@@ -64,7 +64,7 @@ const makeRoad = Effect.fnUntraced(function*(url: Redacted.Redacted) {
   const server = yield* Effect.acquireRelease(
     Effect.callback<Net.Server>((resume) => {
       const server = Net.createServer((near) => {
-        const far = Net.connect({ host: target.hostname, port: Number(target.port) })
+        const far = Net.connect({ host: hostname, port: Number(port) })
         for (const end of [near, far]) {
           ends.add(end)
           end.on("error", () => undefined)
@@ -75,9 +75,10 @@ const makeRoad = Effect.fnUntraced(function*(url: Redacted.Redacted) {
     }),
     (server) => Effect.andThen(cut, Effect.callback<void>((resume) => void server.close(() => resume(Effect.void))))
   )
-  target.hostname = "127.0.0.1"
-  target.port = String((server.address() as Net.AddressInfo).port)
-  return { url: Redacted.make(target.href), cut }
+  const near = new URL(Redacted.value(url))
+  near.hostname = "127.0.0.1"
+  near.port = String((server.address() as Net.AddressInfo).port)
+  return { url: Redacted.make(near.href), cut }
 })
 
 const backend = Effect.flatMap(
@@ -272,9 +273,25 @@ describe("a server without room for one more session", () => {
   it.live("the pool retries by itself, and says how often", () =>
     Effect.gen(function*() {
       const error = errorOf(yield* knock((url) => Pg.layer({ url, max: 1, retry: { base: 1, attempts: 2 } })))
-      assert.isFalse(error.isRetryable)
       const typed = Pg.Errors.fromSqlError(error)
       assert.strictEqual(typed?._tag === "RetriesExhausted" && typed.attempts, 2)
+    }))
+})
+
+describe("a server that speaks no TLS", () => {
+  const ask = (client: Client) =>
+    Effect.map(Effect.exit(Effect.provide(Effect.flatMap(SqlClient, (sql) => sql`SELECT 1`), client)), errorOf)
+
+  it.live("the driver calls it a connection error that may be retried", () =>
+    Effect.gen(function*() {
+      const error = yield* ask(PgClient.layer({ url: databaseUrl, ssl: true, maxConnections: 1 }))
+      assert.isTrue(error.isRetryable)
+    }))
+
+  it.live("the pool knows that it will not speak TLS the next time either", () =>
+    Effect.gen(function*() {
+      const error = yield* ask(Pg.layer({ url: databaseUrl, ssl: true, max: 1 }))
+      assert.isFalse(error.isRetryable)
     }))
 })
 
