@@ -430,10 +430,31 @@ export class OutcomeUnknown extends Schema.TaggedError<OutcomeUnknown>("effect-p
 }
 
 /**
- * A statement ran out of its time (`timeout`, milliseconds).
+ * Schema of `Outcome`.
+ *
+ * @category schemas
+ * @since 0.1.0
+ */
+export const Outcome = Schema.Literals(["NotRun", "RolledBack", "Unknown"])
+
+const certainty = (effect: Outcome): string => {
+  switch (effect) {
+    case "NotRun":
+      return "Nothing of it was run."
+    case "RolledBack":
+      return "It was rolled back."
+    case "Unknown":
+      return "It may have been applied: verify in the database before repeating it."
+  }
+}
+
+/**
+ * A statement, or an attempt at a unit of work, ran out of its time. `timeout` is how long it was given or took, in
+ * milliseconds; `effect` says what is known of what it did.
  *
  * - `by: "server"`: PostgreSQL's statement_timeout cancelled it; it was rolled back and the session is sound.
- * - `by: "client"`: the server did not answer and the socket was destroyed; the statement may still have been applied.
+ * - `by: "client"`: there was no answer in time. A server that is alive was asked to cancel it, a silent one lost its
+ *   connection.
  *
  * @category errors
  * @since 0.1.0
@@ -443,6 +464,7 @@ export class StatementTimeout extends Schema.TaggedError<StatementTimeout>("effe
   {
     timeout: Schema.Finite,
     by: Schema.Literals(["server", "client"]),
+    effect: Outcome,
     failure: Failure
   }
 ) {
@@ -451,14 +473,14 @@ export class StatementTimeout extends Schema.TaggedError<StatementTimeout>("effe
   /** @since 0.1.0 */
   override get message(): string {
     return this.by === "server"
-      ? `The server cancelled the statement after ${
+      ? `The server's statement_timeout ended the statement after ${
         seconds(this.timeout)
-      } and rolled it back. Make it faster, or raise statementTimeout.`
-      : `No answer to the statement within ${
-        seconds(this.timeout)
-      }, so its connection was destroyed; it may have been applied. Verify before repeating it, and check the server and the network.`
+      }. ${certainty(this.effect)} Make it faster, or give it more time.`
+      : `No answer within ${seconds(this.timeout)}. ${
+        certainty(this.effect)
+      } Check the server and the network, or allow more time.`
   }
-  /** A repetition usually repeats the timeout, and after `by: "client"` could apply the work twice. @since 0.1.0 */
+  /** A repetition usually repeats the timeout, and could apply the work twice. @since 0.1.0 */
   get isRetryable(): boolean {
     return false
   }
@@ -466,6 +488,7 @@ export class StatementTimeout extends Schema.TaggedError<StatementTimeout>("effe
 
 /**
  * The time the caller allowed for the whole call (`deadline`, milliseconds) is over or too short for another attempt.
+ * `effect` says what is known of what the call did.
  *
  * @category errors
  * @since 0.1.0
@@ -473,16 +496,17 @@ export class StatementTimeout extends Schema.TaggedError<StatementTimeout>("effe
 export class DeadlineExceeded extends Schema.TaggedError<DeadlineExceeded>("effect-pg-pool/Errors/DeadlineExceeded")(
   "DeadlineExceeded",
   {
-    deadline: Schema.Finite
+    deadline: Schema.Finite,
+    effect: Outcome
   }
 ) {
   /** @since 0.1.0 */
   readonly [TypeId] = TypeId
   /** @since 0.1.0 */
   override get message(): string {
-    return `The call's deadline of ${
-      seconds(this.deadline)
-    } does not allow more work. Allow more time, or do less within it.`
+    return `The call was not done within its deadline of ${
+      seconds(Math.max(0, this.deadline))
+    }. ${certainty(this.effect)} Allow more time, or do less within it.`
   }
   /** The time is spent. @since 0.1.0 */
   get isRetryable(): boolean {
@@ -499,6 +523,7 @@ export class DeadlineExceeded extends Schema.TaggedError<DeadlineExceeded>("effe
 export const Attempt = Schema.Struct({
   attempt: Schema.Finite,
   kind: Kind,
+  effect: Outcome,
   failure: Failure,
   delay: Schema.Finite
 })
@@ -512,6 +537,7 @@ export const Attempt = Schema.Struct({
 export interface Attempt {
   readonly attempt: number
   readonly kind: Kind
+  readonly effect: Outcome
   readonly failure: Failure
   readonly delay: number
 }
@@ -538,9 +564,10 @@ export class RetriesExhausted extends Schema.TaggedError<RetriesExhausted>("effe
       describe(failureOf(this.last))
     }. Retrying is over; look for the cause in the server or the network.`
   }
-  /** It has been retried already. @since 0.1.0 */
+  /** What the last attempt's error says, unless an attempt may have been applied. @since 0.1.0 */
   get isRetryable(): boolean {
-    return false
+    return Predicate.hasProperty(this.last, "isRetryable") && this.last.isRetryable === true &&
+      this.history.every(({ effect }) => effect !== "Unknown")
   }
 }
 

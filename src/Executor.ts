@@ -155,30 +155,37 @@ export const make = Effect.fnUntraced(function*(
       if (disposal === "EvictAll") Effect.runSync(pool.evictAll)
     },
     complete: withLastWords,
-    tell: ({ session, transaction }, error, { failure, verdict }) =>
+    tell: ({ session, transaction }, error, { elapsed, failure, verdict }) =>
       session.wire.obituary()?.by === "silence"
         ? Errors.toSqlError(
           new Errors.StatementTimeout({
-            timeout: pool.settings.queryTimeout,
+            timeout: elapsed,
             by: "client",
+            effect: verdict.effect,
             failure: { ...failure, code: "ETIMEDOUT" }
           })
         )
         : Errors.truthful(error, verdict, transaction === "Committing" ? "commit" : "statement")
   })
 
-  /** Statements are judged where they fail, so a `SqlError` without a judgement is a connect that failed. */
-  const judge = (error: unknown): Evidence.Judgement | undefined => {
+  /** What is known of an error. One that came from elsewhere, another client's say, proves nothing. */
+  const find = (error: unknown): Evidence.Judgement | undefined => {
     if (typeof error !== "object" || error === null) return undefined
     const known = evidence.find(error)
     if (known !== undefined || !isSqlError(error)) return known
     const typed = Errors.fromSqlError(error)
-    return typed === undefined ? evidence.judgeConnect(error) : evidence.find(typed)
+    return typed === undefined ? undefined : evidence.find(typed)
   }
+
+  /** Statements are judged where they fail, so a checkout's `SqlError` without a judgement is a connect that failed. */
+  const judgeCheckout = (error: unknown): Evidence.Judgement | undefined =>
+    find(error) ?? (isSqlError(error) && Errors.fromSqlError(error) === undefined
+      ? evidence.judgeConnect(error)
+      : undefined)
 
   /** The error as its caller shall see it: what the driver says of a refused connect is not always the truth. */
   const told = (error: SqlError): SqlError => {
-    const judgement = judge(error)
+    const judgement = find(error)
     if (judgement === undefined) return error
     const truth = Errors.truthful(error, judgement.verdict)
     if (truth !== error) evidence.remember(truth, judgement)
@@ -191,11 +198,17 @@ export const make = Effect.fnUntraced(function*(
 
   /** What a checkout that handed nothing out says. Statements speak for themselves, through the observer. */
   const settle = (permit: Breaker.Permit, cause: Cause.Cause<unknown>): void => {
-    const error = Cause.findErrorOption(cause)
-    const judgement = error._tag === "Some" ? judge(error.value) : undefined
-    if (judgement === undefined) return breaker.settleUnsafe(permit, "Ignored", now())
-    const { failure, source, verdict } = judgement
-    breaker.settleUnsafe(permit, verdict.breaker, now(), { ...failure, source })
+    const failed = Cause.findErrorOption(cause)
+    const error = failed._tag === "Some" ? failed.value : undefined
+    const judgement = judgeCheckout(error)
+    if (judgement !== undefined) {
+      const { failure, source, verdict } = judgement
+      return breaker.settleUnsafe(permit, verdict.breaker, now(), { ...failure, source })
+    }
+    // A probe that waited for the server in vain has found out what it was sent for; the queue says nothing.
+    const isInVain = permit.probe && Errors.isPoolError(error) && error._tag === "AcquireTimeout" &&
+      error.phase !== "Queue"
+    breaker.settleUnsafe(permit, isInVain ? "Failure" : "Ignored", now(), isInVain ? { code: "ETIMEDOUT" } : undefined)
   }
 
   const probeCheckout: Pool.CheckoutOptions = { prove: true, timeout: breaker.probeTimeout }
@@ -269,15 +282,36 @@ export const make = Effect.fnUntraced(function*(
     )
 
   const settleLease = (permit: Breaker.Permit, session: Session, exit: Exit.Exit<unknown, unknown>): void => {
-    const lost = session.wire.isDead()
-    if (lost && !pool.isClosing()) {
-      return breaker.settleUnsafe(permit, "Failure", now(), {
-        ...Errors.failureOf(session.wire.obituary()),
-        source: evidence.sourceOfLoss(session)
-      })
+    const outcome = leaseOutcome(session, exit)
+    breaker.settleUnsafe(
+      permit,
+      outcome,
+      now(),
+      outcome === "Failure"
+        ? { ...Errors.failureOf(session.wire.obituary()), source: evidence.sourceOfLoss(session) }
+        : undefined
+    )
+  }
+
+  const leaseOutcome = (session: Session, exit: Exit.Exit<unknown, unknown>): Breaker.Outcome => {
+    if (!session.wire.isDead()) return Exit.isFailure(exit) && Cause.hasInterruptsOnly(exit.cause) ? "Ignored" : "Success"
+    if (pool.isClosing()) return "Ignored"
+    // Whoever judged the failure that ended the session knows best.
+    if (session.signal !== undefined) return session.signal
+    const obituary = session.wire.obituary()
+    switch (obituary?.by) {
+      case "driver":
+      case "pool":
+        return "Ignored"
+      case "server":
+        return Errors.classify({ sqlState: obituary.sqlState, severity: "FATAL", message: obituary.message }, {
+          phase: "Transaction",
+          reused: true,
+          replied: true
+        }).breaker
+      default:
+        return "Failure"
     }
-    const silent = lost || (exit._tag === "Failure" && Cause.hasInterruptsOnly(exit.cause))
-    breaker.settleUnsafe(permit, silent ? "Ignored" : "Success", now())
   }
 
   const leaseShared = leaseOnce((options) => Effect.map(pool.get(options), tracked))
@@ -315,26 +349,30 @@ export const make = Effect.fnUntraced(function*(
     let cause = first
     let usedFreshConnection = false
     const history: Array<Errors.Attempt> = []
+    const exhausted = (last: unknown) =>
+      Effect.fail(
+        new Errors.RetriesExhausted({
+          attempts: history.length,
+          last: isSqlError(last) ? told(last) : last,
+          history
+        })
+      )
     const step = terms.retry === false ? undefined : yield* EffectSchedule.toStep(terms.retry)
     for (let attempts = 1;; attempts++) {
       const error = Cause.findErrorOption(cause)
-      const judgement = error._tag === "Some" ? judge(error.value) : undefined
+      const judgement = error._tag === "Some" ? find(error.value) : undefined
       if (error._tag === "None" || judgement === undefined || step === undefined || terms.isLeftToOthers()) {
         if (error._tag === "Some" && Errors.isPoolError(error.value) && judgement === undefined) store.errors.Local++
-        return yield* Effect.failCause(cause)
+        // A refusal of ours says that nothing ran, which after a doubtful attempt is not the whole truth.
+        const isDoubtful = error._tag === "Some" && history.some(({ effect }) => effect === "Unknown")
+        return yield* isDoubtful ? exhausted(error.value) : Effect.failCause(cause)
       }
       const { failure, verdict } = judgement
+      const attempted = (delay: number) =>
+        history.push({ attempt: attempts, kind: verdict.kind, effect: verdict.effect, failure, delay })
       const giveUp = (): Effect.Effect<never, E | Errors.RetriesExhausted> => {
-        history.push({ attempt: attempts, kind: verdict.kind, failure, delay: 0 })
-        return attempts === 1
-          ? Effect.failCause(cause)
-          : Effect.fail(
-            new Errors.RetriesExhausted({
-              attempts,
-              last: isSqlError(error.value) ? told(error.value) : error.value,
-              history
-            })
-          )
+        attempted(0)
+        return attempts === 1 ? Effect.failCause(cause) : exhausted(error.value)
       }
       const safe = Errors.isSafeToRepeat(verdict, terms.idempotent) && (terms.idempotent || terms.isTraceless())
       // What must not be repeated comes out as itself: an earlier failure changes nothing about what it says.
@@ -350,7 +388,7 @@ export const make = Effect.fnUntraced(function*(
         delay = Math.max(delay, pool.connectPauseUnsafe())
       }
       if (now() + delay >= terms.deadlineAt) return yield* giveUp()
-      history.push({ attempt: attempts, kind: verdict.kind, failure, delay })
+      attempted(delay)
       if (delay > 0) yield* Effect.sleep(delay)
       store.retries[verdict.kind]++
       const exit = yield* Effect.exit(attempt)
@@ -418,7 +456,7 @@ export const make = Effect.fnUntraced(function*(
     if (typed !== undefined) return typed
     const failure = Errors.failureOf(error)
     return failure.sqlState === "57014" && /statement timeout/i.test(failure.message ?? "")
-      ? new Errors.StatementTimeout({ timeout: pool.settings.statementTimeout, by: "server", failure })
+      ? new Errors.StatementTimeout({ timeout: find(error)?.elapsed ?? 0, by: "server", effect: "RolledBack", failure })
       : told(error)
   }
 
@@ -432,11 +470,14 @@ export const make = Effect.fnUntraced(function*(
     return connecting > 0 && active < max ? { session } : undefined
   }
 
-  const attemptTimedOut = (timeout: number, { effects }: UnitOfWork.UnitOfWork): Errors.StatementTimeout => {
-    const error = new Errors.StatementTimeout({ timeout, by: "client", failure: { code: "ETIMEDOUT" } })
+  const effectOf = ({ effects }: UnitOfWork.UnitOfWork) => (effects === 0 ? "NotRun" : "Unknown")
+
+  const attemptTimedOut = (timeout: number, own: UnitOfWork.UnitOfWork): Errors.StatementTimeout => {
+    const effect = effectOf(own)
+    const error = new Errors.StatementTimeout({ timeout, by: "client", effect, failure: { code: "ETIMEDOUT" } })
     evidence.record(error, { code: "ETIMEDOUT", message: error.message }, {
       kind: "Unreachable",
-      effect: effects === 0 ? "NotRun" : "Unknown",
+      effect,
       retry: "Backoff",
       breaker: "Failure",
       connection: "Evict"
@@ -456,25 +497,22 @@ export const make = Effect.fnUntraced(function*(
         ? undefined
         : Duration.toMillis(options.attemptTimeout)
       const deadline = options.deadline === undefined ? undefined : Duration.toMillis(options.deadline)
-      let current = UnitOfWork.make(idempotent)
+      let current = UnitOfWork.make(idempotent, outer)
       const attempt: Effect.Effect<A, E | Errors.StatementTimeout, R> = Effect.suspend(() => {
-        const own = current = UnitOfWork.make(idempotent)
+        const own = current = UnitOfWork.make(idempotent, outer)
+        const once = Effect.provideService(work, UnitOfWork.Current, own)
+        if (attemptTimeout === undefined) return once
         const permit = breaker.closedPermitUnsafe()
         let late: { readonly session: Session | undefined } | undefined
-        const once = Effect.provideService(work, UnitOfWork.Current, own)
-        const timed = attemptTimeout === undefined ? once : TimeLimit.within(once, attemptTimeout, () => own, () => {
+        const noteLateness = () => {
           late = whomItWaitsFor(own)
-          return attemptTimedOut(attemptTimeout, own)
-        })
-        return Effect.onExitPrimitive(timed, () => {
-          if (outer !== undefined) outer.effects += own.effects
+        }
+        return TimeLimit.within(once, attemptTimeout, () => own, noteLateness, () => {
           if (late !== undefined && permit !== undefined) {
-            breaker.settleUnsafe(permit, "Failure", now(), {
-              code: "ETIMEDOUT",
-              source: evidence.sourceOfSilence(late.session)
-            })
+            const source = evidence.sourceOfSilence(late.session)
+            breaker.settleUnsafe(permit, "Failure", now(), { code: "ETIMEDOUT", source })
           }
-          return undefined
+          return attemptTimedOut(attemptTimeout, own)
         })
       })
       const all = Effect.catchCause(attempt, (cause) =>
@@ -488,7 +526,13 @@ export const make = Effect.fnUntraced(function*(
         }))
       const bounded = deadline === undefined
         ? all
-        : TimeLimit.within(all, deadline, () => current, () => new Errors.DeadlineExceeded({ deadline }))
+        : TimeLimit.within(
+          all,
+          deadline,
+          () => current,
+          () => {},
+          () => new Errors.DeadlineExceeded({ deadline, effect: effectOf(current) })
+        )
       return Effect.mapError(bounded, (error) => (isSqlError(error) ? expose(error) : error)) as Effect.Effect<
         A,
         E | Errors.PoolError,

@@ -111,7 +111,7 @@ const client = (options: Options) =>
   Layer.effectContext(Effect.gen(function*() {
     const executor = yield* Executor.Executor
     const pool = yield* Pool.Pool
-    const { address } = pool.settings
+    const { address } = pool.settings.target
     const pgClient = yield* Client.make(
       {
         borrow: executor.borrow,

@@ -12,6 +12,7 @@ import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as EffectPool from "effect/Pool"
 import * as Random from "effect/Random"
@@ -164,6 +165,8 @@ export const sizeServerless = (): Sizing.Size => Sizing.serverless
 /** Milliseconds that cancelled work gets to end by itself when the pool closes. */
 const cancelGrace = 250
 
+type Item = EffectPool.PoolItem<Session.Session, AcquireError>
+
 type Standing = "Ready" | "Unproven" | Metrics.CloseReason
 
 /**
@@ -184,7 +187,7 @@ export const make = Effect.fnUntraced(function*(
   const runFork = Effect.runForkWith(yield* Effect.context<never>())
   const now = () => clock.currentTimeMillisUnsafe()
 
-  const sessions = new Map<Session.Session, EffectPool.PoolItem<Session.Session, AcquireError>>()
+  const sessions = new Map<Session.Session, Item>()
   let generation = 0
   let closing = false
 
@@ -226,7 +229,7 @@ export const make = Effect.fnUntraced(function*(
             // A session that died on its way here never enters the books: its socket tells it apart.
             if (!session.wire.isDead()) sessions.set(session, item)
             const giveBack = item.release(Exit.void)
-            item.release = () => Effect.suspend(() => takeBack(session, giveBack))
+            item.release = () => Effect.suspend(() => takeBack(session, item, giveBack))
           })
       }
     }),
@@ -236,6 +239,10 @@ export const make = Effect.fnUntraced(function*(
   // ---------------------------------------------------------------------------------------------------------------
   // what a session is worth
   // ---------------------------------------------------------------------------------------------------------------
+
+  /** Others may share a session with `multiplex`, so it is idle only without a borrower, whoever asks being one. */
+  const idleFor = (item: Item | undefined, borrowers: number, at: number): number =>
+    item === undefined || item.refCount > borrowers ? 0 : at - item.idleSince
 
   const standing = (session: Session.Session, idleFor: number, at: number): Standing => {
     if (session.condemned !== undefined) return session.condemned
@@ -258,13 +265,16 @@ export const make = Effect.fnUntraced(function*(
   }
 
   /** The end of every lease, on every exit. A session that must go leaves before a waiting borrower can get it. */
-  const takeBack = (session: Session.Session, giveBack: Effect.Effect<void>): Effect.Effect<void> => {
+  const takeBack = (session: Session.Session, item: Item, giveBack: Effect.Effect<void>): Effect.Effect<void> => {
     const contended = pool.state.waiters.size > 0
     if (session.wire.cancels() > 0) {
       // A CancelRequest may still be on its way and hit the next borrower's statement.
       session.condemned ??= "invalid"
     } else if (session.wire.isDead()) {
       session.condemned ??= "error"
+    } else if (item.refCount === 1 && session.busy === 0 && session.wire.transactionStatus() !== "I") {
+      // Somebody's BEGIN is open, or something unasked for came last: the next borrower must not find out.
+      session.condemned ??= "invalid"
     } else if (contended && now() >= session.expiresAt) {
       session.condemned ??= "lifetime"
     }
@@ -273,24 +283,32 @@ export const make = Effect.fnUntraced(function*(
     return contended ? Effect.andThen(remove, giveBack) : Effect.andThen(giveBack, remove)
   }
 
-  /** A round trip under its own deadline. The socket of a silent peer is destroyed, or the query would linger. */
-  const prove = (session: Session.Session): Effect.Effect<boolean> =>
-    Effect.suspend(() => {
+  /**
+   * A round trip under its own deadline, on a session that nobody else can get meanwhile. A session that is not proved
+   * is worth nothing, so its socket goes before the question is interrupted: the driver would wait for the answer.
+   */
+  const prove = (session: Session.Session): Effect.Effect<boolean> => {
+    const giveUp = (message: string) => Effect.sync(() => session.wire.destroy({ by: "silence", message }))
+    const question = Effect.suspend(() => {
       session.busy++
-      return Effect.raceFirst(
-        Effect.as(session.connection.query("SELECT 1"), true),
-        Effect.andThen(
-          Effect.sleep(settings.validationTimeout),
-          Effect.sync(() => {
-            session.wire.destroy({ by: "silence", message: `no answer within ${settings.validationTimeout} ms` })
-            return false
-          })
-        )
-      ).pipe(
-        Effect.orElseSucceed(() => false),
-        Effect.onExit(() => Effect.sync(() => session.busy--))
-      )
-    })
+      return session.connection.query("SELECT 1")
+    }).pipe(
+      Effect.onExit(() => Effect.sync(() => session.busy--)),
+      Effect.exit,
+      Effect.map(Exit.isSuccess)
+    )
+    return Effect.scoped(Effect.andThen(
+      EffectPool.reserve(pool, session),
+      Effect.flatMap(Effect.forkDetach(question, { startImmediately: true }), (fiber) =>
+        Effect.raceFirst(
+          Fiber.join(fiber),
+          Effect.sleep(settings.validationTimeout).pipe(
+            Effect.andThen(giveUp(`no answer within ${settings.validationTimeout} ms`)),
+            Effect.as(false)
+          )
+        ).pipe(Effect.onInterrupt(() => giveUp("nobody waited for the answer"))))
+    ))
+  }
 
   const evictOlderThan = (session: Session.Session): void => {
     for (const other of sessions.keys()) {
@@ -330,7 +348,7 @@ export const make = Effect.fnUntraced(function*(
         return useAfterWait(f, options)
       }
       const at = now()
-      if (standing(head.exit.value, at - head.idleSince, at) !== "Ready") return useAfterWait(f, options)
+      if (standing(head.exit.value, idleFor(head, 0, at), at) !== "Ready") return useAfterWait(f, options)
       if (tail !== undefined && tail !== head && at - tail.idleSince > settings.idleTimeout) retireIdle(at)
       store.acquire.observe(0)
       return EffectPool.use(pool, (session) => f(lend(session)))
@@ -343,10 +361,25 @@ export const make = Effect.fnUntraced(function*(
     Effect.scopedWith((scope) => Effect.flatMap(Scope.provide(get(options), scope), f))
 
   const get = (options?: CheckoutOptions): Effect.Effect<Session.Session, AcquireError, Scope.Scope> =>
-    Effect.flatMap(Effect.scope, (scope) => checkout(scope, options))
+    Effect.flatMap(Effect.scope, (scope) => checkout(scope, options, Effect.succeed))
 
-  const checkout = (scope: Scope.Scope, options: CheckoutOptions | undefined) =>
-    Effect.suspend((): Effect.Effect<Session.Session, AcquireError> => {
+  /** Takes the session out of circulation and waits for what others still have on the wire. */
+  const pin = (session: Session.Session): Effect.Effect<Lease, never, Scope.Scope> =>
+    EffectPool.reserve(pool, session).pipe(
+      Effect.andThen(session.connection.pin),
+      Effect.map((connection): Lease => ({ session, connection }))
+    )
+
+  const reserve = (options?: CheckoutOptions): Effect.Effect<Lease, AcquireError, Scope.Scope> =>
+    Effect.flatMap(Effect.scope, (scope) => checkout(scope, options, pin))
+
+  /** Everything that may take time before a session is in its borrower's hands, under one bound. */
+  const checkout = <A>(
+    scope: Scope.Scope,
+    options: CheckoutOptions | undefined,
+    prepare: (session: Session.Session) => Effect.Effect<A, never, Scope.Scope>
+  ) =>
+    Effect.suspend((): Effect.Effect<A, AcquireError> => {
       if (closing) return Effect.fail(new Errors.PoolClosed())
       // Whoever waits for a session that may still be opened is not queueing.
       const queueing = pool.state.usage - settings.max * settings.concurrency
@@ -360,6 +393,7 @@ export const make = Effect.fnUntraced(function*(
       const progress: Progress = { proving: false }
       const lease = Scope.forkUnsafe(scope)
       return firstWorthy(lease, progress, options?.prove ?? false).pipe(
+        Effect.flatMap((session) => Scope.provide(prepare(session), lease)),
         Effect.timeoutOrElse({
           duration: timeout,
           orElse: () => {
@@ -384,6 +418,9 @@ export const make = Effect.fnUntraced(function*(
       if (closing) return Effect.fail(new Errors.PoolClosed())
       retireIdle(now())
       const attempt = Scope.forkUnsafe(lease)
+      const again = Effect.suspend(() =>
+        Effect.andThen(Scope.close(attempt, Exit.void), firstWorthy(lease, progress, alwaysProve))
+      )
       return Scope.provide(EffectPool.get(pool), attempt).pipe(
         Effect.catchCause((cause) =>
           closing && Cause.hasInterruptsOnly(cause)
@@ -392,18 +429,22 @@ export const make = Effect.fnUntraced(function*(
         ),
         Effect.flatMap((session) => {
           const at = now()
-          const verdict = standing(session, at - (sessions.get(session)?.idleSince ?? at), at)
-          if (verdict === "Ready" && (!alwaysProve || session.uses === 0)) return Effect.succeed(lend(session))
+          const item = sessions.get(session)
+          const verdict = standing(session, idleFor(item, 1, at), at)
+          const isShared = item !== undefined && item.refCount > 1
           if (verdict !== "Ready" && verdict !== "Unproven") {
             evictUnsafe(session, verdict)
-            return Effect.andThen(Scope.close(attempt, Exit.void), firstWorthy(lease, progress, alwaysProve))
+            return again
           }
+          // A new session has just been proved by its connect, and one in use is watched by its statements.
+          const isProved = verdict === "Ready" && (!alwaysProve || session.uses === 0)
+          if (isProved || isShared) return Effect.succeed(lend(session))
           progress.proving = true
           return Effect.flatMap(prove(session), (alive) => {
             progress.proving = false
             if (alive) return Effect.succeed(lend(session))
             evictOlderThan(session)
-            return Effect.andThen(Scope.close(attempt, Exit.void), firstWorthy(lease, progress, alwaysProve))
+            return again
           })
         })
       )
@@ -419,22 +460,6 @@ export const make = Effect.fnUntraced(function*(
       lastConnectFailure: lastConnectFailure === undefined ? null : Errors.failureOf(lastConnectFailure)
     })
   }
-
-  const reserve = (options?: CheckoutOptions): Effect.Effect<Lease, AcquireError, Scope.Scope> =>
-    Effect.tap(
-      Effect.flatMap(get(options), (session) =>
-        EffectPool.reserve(pool, session).pipe(
-          Effect.andThen(session.connection.pin),
-          Effect.map((connection): Lease => ({ session, connection }))
-        )),
-      ({ session }) =>
-        Effect.addFinalizer(() =>
-          Effect.sync(() => {
-            const status = session.wire.transactionStatus()
-            if (status === "T" || status === "E") evictUnsafe(session, "invalid")
-          })
-        )
-    )
 
   // ---------------------------------------------------------------------------------------------------------------
   // looking in, and the end
@@ -461,8 +486,8 @@ export const make = Effect.fnUntraced(function*(
   /** A server does not look at a dead socket while it executes: what is not cancelled would run on, and commit. */
   const cancelAll = Effect.suspend(() =>
     Effect.forEach(
-      Array.from(sessions.keys()).filter((session) => session.busy > 0 && !session.wire.isDead()),
-      (session) => session.connection.interrupt,
+      Array.from(sessions).filter(([session, item]) => item.refCount > 0 && !session.wire.isDead()),
+      ([session]) => session.connection.interrupt,
       { concurrency: "unbounded", discard: true }
     )
   )

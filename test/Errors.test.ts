@@ -40,17 +40,46 @@ const one: { readonly [Tag in Errors.PoolError["_tag"]]: Extract<Errors.PoolErro
   CircuitOpen: new Errors.CircuitOpen({ retryAfter: 12_340, lastFailure: refused }),
   CircuitHalfOpen: new Errors.CircuitHalfOpen({ retryAfter: 900 }),
   OutcomeUnknown: new Errors.OutcomeUnknown({ operation: "commit", failure: { code: "ECONNRESET" }, cause: closed }),
-  StatementTimeout: new Errors.StatementTimeout({ timeout: 15_000, by: "client", failure: { code: "ETIMEDOUT" } }),
-  DeadlineExceeded: new Errors.DeadlineExceeded({ deadline: 400 }),
+  StatementTimeout: new Errors.StatementTimeout({
+    timeout: 15_000,
+    by: "client",
+    effect: "Unknown",
+    failure: { code: "ETIMEDOUT" }
+  }),
+  DeadlineExceeded: new Errors.DeadlineExceeded({ deadline: 400, effect: "NotRun" }),
   RetriesExhausted: new Errors.RetriesExhausted({
     attempts: 5,
     last: closed,
-    history: [{ attempt: 1, kind: "Unreachable", failure: refused, delay: 100 }]
+    history: [{ attempt: 1, kind: "Unreachable", effect: "Unknown", failure: refused, delay: 100 }]
   }),
   HookFailed: new Errors.HookFailed({ hook: "afterConnect", cause: new Error("no") }),
   InvalidOption: new Errors.InvalidOption({ option: "max", value: -1, allowed: "a whole number of at least 1" })
 }
 const all: ReadonlyArray<Errors.PoolError> = Object.values(one)
+
+describe("retries that are exhausted", () => {
+  const exhausted = (effect: Errors.Outcome, last: unknown) =>
+    new Errors.RetriesExhausted({
+      attempts: 2,
+      last,
+      history: [
+        { attempt: 1, kind: "Unreachable", effect, failure: refused, delay: 100 },
+        { attempt: 2, kind: "Unreachable", effect: "NotRun", failure: refused, delay: 0 }
+      ]
+    })
+
+  it("may be tried again later when no attempt was run", () => {
+    assert.isTrue(exhausted("NotRun", one.AcquireTimeout).isRetryable)
+  })
+
+  it("may not when an attempt may have been applied, whatever the last one says", () => {
+    assert.isFalse(exhausted("Unknown", one.AcquireTimeout).isRetryable)
+  })
+
+  it("may not when the last error says so", () => {
+    assert.isFalse(exhausted("NotRun", one.PoolClosed).isRetryable)
+  })
+})
 
 describe("a failure is read", () => {
   // dprint-ignore
@@ -159,9 +188,9 @@ describe("a typed error", () => {
     [one.CircuitOpen, "The database circuit is open; the next probe is due in 12.3 s. It opened on connect ECONNREFUSED 127.0.0.1:5432. Answer without the database until then."],
     [one.CircuitHalfOpen, "The database circuit is half open and its probe is under way; it is decided within 900 ms. Answer without the database until then."],
     [one.OutcomeUnknown, "The COMMIT may have been applied: it was sent, and its answer was lost (ECONNRESET). Verify in the database before repeating it, or declare it idempotent."],
-    [one.StatementTimeout, "No answer to the statement within 15 s, so its connection was destroyed; it may have been applied. Verify before repeating it, and check the server and the network."],
-    [new Errors.StatementTimeout({ timeout: 15_000, by: "server", failure: { sqlState: "57014" } }), "The server cancelled the statement after 15 s and rolled it back. Make it faster, or raise statementTimeout."],
-    [one.DeadlineExceeded, "The call's deadline of 400 ms does not allow more work. Allow more time, or do less within it."],
+    [one.StatementTimeout, "No answer within 15 s. It may have been applied: verify in the database before repeating it. Check the server and the network, or allow more time."],
+    [new Errors.StatementTimeout({ timeout: 15_000, by: "server", effect: "RolledBack", failure: { sqlState: "57014" } }), "The server's statement_timeout ended the statement after 15 s. It was rolled back. Make it faster, or give it more time."],
+    [one.DeadlineExceeded, "The call was not done within its deadline of 400 ms. Nothing of it was run. Allow more time, or do less within it."],
     [one.RetriesExhausted, "Failed 5 times, the last time with PgConnection: Connection closed. Retrying is over; look for the cause in the server or the network."],
     [one.HookFailed, "The hook afterConnect failed, so its connection was not used. See the cause, and make the hook succeed or handle its own errors."],
     [one.InvalidOption, "max is -1, but must be a whole number of at least 1."]
@@ -195,7 +224,7 @@ describe("a typed error", () => {
       new Errors.AcquireTimeout({ phase: "Validate", waited: 1, stats, lastConnectFailure: failure }),
       new Errors.CircuitOpen({ retryAfter: 1, lastFailure: failure }),
       new Errors.OutcomeUnknown({ operation: "work", failure, cause: leak }),
-      new Errors.StatementTimeout({ timeout: 1, by: "client", failure }),
+      new Errors.StatementTimeout({ timeout: 1, by: "client", effect: "Unknown", failure }),
       new Errors.RetriesExhausted({ attempts: 1, last: leak, history: [] }),
       new Errors.HookFailed({ hook: "afterConnect", cause: leak }),
       new Errors.InvalidOption({ option: "url", value: "postgres://bob:hunter2@db/shop", allowed: "a URL" }),

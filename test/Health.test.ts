@@ -260,6 +260,8 @@ const services = (state: {
     Layer.mock(Breaker.Breaker, {
       state: Effect.sync((): Breaker.State => state.breaker ?? { _tag: "Closed", failures: 0 }),
       admitUnsafe: () => assert.fail("not to be touched"),
+      closedPermitUnsafe: () => assert.fail("not to be touched"),
+      isCalmUnsafe: () => assert.fail("not to be touched"),
       settleUnsafe: () => assert.fail("not to be touched"),
       stateUnsafe: () => state.breaker ?? { _tag: "Closed", failures: 0 },
       probeTimeout: 2_000

@@ -115,6 +115,20 @@ describe("the environment", () => {
       })
   )
 
+  it.effect("names DATABASE_URL and the cure, but not its secret", () =>
+    Effect.gen(function*() {
+      const message = yield* complaint({ DATABASE_URL: "postgres://me:hunter#2@host/db" })
+      assert.include(message, "DATABASE_URL")
+      assert.include(message, "percent-encoded")
+      assert.notInclude(message, "hunter")
+    }))
+
+  it.effect("names both variables of a floor above the bound", () =>
+    Effect.gen(function*() {
+      const message = yield* complaint({ DB_POOL_MIN: "5", DB_POOL_MAX: "3" })
+      assert.include(message, "DB_POOL_MIN is \"5\", but must be at most DB_POOL_MAX, which is 3")
+    }))
+
   it.effect("builds the layer", () =>
     Effect.gen(function*() {
       const context = yield* Layer.build(Pg.layerConfig()).pipe(

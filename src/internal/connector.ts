@@ -3,7 +3,7 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
-import type { SqlError } from "effect/sql/SqlError"
+import { ConnectionError, SqlError } from "effect/sql/SqlError"
 import * as ConnectGate from "./connectGate.ts"
 import type { Settings } from "./poolSettings.ts"
 import * as Session from "./session.ts"
@@ -60,6 +60,15 @@ const makeBell = () => {
   }
 }
 
+const timedOut = (millis: number): SqlError =>
+  new SqlError({
+    reason: new ConnectionError({
+      cause: new Error("Connection timed out"),
+      message: `PgConnection: Connection timed out after ${millis} ms`,
+      operation: "connect"
+    })
+  })
+
 export const make = <E>(owner: Owner<E>): Connector<E> => {
   const { now, settings } = owner
   const gate = ConnectGate.make<E | SqlError>()
@@ -109,9 +118,8 @@ export const make = <E>(owner: Owner<E>): Connector<E> => {
       let isOpen = true
       sockets++
       const wire = Socket.make({
-        address: settings.address,
-        keepAlive: settings.keepAlive,
-        stream: settings.stream,
+        target: settings.target,
+        runFork: owner.runFork,
         farewell: settings.farewell,
         onClose: () => {
           if (!isOpen) return
@@ -122,13 +130,17 @@ export const make = <E>(owner: Owner<E>): Connector<E> => {
           socketClosed.notify()
         }
       })
-      return Effect.onError(
-        restore(open(wire, (opened) => {
-          session = opened
-          owner.onOpen(opened)
-        })),
-        () => Effect.sync(() => wire.destroy({ by: "pool", message: "the session was not taken up" }))
+      const giveUp = Effect.sync(() => wire.destroy({ by: "pool", message: "the session was not taken up" }))
+      const opening = open(wire, (opened) => {
+        session = opened
+        owner.onOpen(opened)
+      })
+      // The socket goes before the work is interrupted: whatever waits for it then ends at once.
+      const timeUp = Effect.sleep(settings.connectTimeout).pipe(
+        Effect.andThen(giveUp),
+        Effect.andThen(Effect.fail(timedOut(settings.connectTimeout)))
       )
+      return Effect.onError(restore(Effect.raceFirst(opening, timeUp)), () => giveUp)
     })
   )
 

@@ -4,6 +4,7 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import * as Redacted from "effect/Redacted"
+import * as Address from "./address.ts"
 
 /** The options that environment variables can set. */
 export interface EnvironmentOptions {
@@ -32,6 +33,8 @@ export interface EnvironmentOptions {
 
 type Parse<A> = (text: string) => A | undefined
 
+const refuse = (message: string) => Effect.fail(new Config.ConfigError(new ConfigProvider.SourceError({ message })))
+
 /** Reads one variable. Empty counts as absent, as a deployment that wants to unset one often can only empty it. */
 const variable = <A>(name: string, allowed: string, parse: Parse<A>): Config.Config<A | undefined> =>
   Config.option(Config.String(name)).pipe(
@@ -39,11 +42,7 @@ const variable = <A>(name: string, allowed: string, parse: Parse<A>): Config.Con
       const text = Option.getOrElse(found, () => "").trim()
       if (text === "") return Effect.succeed(undefined)
       const value = parse(text)
-      return value !== undefined ? Effect.succeed(value) : Effect.fail(
-        new Config.ConfigError(
-          new ConfigProvider.SourceError({ message: `${name} is "${text}", but must be ${allowed}.` })
-        )
-      )
+      return value !== undefined ? Effect.succeed(value) : refuse(`${name} is "${text}", but must be ${allowed}.`)
     })
   )
 
@@ -71,25 +70,31 @@ const duration = (name: string, least = 1) =>
 
 const text = (name: string) => variable(name, "", (value) => value)
 
-/** A secret's value never becomes part of a complaint: the pool itself says what is wrong with an address. */
 const secret = (name: string): Config.Config<Redacted.Redacted | undefined> =>
   Config.map(
     Config.option(Config.Redacted(name)),
     (found) => Option.getOrUndefined(Option.filter(found, (value) => Redacted.value(value) !== ""))
   )
 
-const sslModes = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] as const
-type SslMode = (typeof sslModes)[number]
+/** What is wrong with an address is said without the address: it holds a password. */
+const addressUrl = Config.mapEffect(secret("DATABASE_URL"), (url) => {
+  if (url === undefined) return Effect.succeed(undefined)
+  const bad = Address.resolve({ url, username: "anybody" })
+  return "_tag" in bad ? refuse(`DATABASE_URL is ${bad.value}, but must be ${bad.allowed}.`) : Effect.succeed(url)
+})
+
+
+
 
 const sslMode = variable(
   "PGSSLMODE",
-  `one of ${sslModes.join(", ")}`,
-  (value): SslMode | undefined => sslModes.find((mode) => mode === value)
+  `one of ${Address.sslModes.join(", ")}`,
+  (value) => Address.sslModes.find((mode) => mode === value)
 )
 
-export const options: Config.Config<EnvironmentOptions> = Config.map(
+export const options: Config.Config<EnvironmentOptions> = Config.mapEffect(
   Config.all({
-    url: secret("DATABASE_URL"),
+    url: addressUrl,
     host: text("PGHOST"),
     port: whole("PGPORT", 1, 65535),
     username: text("PGUSER"),
@@ -113,8 +118,11 @@ export const options: Config.Config<EnvironmentOptions> = Config.map(
   (
     { breakerFailures, breakerOpen, database, host, password, port, retryAttempts, sslMode, url, username, ...rest }
   ) => {
+    if (rest.min !== undefined && rest.max !== undefined && rest.min > rest.max) {
+      return refuse(`DB_POOL_MIN is "${rest.min}", but must be at most DB_POOL_MAX, which is ${rest.max}.`)
+    }
     const optional = sslMode === "prefer" || sslMode === "allow"
-    return {
+    return Effect.succeed({
       ...rest,
       // A whole address wins over its parts, which often come from the platform and mean something else.
       ...(url !== undefined
@@ -133,6 +141,6 @@ export const options: Config.Config<EnvironmentOptions> = Config.map(
       breaker: breakerFailures === undefined && breakerOpen === undefined
         ? undefined
         : { failures: breakerFailures, openFor: breakerOpen }
-    }
+    })
   }
 )

@@ -11,6 +11,8 @@ export interface Judgement {
   readonly verdict: Verdict
   readonly failure: Failure
   readonly source: number
+  /** Milliseconds after which it failed, 0 where that says nothing. */
+  readonly elapsed: number
 }
 
 /** Who acts on what is found out. */
@@ -87,10 +89,16 @@ export const make = (bench: Bench): Evidence => {
     return lossSource
   }
 
-  const judgeStatement = (connection: TrackedConnection, error: SqlError, written: boolean): Judgement => {
+  const judgeStatement = (
+    connection: TrackedConnection,
+    error: SqlError,
+    written: boolean,
+    elapsed: number
+  ): Judgement => {
     const { session } = connection
     const failure = digFailure(error)
     return {
+      elapsed,
       failure,
       // The caller's own READ ONLY says nothing about the host.
       verdict: connection.isReadOnlyByChoice && failure.sqlState === "25006"
@@ -115,14 +123,14 @@ export const make = (bench: Bench): Evidence => {
     judgeConnect: (error) => {
       const failure = digFailure(error)
       const verdict = classify(failure, { phase: "Connect", reused: false, replied: false })
-      const judgement: Judgement = { failure, verdict, source: -++events }
+      const judgement: Judgement = { failure, verdict, source: -++events, elapsed: 0 }
       judgements.set(error, judgement)
       bench.count(verdict)
       return judgement
     },
     record: (error, failure, verdict) => {
       bench.count(verdict)
-      judgements.set(error, { failure, verdict, source: -++events })
+      judgements.set(error, { failure, verdict, source: -++events, elapsed: 0 })
     },
     observer: {
       monotonicNanos: bench.monotonicNanos,
@@ -139,11 +147,13 @@ export const make = (bench: Bench): Evidence => {
         }
       },
       failed: (connection, error, startedAt, written) => {
-        bench.observe("error", secondsSince(startedAt))
+        const seconds = secondsSince(startedAt)
+        bench.observe("error", seconds)
         const { permit, session } = connection
         const complete = bench.complete(error, session)
-        const judgement = judgeStatement(connection, complete, written)
+        const judgement = judgeStatement(connection, complete, written, Math.round(seconds * 1000))
         const { failure, source, verdict } = judgement
+        session.signal = verdict.breaker
         if (verdict.connection !== "Keep") bench.dispose(session, verdict.connection)
         bench.count(verdict)
         const told = bench.tell(connection, complete, judgement)

@@ -7,6 +7,7 @@ import * as Os from "node:os"
 import type { Duplex } from "node:stream"
 import type { ConnectionOptions } from "node:tls"
 import * as Address from "./address.ts"
+import type * as Dial from "./dial.ts"
 import { millis } from "./millis.ts"
 import * as Sizing from "./sizing.ts"
 
@@ -48,7 +49,7 @@ export interface PoolOptions {
   readonly acquireTimeout?: Duration.Input | undefined
   /** Most borrowers that may wait; the next one fails at once. Default: no bound. */
   readonly maxWaiting?: number | undefined
-  /** Bounds one connect: password, TCP, TLS and authentication. Default: 5 seconds. */
+  /** Bounds one connect: TCP, TLS, password, authentication and hooks. Default: the URL's `connect_timeout`, else 5 seconds. */
   readonly connectTimeout?: Duration.Input | undefined
   /** Idle sessions above `min` are closed after this long. Default: 10 seconds. */
   readonly idleTimeout?: Duration.Input | undefined
@@ -115,10 +116,9 @@ export interface PoolOptions {
 
 /** The options after defaults: numbers in milliseconds, `Infinity` for none. */
 export interface Settings {
-  readonly address: Address.Address
+  readonly target: Dial.Target
   readonly connection: PgConnection.Config
-  readonly stream: (() => Duplex) | undefined
-  readonly keepAlive: number | undefined
+  readonly connectTimeout: number
   readonly max: number
   readonly min: number
   readonly concurrency: number
@@ -203,6 +203,15 @@ const firstBroken = (options: PoolOptions): BadOption | undefined => {
   return undefined
 }
 
+/** An explicit `ssl` wins over the URL. Unlike libpq, `allow` tries TLS first, and whatever uses TLS verifies. */
+const tlsMode = (ssl: PoolOptions["ssl"], mode: Address.SslMode | undefined): Dial.TlsMode => {
+  if (ssl !== undefined) {
+    return ssl === false ? { _tag: "Off" } : { _tag: "On", isOptional: false, options: ssl === true ? {} : ssl }
+  }
+  if (mode === undefined || mode === "disable") return { _tag: "Off" }
+  return { _tag: "On", isOptional: mode === "prefer" || mode === "allow", options: {} }
+}
+
 /** `0` is how PostgreSQL spells "no limit" for its timeouts. */
 const guc = (duration: number): string => (duration === Infinity ? "0" : String(Math.ceil(duration)))
 
@@ -228,11 +237,13 @@ export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption>
       host: options.host,
       port: options.port,
       path: options.path,
-      ssl: options.ssl,
+      // The socket that the driver gets is encrypted already.
+      ssl: false,
       database: options.database,
-      username: options.username,
+      username: address.username,
       password: options.password,
-      connectTimeout: options.connectTimeout,
+      // The connector's own clock covers dialling and hooks as well.
+      connectTimeout: "Infinity",
       applicationName: options.applicationName ?? "effect-pg-pool",
       startupParameters: behindPooler ? options.startupParameters : {
         statement_timeout: guc(statementTimeout),
@@ -248,10 +259,14 @@ export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption>
       maxMessageSize: options.maxMessageSize
     }
     return Effect.succeed<Settings>({
-      address,
+      target: {
+        address,
+        tls: tlsMode(options.ssl, address.sslMode),
+        keepAlive: time(options.keepAlive, 30_000),
+        stream: options.stream
+      },
       connection,
-      stream: options.stream,
-      keepAlive: time(options.keepAlive, 30_000),
+      connectTimeout: time(options.connectTimeout, address.connectTimeout ?? 5000),
       max,
       min: Math.min(options.min ?? size.min, max),
       concurrency: multiplex ? options.multiplexConcurrency ?? 32 : 1,

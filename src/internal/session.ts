@@ -3,6 +3,7 @@ import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import type { SqlError } from "effect/sql/SqlError"
 import type * as Socket from "./socket.ts"
+import type { Signal } from "./verdict.ts"
 
 /** Why a session is closed; the words are those of the metrics. */
 export type CloseReason = "idle" | "lifetime" | "uses" | "invalid" | "error" | "shutdown"
@@ -20,6 +21,8 @@ export interface Session {
   uses: number
   /** Statements that wait for an answer. */
   busy: number
+  /** What the last judged failure of this session says about the server, `undefined` when none has failed. */
+  signal: Signal | undefined
   /** Set when the session must not be lent again. */
   condemned: CloseReason | undefined
 }
@@ -46,7 +49,8 @@ export const open = (options: OpenOptions): Effect.Effect<Session, SqlError, Sco
     Effect.void,
     () => Effect.sync(wire.expectClose)
   ).pipe(
-    Effect.andThen(PgConnection.make({ ...options.config, stream: wire.stream })),
+    Effect.andThen(wire.dial),
+    Effect.andThen(Effect.suspend(() => PgConnection.make({ ...options.config, stream: wire.stream }))),
     Effect.map((connection): Session => {
       const openedAt = options.now()
       const session: Session = {
@@ -58,6 +62,7 @@ export const open = (options: OpenOptions): Effect.Effect<Session, SqlError, Sco
         generation,
         uses: 0,
         busy: 0,
+        signal: undefined,
         condemned: undefined
       }
       wire.watchSilence(silence, () => session.busy > 0)

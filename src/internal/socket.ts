@@ -1,7 +1,9 @@
 import * as PgProtocol from "@effect/sql-pg/PgProtocol"
+import * as Effect from "effect/Effect"
+import type { SqlError } from "effect/sql/SqlError"
 import * as Net from "node:net"
 import type { Duplex } from "node:stream"
-import type { Address } from "./address.ts"
+import * as Dial from "./dial.ts"
 
 /**
  * The socket under one session: what the driver does not tell is read off it here, at no cost to a healthy query.
@@ -10,7 +12,9 @@ import type { Address } from "./address.ts"
  * which is how the two are told apart.
  */
 export interface Wire {
-  /** The factory to hand to the driver. */
+  /** Connects, TLS included. */
+  readonly dial: Effect.Effect<void, SqlError>
+  /** The factory to hand to the driver, once dialled. */
   readonly stream: () => Duplex
   /** Grows with every byte handed to the socket: unchanged means that nothing was sent. */
   readonly mark: () => number
@@ -20,7 +24,10 @@ export interface Wire {
   readonly isDead: () => boolean
   /** Why the server or we ended the session, when known. */
   readonly obituary: () => Obituary | undefined
-  /** The transaction state of the server's last ReadyForQuery: idle, in a transaction, or in a failed one. */
+  /**
+   * The transaction state of the server's last ReadyForQuery: idle, in a transaction, or in a failed one; `undefined`
+   * when something else came last.
+   */
   readonly transactionStatus: () => "I" | "T" | "E" | undefined
   /** Call once the session is open: from then on silence while `isBusy()` destroys the socket. */
   readonly watchSilence: (millis: number, isBusy: () => boolean) => void
@@ -31,21 +38,10 @@ export interface Wire {
 
 /** The last words of a session: a FATAL of the server's, or a reason of ours. */
 export interface Obituary {
-  readonly by: "server" | "silence" | "pool"
+  readonly by: "server" | "silence" | "pool" | "driver"
   readonly sqlState?: string | undefined
   readonly message: string
 }
-
-const open = (address: Address, keepAlive: number | undefined): Duplex =>
-  address.path !== undefined
-    ? Net.connect({ path: address.path })
-    // A statement is one write and then a wait for its answer: Nagle's algorithm would only hold the write back.
-    : Net.connect({
-      host: address.host,
-      port: address.port,
-      noDelay: true,
-      ...(keepAlive === undefined ? {} : { keepAlive: true, keepAliveInitialDelay: keepAlive })
-    })
 
 const fatalIn = (chunk: Uint8Array | undefined): Obituary | undefined => {
   if (chunk === undefined) return undefined
@@ -68,11 +64,11 @@ const fatalIn = (chunk: Uint8Array | undefined): Obituary | undefined => {
 }
 
 const readyForQuery = 0x5a
+const readyForQueryLength = 6
 
 export const make = (options: {
-  readonly address: Address
-  readonly keepAlive: number | undefined
-  readonly stream: (() => Duplex) | undefined
+  readonly target: Dial.Target
+  readonly runFork: (effect: Effect.Effect<void>) => unknown
   /** Milliseconds that the end of a session may take. */
   readonly farewell: number
   readonly onClose: () => void
@@ -82,14 +78,13 @@ export const make = (options: {
   let cancels = 0
   let lastChunk: Uint8Array | undefined
   let obituary: Obituary | undefined
-  // TLS over a plain socket writes below `write`, so there the kernel's own count is the proof.
-  let belowWrite = false
   let isOpened = false
   let isParting = false
   let isDestroyed = false
+  let isTaken = false
+  /** What is open below the session's socket while it is dialled. */
+  const layers: Array<Duplex> = []
   const cancelSockets = new Set<Duplex>()
-
-  const bytesWritten = (): number => (socket instanceof Net.Socket ? socket.bytesWritten : 0)
 
   const destroyNow = (duplex: Duplex): void => {
     isParting = true
@@ -115,9 +110,11 @@ export const make = (options: {
   const destroyPolitely = (duplex: Duplex): void => {
     const destroy = duplex.destroy
     duplex.destroy = (error) => {
-      if (isParting || error != null || !isOpened || !duplex.writable || duplex.readableEnded) {
+      const isFailure = error !== undefined && error !== null
+      if (isParting || isFailure || !isOpened || !duplex.writable || duplex.readableEnded) {
         return destroy.call(duplex, error)
       }
+      obituary ??= fatalIn(lastChunk) ?? { by: "driver", message: "the driver gave the session up" }
       duplex.end()
       part(duplex)
       return duplex
@@ -132,7 +129,10 @@ export const make = (options: {
       return (write as (...args: Array<unknown>) => boolean).apply(duplex, args)
     } as typeof duplex.write
     duplex.on("data", (chunk: Uint8Array) => {
-      lastChunk = chunk
+      // A message can be cut in two: its end alone says nothing.
+      lastChunk = chunk.length < readyForQueryLength && lastChunk !== undefined
+        ? Buffer.concat([lastChunk.subarray(-readyForQueryLength), chunk])
+        : chunk
     })
     // The driver takes its own listeners off when it lets go of the socket: a late error must still find one.
     duplex.on("error", () => {})
@@ -145,31 +145,35 @@ export const make = (options: {
   }
 
   return {
-    stream: () => {
-      if (isDestroyed) throw new Error("the session is gone, and with it whatever was to be cancelled")
-      const duplex = options.stream !== undefined ? options.stream() : open(options.address, options.keepAlive)
-      if (socket !== undefined) {
-        cancels++
-        cancelSockets.add(duplex)
-        duplex.once("close", () => cancelSockets.delete(duplex))
-        return duplex
-      }
+    dial: Effect.map(Dial.dial(options.target, (layer) => layers.push(layer)), (duplex) => {
       socket = adopt(duplex)
-      return duplex
+    }),
+    stream: () => {
+      if (socket === undefined || isDestroyed) {
+        throw new Error("the session is gone, and with it whatever was to be cancelled")
+      }
+      if (!isTaken) {
+        isTaken = true
+        return socket
+      }
+      cancels++
+      const cancel = Dial.later(options.target, options.runFork)
+      cancelSockets.add(cancel)
+      cancel.once("close", () => cancelSockets.delete(cancel))
+      return cancel
     },
-    mark: () => (belowWrite ? bytesWritten() : written),
+    mark: () => written,
     cancels: () => cancels,
     isDead: () => socket === undefined || isParting || socket.destroyed || !socket.writable,
     obituary: () => obituary ?? fatalIn(lastChunk),
     transactionStatus: () => {
       const chunk = lastChunk
-      if (chunk === undefined || chunk.length < 6 || chunk[chunk.length - 6] !== readyForQuery) return undefined
+      if (chunk === undefined || chunk[chunk.length - readyForQueryLength] !== readyForQuery) return undefined
       const status = String.fromCharCode(chunk[chunk.length - 1]!)
       return status === "I" || status === "T" || status === "E" ? status : undefined
     },
     watchSilence: (millis, isBusy) => {
       isOpened = true
-      belowWrite = socket instanceof Net.Socket && socket.bytesWritten > written
       if (!(socket instanceof Net.Socket) || !Number.isFinite(millis)) return
       const watched = socket
       // Node refreshes a socket's own timer on every read and write for some 30 ns, and does not keep the process
@@ -185,8 +189,10 @@ export const make = (options: {
     },
     destroy: (reason) => {
       obituary ??= reason
-      if (socket === undefined) options.onClose()
-      else destroyNow(socket)
+      if (socket !== undefined) return destroyNow(socket)
+      isDestroyed = true
+      for (const layer of layers) layer.destroy()
+      options.onClose()
     }
   }
 }

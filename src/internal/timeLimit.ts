@@ -1,4 +1,7 @@
+import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
 import type { UnitOfWork } from "./unitOfWork.ts"
 
 /**
@@ -7,11 +10,17 @@ import type { UnitOfWork } from "./unitOfWork.ts"
  */
 const cancelGrace = 90
 
-/** Interrupts the work when its time is up, and destroys the sockets of those sessions that still owe it an answer. */
+/**
+ * Interrupts the work when its time is up, and destroys the sockets of those sessions that still owe it an answer.
+ *
+ * Work that has come to its own end by then, as a COMMIT that cannot be interrupted does, has the last word: its result
+ * must not be thrown away. `onTimeout` is asked after all of the work has ended, when it is known what it has done.
+ */
 export const within = <A, E, R, E2>(
   work: Effect.Effect<A, E, R>,
   millis: number,
   unit: () => UnitOfWork,
+  onTimeUp: () => void,
   onTimeout: () => E2
 ): Effect.Effect<A, E | E2, R> => {
   const destroyAwaited = ({ awaited }: UnitOfWork) =>
@@ -20,14 +29,22 @@ export const within = <A, E, R, E2>(
         session.wire.destroy({ by: "silence", message: `no answer within ${millis} ms` })
       }
     })
-  const timeUp = Effect.suspend(() =>
-    Effect.forkDetach(Effect.delay(destroyAwaited(unit()), cancelGrace), { startImmediately: true })
-  )
-  return Effect.raceFirst(
-    work,
-    Effect.sleep(millis).pipe(
-      Effect.andThen(timeUp),
-      Effect.andThen(Effect.suspend(() => Effect.fail(onTimeout())))
+  const cutOff = (fiber: Fiber.Fiber<A, E>): Effect.Effect<A, E | E2> =>
+    Effect.suspend(() => {
+      onTimeUp()
+      return Effect.forkDetach(Effect.delay(destroyAwaited(unit()), cancelGrace), { startImmediately: true })
+    }).pipe(
+      Effect.andThen(Fiber.interrupt(fiber)),
+      Effect.andThen(Fiber.await(fiber)),
+      Effect.flatMap((exit): Effect.Effect<A, E | E2> =>
+        Exit.isSuccess(exit) || !Cause.hasInterruptsOnly(exit.cause) ? exit : Effect.fail(onTimeout())
+      )
     )
+  return Effect.uninterruptibleMask((restore) =>
+    Effect.flatMap(Effect.forkChild(restore(work), { startImmediately: true }), (fiber) =>
+      restore(Effect.timeoutOption(Fiber.await(fiber), millis)).pipe(
+        Effect.onInterrupt(() => Fiber.interrupt(fiber)),
+        Effect.flatMap((exit): Effect.Effect<A, E | E2> => exit._tag === "Some" ? exit.value : cutOff(fiber))
+      ))
   )
 }

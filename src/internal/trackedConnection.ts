@@ -91,12 +91,19 @@ export class TrackedConnection implements PgConnection.PgConnection {
     return this.track(this.base.queryValues(sql, params, prepare))
   }
 
+  /** Silence is watched while rows are asked for, and not while their consumer is busy with them. */
   stream(sql: string, params?: ReadonlyArray<unknown>): Stream.Stream<PgConnection.Row, SqlError> {
     return Stream.unwrap(Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
       const startedAt = this.observer.monotonicNanos()
       const mark = this.session.wire.mark()
       const unit = this.begin(fiber)
-      const rows = Stream.mapError(this.base.stream(sql, params), (error) => this.judge(error, startedAt, mark, unit))
+      const rows = Stream.transformPull(
+        this.base.stream(sql, params),
+        (pull) => Effect.succeed(this.await(pull, unit))
+      ).pipe(
+        Stream.mapError((error) => this.judge(error, startedAt, mark, unit)),
+        Stream.onExit((exit) => Effect.sync(() => this.observe(exit, startedAt)))
+      )
       return Effect.as(this.exclude, rows)
     }))
   }
@@ -104,13 +111,13 @@ export class TrackedConnection implements PgConnection.PgConnection {
   listen(
     channel: string
   ): Effect.Effect<Queue.Dequeue<PgConnection.Notification, SqlError>, SqlError, Scope.Scope> {
-    return Effect.andThen(this.exclude, this.base.listen(channel))
+    return Effect.andThen(this.exclude, this.track(this.base.listen(channel)))
   }
 
   /** A statement inside a transaction takes effect with its COMMIT, so only what runs outside of one counts. */
   private begin(fiber: Fiber.Fiber<unknown, unknown>): UnitOfWork.UnitOfWork | undefined {
     const unit = fiber.getRef(UnitOfWork.Current)
-    if (unit !== undefined && this.transaction !== "Open") unit.effects++
+    if (unit !== undefined && this.transaction !== "Open") UnitOfWork.addEffects(unit, 1)
     return unit
   }
 
@@ -122,27 +129,48 @@ export class TrackedConnection implements PgConnection.PgConnection {
   ): SqlError {
     const counted = this.transaction !== "Open"
     const verdict = this.observer.failed(this, error, startedAt, this.session.wire.mark() !== mark)
-    if (unit !== undefined && counted && verdict.traceless) unit.effects--
+    if (unit !== undefined && counted && verdict.traceless) UnitOfWork.addEffects(unit, -1)
     return verdict.error
   }
 
-  private track<A>(statement: Effect.Effect<A, SqlError>): Effect.Effect<A, SqlError> {
-    return Effect.withFiber((fiber) => {
-      const { observer, session } = this
-      const startedAt = observer.monotonicNanos()
+  /** Marks the session as owing an answer while an effect runs. */
+  private await<A, E, R>(
+    effect: Effect.Effect<A, E, R>,
+    unit: UnitOfWork.UnitOfWork | undefined
+  ): Effect.Effect<A, E, R> {
+    return Effect.suspend(() => {
+      const { session } = this
+      if (unit !== undefined) UnitOfWork.addAwaited(unit, session, 1)
+      session.busy++
+      return Effect.onExitPrimitive(effect, () => {
+        session.busy--
+        if (unit !== undefined) UnitOfWork.addAwaited(unit, session, -1)
+        return undefined
+      })
+    })
+  }
+
+  private observe(exit: Exit.Exit<unknown, unknown>, startedAt: bigint): void {
+    if (exit._tag === "Success") this.observer.succeeded(this, startedAt)
+    else if (exit.cause.reasons.some((reason) => reason._tag === "Interrupt")) {
+      this.observer.interrupted(this, startedAt)
+    }
+  }
+
+  private track<A, R>(statement: Effect.Effect<A, SqlError, R>): Effect.Effect<A, SqlError, R> {
+    return Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
+      const { session } = this
+      const startedAt = this.observer.monotonicNanos()
       const mark = session.wire.mark()
       const unit = this.begin(fiber)
-      if (unit !== undefined) UnitOfWork.expectAnswer(unit, session)
+      if (unit !== undefined) UnitOfWork.addAwaited(unit, session, 1)
       session.busy++
       return Effect.onExitPrimitive(
         Effect.mapError(statement, (error) => this.judge(error, startedAt, mark, unit)),
-        (exit: Exit.Exit<A, SqlError>) => {
+        (exit) => {
           session.busy--
-          if (unit !== undefined) UnitOfWork.settleAnswer(unit, session)
-          if (exit._tag === "Success") observer.succeeded(this, startedAt)
-          else if (exit.cause.reasons.some((reason) => reason._tag === "Interrupt")) {
-            observer.interrupted(this, startedAt)
-          }
+          if (unit !== undefined) UnitOfWork.addAwaited(unit, session, -1)
+          this.observe(exit, startedAt)
           return undefined
         }
       )

@@ -3,26 +3,35 @@ import type { Session } from "./session.ts"
 
 /**
  * What one attempt at a unit of work has done to the database so far. It decides whether the whole unit may be run
- * again, and which sockets to look at when its time is up.
+ * again, and which sockets to look at when its time is up. What a unit does is done by the units around it as well.
  */
 export interface UnitOfWork {
   readonly idempotent: boolean
+  readonly outer: UnitOfWork | undefined
   /** Statements and commits that took effect or may have: back to what it was once they are proved undone. */
   effects: number
   /** How many answers each session owes to this unit: others may share a session, or have it afterwards. */
   readonly awaited: Map<Session, number>
 }
 
-export const make = (idempotent: boolean): UnitOfWork => ({ idempotent, effects: 0, awaited: new Map() })
+export const make = (idempotent: boolean, outer: UnitOfWork | undefined): UnitOfWork => ({
+  idempotent,
+  outer,
+  effects: 0,
+  awaited: new Map()
+})
 
-export const expectAnswer = ({ awaited }: UnitOfWork, session: Session): void => {
-  awaited.set(session, (awaited.get(session) ?? 0) + 1)
+export const addEffects = (unit: UnitOfWork, count: 1 | -1): void => {
+  for (let each: UnitOfWork | undefined = unit; each !== undefined; each = each.outer) each.effects += count
 }
 
-export const settleAnswer = ({ awaited }: UnitOfWork, session: Session): void => {
-  const left = (awaited.get(session) ?? 0) - 1
-  if (left > 0) awaited.set(session, left)
-  else awaited.delete(session)
+/** Notes an answer that is owed from now on (1), or has come (-1). */
+export const addAwaited = (unit: UnitOfWork, session: Session, count: 1 | -1): void => {
+  for (let each: UnitOfWork | undefined = unit; each !== undefined; each = each.outer) {
+    const left = (each.awaited.get(session) ?? 0) + count
+    if (left > 0) each.awaited.set(session, left)
+    else each.awaited.delete(session)
+  }
 }
 
 /** The unit that the running fiber works for, if any. */

@@ -70,7 +70,9 @@ describe("a checkout that takes longer than acquireTimeout", () => {
         assert.strictEqual(error.stats.connecting, 1)
         assert.isNull(error.lastConnectFailure)
         assert.strictEqual(impostor.accepted(), 1)
-      }).pipe(Effect.provide(Pg.layer({ ...alone, url: impostor.url, max: 2, acquireTimeout: 100, connectTimeout: 1000 })))
+      }).pipe(
+        Effect.provide(Pg.layer({ ...alone, url: impostor.url, max: 2, acquireTimeout: 100, connectTimeout: 1000 }))
+      )
     }))
 
   it.live("says what the last connect failed with", () =>
@@ -97,13 +99,17 @@ describe("a checkout that takes longer than acquireTimeout", () => {
         yield* sql`SELECT 1`
         yield* server.pause
         const before = yield* Clock.currentTimeMillis
-        const error = acquireTimeout(yield* Effect.flip(pool.use(() => Effect.void, { prove: true, timeout: 200 })))
+        const error = yield* Effect.scoped(Effect.gen(function*() {
+          const error = acquireTimeout(yield* Effect.flip(pool.reserve({ prove: true, timeout: 200 })))
+          // Given back already, although the scope is still open.
+          assert.strictEqual((yield* pool.stats).active, 0)
+          return error
+        }))
         assert.strictEqual(error.phase, "Validate")
         // The driver alone would wait five seconds for the answer to its cancel request.
         assert.isBelow((yield* Clock.currentTimeMillis) - before, 3000)
         assert.strictEqual(error.stats.max, 2)
         yield* server.resume
-        yield* eventually("nobody has a session", Effect.map(pool.stats, ({ active }) => active === 0))
         assert.strictEqual((yield* sql`SELECT 1`).length, 1)
       }).pipe(Effect.provide(Pg.layer({ ...alone, url: server.url, max: 2, validationTimeout: 1000 })))
     }))
@@ -197,7 +203,12 @@ describe("a thousand borrowers on a dead server", () => {
         // The first ones may all have set out before the first failure was known: max of them, not a thousand.
         assert.isAtMost(impostor.accepted(), 10 + 5)
         const { active, connecting, total, waiting } = yield* pool.stats
-        assert.deepStrictEqual({ active, connecting, total, waiting }, { active: 0, connecting: 0, total: 0, waiting: 0 })
+        assert.deepStrictEqual({ active, connecting, total, waiting }, {
+          active: 0,
+          connecting: 0,
+          total: 0,
+          waiting: 0
+        })
       }).pipe(Effect.provide(Pg.layer({ ...alone, url: impostor.url, max: 10 })))
     }))
 
@@ -212,7 +223,9 @@ describe("a thousand borrowers on a dead server", () => {
         })
         for (const error of errors) assert.include(["RetriesExhausted", "SqlError", "CircuitOpen"], error._tag)
         assert.isAtMost(impostor.accepted(), 30)
-      }).pipe(Effect.provide(Pg.layer({ url: impostor.url, max: 10, breaker: false, retry: { attempts: 3, base: 20 } })))
+      }).pipe(
+        Effect.provide(Pg.layer({ url: impostor.url, max: 10, breaker: false, retry: { attempts: 3, base: 20 } }))
+      )
     }))
 
   it.live("are all served soon after it is back", () =>
@@ -248,8 +261,10 @@ describe("a borrower who gives up", () => {
         const error = acquireTimeout(yield* Effect.flip(pool.use(() => Effect.void, { timeout: 30 })))
         assert.strictEqual(error.phase, "Connect")
         assert.strictEqual(error.stats.connecting, 1)
-        yield* eventually("an idle session", Effect.map(pool.stats, ({ connecting, idle }) =>
-          idle === 1 && connecting === 0))
+        yield* eventually(
+          "an idle session",
+          Effect.map(pool.stats, ({ connecting, idle }) => idle === 1 && connecting === 0)
+        )
         assert.strictEqual(yield* witness.count, 1)
         yield* pool.use(() => Effect.void)
         assert.strictEqual(connects, 1)

@@ -10,9 +10,15 @@ const range = (count: number): ReadonlyArray<number> => Array.from({ length: cou
 
 /** Holds as many sessions at once as asked for, and answers their process ids. */
 const pidsOf = (count: number) =>
-  Effect.flatMap(Pg.Pool.Pool, (pool) =>
-    Effect.scoped(Effect.forEach(range(count), () => Effect.map(pool.reserve(), ({ connection }) =>
-      connection.processId), { concurrency: count })))
+  Effect.flatMap(
+    Pg.Pool.Pool,
+    (pool) =>
+      Effect.scoped(
+        Effect.forEach(range(count), () => Effect.map(pool.reserve(), ({ connection }) => connection.processId), {
+          concurrency: count
+        })
+      )
+  )
 
 describe("the server never sees more than max sessions", () => {
   it.live("under 200 concurrent borrowers", () =>
@@ -26,7 +32,14 @@ describe("the server never sees more than max sessions", () => {
           Effect.forEach(range(10), () =>
             Effect.map(sql<{ me: number }>`SELECT ${borrower}::int AS me, pg_sleep(0.001)`, (rows) =>
               rows[0]?.me)), { concurrency: "unbounded" })
-        assert.deepStrictEqual(answers, range(200).map((borrower) => range(10).map(() => borrower)))
+        assert.deepStrictEqual(
+          answers,
+          range(200).map((borrower) =>
+            range(10).map(() =>
+              borrower
+            )
+          )
+        )
         assert.strictEqual(yield* witness.count, 8)
       }).pipe(Effect.provide(Pg.layer({ url, max: 8, min: 8 })))
       assert.strictEqual(watch.most(), 8)
@@ -65,8 +78,11 @@ describe("the server never sees more than max sessions", () => {
         assert.isAtMost(watch.most(), 8, `seed ${seed}`)
         const pids = yield* soon("all of the pool", pidsOf(8))
         assert.strictEqual(new Set(pids).size, 8)
-        yield* eventually("nobody has a session", Effect.map(pool.stats, ({ active, waiting }) =>
-          active === 0 && waiting === 0))
+        yield* eventually(
+          "nobody has a session",
+          Effect.map(pool.stats, ({ active, waiting }) =>
+            active === 0 && waiting === 0)
+        )
       }).pipe(Effect.provide(Pg.layer({ url, max: 8, maxUses: 20, breaker: false })))
       assert.isAtMost(watch.most(), 8, `seed ${seed}`)
       assert.isAbove(watch.samples(), 20)
@@ -133,7 +149,8 @@ describe("borrowers who wait", () => {
         const served: Array<number> = []
         const borrow = (name: number) =>
           pool.use(({ connection }) =>
-            Effect.andThen(Effect.sync(() => served.push(name)), connection.query("SELECT pg_sleep(0.002)")))
+            Effect.andThen(Effect.sync(() => served.push(name)), connection.query("SELECT pg_sleep(0.002)"))
+          )
         const waiting = yield* pool.use(() =>
           Effect.gen(function*() {
             const fibers = []
@@ -250,8 +267,10 @@ describe("a multiplexed pool", () => {
           (rows) => rows[0]?.pid
         )
         const fibers = yield* Effect.forEach(range(20), () => Effect.forkChild(pid, { startImmediately: true }))
-        yield* eventually("two sessions in use, four borrowers waiting", Effect.map(pool.stats, (stats) =>
-          stats.active === 2 && stats.waiting === 4))
+        yield* eventually(
+          "two sessions in use, four borrowers waiting",
+          Effect.map(pool.stats, (stats) => stats.active === 2 && stats.waiting === 4)
+        )
         assert.strictEqual(yield* witness.count, 2)
         yield* witness.query("SELECT pg_advisory_unlock(1)")
         const pids = yield* Effect.forEach(fibers, (fiber) => Fiber.join(fiber))
@@ -272,7 +291,7 @@ describe("a multiplexed pool", () => {
         const pid = Effect.map(sql<{ pid: number }>`SELECT pg_backend_pid() AS pid`, (rows) => rows[0]?.pid)
         const inside = new Set<number | undefined>()
         let begun = false
-        let done = false
+        const work = { done: false }
         const transaction = yield* Effect.forkChild(sql.withTransaction(Effect.gen(function*() {
           inside.add(yield* pid)
           begun = true
@@ -280,13 +299,13 @@ describe("a multiplexed pool", () => {
             inside.add(yield* pid)
             yield* Effect.sleep(2)
           }
-          done = true
+          work.done = true
         })))
         yield* eventually("a transaction", Effect.sync(() => begun))
         const outside = new Set<number | undefined>()
-        while (!done) {
+        while (!work.done) {
           for (const each of yield* Effect.all(range(20).map(() => pid), { concurrency: "unbounded" })) {
-            if (!done) outside.add(each)
+            if (!work.done) outside.add(each)
           }
         }
         yield* Fiber.join(transaction)
@@ -322,8 +341,11 @@ describe("a multiplexed pool", () => {
             })), { concurrency: "unbounded" })
         yield* Fiber.interrupt(trouble)
         assert.isAbove(served, 500)
-        yield* eventually("nobody has a session", Effect.map(pool.stats, ({ active, waiting }) =>
-          active === 0 && waiting === 0))
+        yield* eventually(
+          "nobody has a session",
+          Effect.map(pool.stats, ({ active, waiting }) =>
+            active === 0 && waiting === 0)
+        )
         assert.strictEqual(new Set(yield* soon("all of the pool", pidsOf(3))).size, 3)
       }).pipe(Effect.provide(Pg.layer({ url, max: 3, multiplex: true, breaker: false })))
       assert.isAtMost(watch.most(), 3)

@@ -115,11 +115,16 @@ describe("closing the pool", () => {
           sql`INSERT INTO t SELECT 3 FROM pg_sleep(0.2)`
         )))
       ])
-      yield* eventually("two at work", Effect.map(
-        witness.value<number>("SELECT count(*)::int FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
-          + " AND datname = current_database()"),
-        (count) => count === 2
-      ))
+      yield* eventually(
+        "two at work",
+        Effect.map(
+          witness.value<number>(
+            "SELECT count(*)::int FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+              + " AND datname = current_database()"
+          ),
+          (count) => count === 2
+        )
+      )
       yield* close
       for (const fiber of work) assert.isTrue(Exit.isSuccess(yield* ended(fiber)))
       assert.strictEqual(openSockets(), 0)
@@ -141,11 +146,16 @@ describe("closing the pool", () => {
       ))))
       const holder = yield* Effect.forkChild(Effect.scoped(Effect.andThen(pool.reserve(), Effect.never)))
       yield* eventually("three at work", Effect.map(pool.stats, ({ active }) => active === 3))
-      yield* eventually("a sleeping statement", Effect.map(
-        witness.value<number>("SELECT count(*)::int FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
-          + " AND datname = current_database()"),
-        (count) => count === 1
-      ))
+      yield* eventually(
+        "a sleeping statement",
+        Effect.map(
+          witness.value<number>(
+            "SELECT count(*)::int FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+              + " AND datname = current_database()"
+          ),
+          (count) => count === 1
+        )
+      )
       yield* close
       assert.strictEqual(openSockets(), 0)
       const error = yield* Effect.flip(Fiber.join(statement))
@@ -182,7 +192,7 @@ describe("closing the pool", () => {
       assert.strictEqual((yield* Effect.flip(pool.use(() => Effect.void)))._tag, "PoolClosed")
     }))
 
-  it.live("ends listeners and streams", () =>
+  it.live("ends listeners", () =>
     Effect.gen(function*() {
       const url = yield* freshDatabase
       const witness = yield* makeWitness(url)
@@ -192,11 +202,16 @@ describe("closing the pool", () => {
         yield* connection.listen("news")
         return yield* Effect.never
       })))
-      yield* eventually("a listener", Effect.map(
-        witness.value<number>("SELECT count(*)::int FROM pg_stat_activity WHERE query LIKE 'LISTEN%'"
-          + " AND datname = current_database()"),
-        (count) => count === 1
-      ))
+      yield* eventually(
+        "a listener",
+        Effect.map(
+          witness.value<number>(
+            "SELECT count(*)::int FROM pg_stat_activity WHERE query LIKE 'LISTEN%'"
+              + " AND datname = current_database()"
+          ),
+          (count) => count === 1
+        )
+      )
       yield* close
       assert.strictEqual(openSockets(), 0)
       yield* eventually("no session on the server", Effect.map(witness.count, (count) => count === 0), 5)
@@ -208,16 +223,21 @@ describe("a process that uses the pool", () => {
   const fixture = fileURLToPath(new URL("./fixtures/program.ts", import.meta.url))
 
   const launch = (how: string, url: Redacted.Redacted) =>
-    soon("the end of the process", Effect.callback<{ readonly code: number | null; readonly output: string }>((resume) => {
-      const child = spawn(process.execPath, [fixture, how], {
-        env: { ...process.env, NODE_OPTIONS: "", DATABASE_URL: Redacted.value(url) },
-        stdio: ["ignore", "pipe", "pipe"]
+    soon(
+      "the end of the process",
+      Effect.callback<{ readonly code: number | null; readonly output: string }>((resume) => {
+        const child = spawn(process.execPath, [fixture, how], {
+          env: { ...process.env, NODE_OPTIONS: "", DATABASE_URL: Redacted.value(url) },
+          stdio: ["ignore", "pipe", "pipe"]
+        })
+        let output = ""
+        for (const stream of [child.stdout, child.stderr]) {
+          stream.setEncoding("utf8").on("data", (text) => output += text)
+        }
+        child.once("close", (code) => resume(Effect.succeed({ code, output })))
+        return Effect.sync(() => child.kill("SIGKILL"))
       })
-      let output = ""
-      for (const stream of [child.stdout, child.stderr]) stream.setEncoding("utf8").on("data", (text) => output += text)
-      child.once("close", (code) => resume(Effect.succeed({ code, output })))
-      return Effect.sync(() => child.kill("SIGKILL"))
-    }))
+    )
 
   for (const how of ["provide", "runtime", "reap", "after an outage", "interrupted", "busy"]) {
     it.live(`exits by itself when the layer has been closed: ${how}`, () =>

@@ -38,16 +38,19 @@ const suicide = Effect.flatMap(SqlClient, (sql) => sql`SELECT pg_terminate_backe
 const instantly = { retry: { base: 0, jitter: "none" } } as const
 
 /** Opens the circuit as enough failures do. */
-const openCircuit = Effect.flatMap(Pg.Breaker.Breaker, (breaker) =>
-  Effect.flatMap(Clock.currentTimeMillis, (now) =>
-    Effect.sync(() => {
-      for (let source = 1; source <= 5; source++) {
-        const permit = breaker.admitUnsafe(now)
-        if (permit._tag !== "Permit") return assert.fail(`the circuit was not closed: ${permit._tag}`)
-        breaker.settleUnsafe(permit, "Failure", now, { code: "ECONNRESET", source: 1_000_000 + source })
-      }
-      assert.strictEqual(breaker.stateUnsafe(now)._tag, "Open")
-    })))
+const openCircuit = Effect.flatMap(
+  Pg.Breaker.Breaker,
+  (breaker) =>
+    Effect.flatMap(Clock.currentTimeMillis, (now) =>
+      Effect.sync(() => {
+        for (let source = 1; source <= 5; source++) {
+          const permit = breaker.admitUnsafe(now)
+          if (permit._tag !== "Permit") return assert.fail(`the circuit was not closed: ${permit._tag}`)
+          breaker.settleUnsafe(permit, "Failure", now, { code: "ECONNRESET", source: 1_000_000 + source })
+        }
+        assert.strictEqual(breaker.stateUnsafe(now)._tag, "Open")
+      }))
+)
 
 const sum = (numbers: Readonly<Record<string, number>>) => Object.values(numbers).reduce((all, one) => all + one, 0)
 
@@ -331,11 +334,17 @@ describe("the order of the rules", () => {
         const { executor, pool, sql } = yield* services
         const error = yield* Effect.flip(executor.run(sql`SELECT pg_sleep(14)`, { deadline: 100 }))
         assert.strictEqual(error._tag, "DeadlineExceeded")
-        yield* eventually("no sleeping statement", Effect.map(
-          witness.value<number>("SELECT count(*)::int FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
-            + " AND datname = current_database()"),
-          (count) => count === 0
-        ), 8)
+        yield* eventually(
+          "no sleeping statement",
+          Effect.map(
+            witness.value<number>(
+              "SELECT count(*)::int FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+                + " AND datname = current_database()"
+            ),
+            (count) => count === 0
+          ),
+          8
+        )
         yield* eventually("no lease", Effect.map(pool.stats, ({ active }) => active === 0))
       }).pipe(Effect.provide(Pg.layer({ url, max: 1 })))
     }))
@@ -500,8 +509,10 @@ describe("an open circuit", () => {
         // Sessions that were good before prove nothing now: the probe asks the server.
         yield* Effect.scoped(Effect.all([pool.reserve(), pool.reserve()], { concurrency: 2 }))
         yield* openCircuit
-        yield* eventually("a circuit that may be probed", Effect.map(breaker.state, (state) =>
-          state._tag === "Open" && state.retryAfter === 0))
+        yield* eventually(
+          "a circuit that may be probed",
+          Effect.map(breaker.state, (state) => state._tag === "Open" && state.retryAfter === 0)
+        )
         const before = proxy.statements()
         const exits = yield* Effect.all(
           Array.from({ length: 20 }, () => Effect.exit(executor.run(sql`SELECT pg_sleep(0.01)`))),

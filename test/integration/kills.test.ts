@@ -29,7 +29,8 @@ const entries = (witness: Witness) =>
   )
 
 /** How often a function that counts its runs, and never forgets one, has run. */
-const runs = (witness: Witness) => witness.value<number>("SELECT CASE WHEN is_called THEN last_value ELSE 0 END::int FROM runs")
+const runs = (witness: Witness) =>
+  witness.value<number>("SELECT CASE WHEN is_called THEN last_value ELSE 0 END::int FROM runs")
 
 const typed = (error: SqlError): string => Pg.Errors.fromSqlError(error)?._tag ?? error.reason._tag
 
@@ -70,73 +71,86 @@ describe("while sessions are killed again and again", () => {
                     onFailure: (error) => {
                       failures.push(`reader ${reader}, turn ${turn}: ${typed(error)}: ${error.message}`)
                     },
-                    onSuccess: (rows) => assert.strictEqual(rows[0]?.n, turn)
+                    onSuccess: (rows) =>
+                      assert.strictEqual(rows[0]?.n, turn)
                   })
                 )), { concurrency: "unbounded" })
             yield* Fiber.interrupt(killing)
             assert.deepStrictEqual(failures, [], `seed ${seed}`)
             const { connectionsClosed, retries } = yield* metrics.snapshot
             assert.isAbove(connectionsClosed.error, 5)
-            assert.isAbove(Object.values(retries).reduce((sum, count) => sum + count, 0), 0)
+            assert.isAbove(
+              Object.values(retries).reduce((sum, count) =>
+                sum + count, 0),
+              0
+            )
           }).pipe(Effect.provide(Pg.layer({ url, max: 8, multiplex, multiplexConcurrency: 4 })))
         }), 60_000)
 
-      it.live(`every acknowledged write is there exactly once, and every unknown one at most once: ${where}`, () =>
-        Effect.gen(function*() {
-          const seed = 1848
-          const url = yield* freshDatabase
-          const witness = yield* makeWitness(url)
-          yield* ledger(witness)
-          const acknowledged: Array<string> = []
-          const unknown: Array<string> = []
-          const refused: Array<readonly [id: string, why: string]> = []
-          yield* Effect.gen(function*() {
-            const sql = yield* SqlClient
-            const killing = yield* Effect.forkChild(killer(witness, mode, seed))
-            const note = (id: string) =>
-              Effect.match({
-                onFailure: (error: SqlError) => {
-                  if (typed(error) === "OutcomeUnknown") unknown.push(id)
-                  else refused.push([id, `${typed(error)}: ${error.message}`])
-                },
-                onSuccess: () => {
-                  acknowledged.push(id)
-                }
-              })
-            yield* Effect.forEach(range(24), (writer) =>
-              Effect.forEach(range(80), (turn) => {
-                const id = randomUUID()
-                const write = (writer + turn) % 2 === 0
-                  ? sql`INSERT INTO ledger (id) SELECT ${id} FROM pg_sleep(0.002)`
-                  : sql.withTransaction(
-                    Effect.andThen(
-                      sql`INSERT INTO ledger (id, part) VALUES (${id}, 1)`,
-                      sql`INSERT INTO ledger (id, part) SELECT ${id}, 2 FROM pg_sleep(0.001)`
+      it.live(
+        `every acknowledged write is there exactly once, and every unknown one at most once: ${where}`,
+        () =>
+          Effect.gen(function*() {
+            const seed = 1848
+            const url = yield* freshDatabase
+            const witness = yield* makeWitness(url)
+            yield* ledger(witness)
+            const acknowledged: Array<string> = []
+            const unknown: Array<string> = []
+            const refused: Array<readonly [id: string, why: string]> = []
+            yield* Effect.gen(function*() {
+              const sql = yield* SqlClient
+              const killing = yield* Effect.forkChild(killer(witness, mode, seed))
+              const note = (id: string) =>
+                Effect.match({
+                  onFailure: (error: SqlError) => {
+                    if (typed(error) === "OutcomeUnknown") unknown.push(id)
+                    else refused.push([id, `${typed(error)}: ${error.message}`])
+                  },
+                  onSuccess: () => {
+                    acknowledged.push(id)
+                  }
+                })
+              yield* Effect.forEach(range(24), (writer) =>
+                Effect.forEach(range(80), (turn) => {
+                  const id = randomUUID()
+                  const write = (writer + turn) % 2 === 0
+                    ? sql`INSERT INTO ledger (id) SELECT ${id} FROM pg_sleep(0.002)`
+                    : sql.withTransaction(
+                      Effect.andThen(
+                        sql`INSERT INTO ledger (id, part) VALUES (${id}, 1)`,
+                        sql`INSERT INTO ledger (id, part) SELECT ${id}, 2 FROM pg_sleep(0.001)`
+                      )
                     )
-                  )
-                return note(id)(write)
-              }), { concurrency: "unbounded" })
-            yield* Fiber.interrupt(killing)
-            const { active, waiting } = yield* Effect.flatMap(Pg.Pool.Pool, (pool) => pool.stats)
-            assert.deepStrictEqual([active, waiting], [0, 0])
-          }).pipe(Effect.provide(Pg.layer({ url, max: 8, multiplex, multiplexConcurrency: 4 })))
-          const found = yield* entries(witness)
-          const wrong: Array<string> = []
-          for (const id of acknowledged) {
-            const entry = found.get(id)
-            if (entry === undefined) wrong.push(`acknowledged ${id} is lost`)
-            else if (entry.count !== entry.parts) wrong.push(`acknowledged ${id} is there ${entry.count} times`)
-          }
-          for (const id of unknown) {
-            const entry = found.get(id)
-            if (entry !== undefined && entry.count !== entry.parts) wrong.push(`unknown ${id} ran ${entry.count} times`)
-          }
-          for (const [id, why] of refused) if (found.has(id)) wrong.push(`${id} is there although it failed with ${why}`)
-          assert.deepStrictEqual(wrong, [], `seed ${seed}`)
-          assert.strictEqual(acknowledged.length + unknown.length + refused.length, 24 * 80)
-          assert.isAbove(acknowledged.length, 24 * 40)
-          assert.isAbove(unknown.length + refused.length, 0)
-        }), 60_000)
+                  return note(id)(write)
+                }), { concurrency: "unbounded" })
+              yield* Fiber.interrupt(killing)
+              const { active, waiting } = yield* Effect.flatMap(Pg.Pool.Pool, (pool) => pool.stats)
+              assert.deepStrictEqual([active, waiting], [0, 0])
+            }).pipe(Effect.provide(Pg.layer({ url, max: 8, multiplex, multiplexConcurrency: 4 })))
+            const found = yield* entries(witness)
+            const wrong: Array<string> = []
+            for (const id of acknowledged) {
+              const entry = found.get(id)
+              if (entry === undefined) wrong.push(`acknowledged ${id} is lost`)
+              else if (entry.count !== entry.parts) wrong.push(`acknowledged ${id} is there ${entry.count} times`)
+            }
+            for (const id of unknown) {
+              const entry = found.get(id)
+              if (entry !== undefined && entry.count !== entry.parts) {
+                wrong.push(`unknown ${id} ran ${entry.count} times`)
+              }
+            }
+            for (const [id, why] of refused) {
+              if (found.has(id)) wrong.push(`${id} is there although it failed with ${why}`)
+            }
+            assert.deepStrictEqual(wrong, [], `seed ${seed}`)
+            assert.strictEqual(acknowledged.length + unknown.length + refused.length, 24 * 80)
+            assert.isAbove(acknowledged.length, 24 * 40)
+            assert.isAbove(unknown.length + refused.length, 0)
+          }),
+        60_000
+      )
     }
   }
 })
@@ -146,11 +160,16 @@ const cutWhileItSleeps = <A, E, R>(witness: Witness, work: Effect.Effect<A, E, R
   Effect.gen(function*() {
     const fiber = yield* Effect.forkChild(work, { startImmediately: true })
     let pid: number | undefined
-    yield* eventually("a sleeping statement", Effect.map(
-      witness.query<{ pid: number }>("SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
-        + " AND datname = current_database()"),
-      (rows) => (pid = rows[0]?.pid) !== undefined
-    ))
+    yield* eventually(
+      "a sleeping statement",
+      Effect.map(
+        witness.query<{ pid: number }>(
+          "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+            + " AND datname = current_database()"
+        ),
+        (rows) => (pid = rows[0]?.pid) !== undefined
+      )
+    )
     assert.strictEqual(yield* witness.terminate([pid!]), 1)
     return yield* ended(fiber)
   })

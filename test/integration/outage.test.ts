@@ -53,8 +53,9 @@ describe("a server that is gone for a while, under load", () => {
                 ))
               return Effect.match(insert, {
                 onFailure: (error) => {
-                  if (typed(error) === "OutcomeUnknown") unknown.push(id)
-                  else refused.set(id, typed(error))
+                  if (typed(error) === "OutcomeUnknown") {
+                    unknown.push(id)
+                  } else refused.set(id, typed(error))
                 },
                 onSuccess: () => {
                   acknowledged.push(id)
@@ -63,7 +64,8 @@ describe("a server that is gone for a while, under load", () => {
             })
             const writers = yield* Effect.forEach(range(16), () =>
               Effect.forkChild(Effect.whileLoop({
-                while: () => running,
+                while: () =>
+                  running,
                 body: () => Effect.andThen(write, Effect.sleep(5)),
                 step: () => {}
               })))
@@ -80,22 +82,25 @@ describe("a server that is gone for a while, under load", () => {
             yield* eventually("an open circuit", Effect.map(state, (now) => now === "Open"), 30)
 
             // Many calls, all answered at once, and nobody knocks at the server's door for them.
-            yield* eventually("CircuitOpen for a while, without connects", Effect.gen(function*() {
-              const before = connects
-              const generation = transitions.length
-              const answers = yield* Effect.forEach(range(500), () => Effect.flip(executor.run(sql`SELECT 1`)))
-              if (transitions.length !== generation) return false
-              for (const answer of answers) {
-                assert.strictEqual(answer._tag, "CircuitOpen")
-                if (answer._tag === "CircuitOpen") {
-                  assert.isFalse(answer.isRetryable)
-                  assert.isAtMost(answer.retryAfter, 5000)
-                  assert.isNotNull(answer.lastFailure)
+            yield* eventually(
+              "CircuitOpen for a while, without connects",
+              Effect.gen(function*() {
+                const before = connects
+                const generation = transitions.length
+                const answers = yield* Effect.forEach(range(500), () => Effect.flip(executor.run(sql`SELECT 1`)))
+                if (transitions.length !== generation) return false
+                for (const answer of answers) {
+                  assert.strictEqual(answer._tag, "CircuitOpen")
+                  if (answer._tag === "CircuitOpen") {
+                    assert.isFalse(answer.isRetryable)
+                    assert.isAtMost(answer.retryAfter, 5000)
+                    assert.isNotNull(answer.lastFailure)
+                  }
                 }
-              }
-              assert.strictEqual(connects, before)
-              return true
-            }))
+                assert.strictEqual(connects, before)
+                return true
+              })
+            )
 
             // While it is down, it is asked by probes only.
             const connectsBefore = connects
@@ -144,7 +149,8 @@ describe("a server that is gone for a while, under load", () => {
           )
           const found = new Map(rows.map((row) => [row.id, row]))
           const wrong: Array<string> = []
-          const whole = (entry: (typeof rows)[number]) => entry.count === entry.parts && (entry.high === 0 || entry.parts === 2)
+          const whole = (entry: (typeof rows)[number]) =>
+            entry.count === entry.parts && (entry.high === 0 || entry.parts === 2)
           for (const id of acknowledged) {
             const entry = found.get(id)
             if (entry === undefined) wrong.push(`acknowledged ${id} is lost`)
@@ -154,7 +160,9 @@ describe("a server that is gone for a while, under load", () => {
             const entry = found.get(id)
             if (entry !== undefined && !whole(entry)) wrong.push(`unknown ${id} is there ${entry.count} times`)
           }
-          for (const [id, why] of refused) if (found.has(id)) wrong.push(`${id} is there although it failed with ${why}`)
+          for (const [id, why] of refused) {
+            if (found.has(id)) wrong.push(`${id} is there although it failed with ${why}`)
+          }
           assert.deepStrictEqual(wrong, [])
           assert.isAbove(refused.size, 0)
         }),
@@ -196,7 +204,7 @@ describe("a server that is gone for a while, under load", () => {
       })))
     }), 60_000)
 
-  it.live("listening borrowers and open transactions end with an error, and their sessions leave the pool", () =>
+  it.live("open transactions end with an error, and their sessions leave the pool", () =>
     Effect.gen(function*() {
       const server = yield* ownServer
       yield* Effect.gen(function*() {

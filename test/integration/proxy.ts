@@ -4,7 +4,7 @@ import type * as Scope from "effect/Scope"
 import * as Net from "node:net"
 
 /** One connection through the proxy. */
-export interface Link {
+interface Link {
   readonly id: number
   /** Resets both ends. */
   readonly cut: () => void
@@ -13,7 +13,7 @@ export interface Link {
 }
 
 /** A TCP proxy in front of a server: it sees every byte, and can lose them. */
-export interface Proxy {
+interface Proxy {
   readonly url: Redacted.Redacted
   /** Connections accepted so far. */
   readonly accepted: () => number

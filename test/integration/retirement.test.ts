@@ -1,8 +1,10 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
+import * as Redacted from "effect/Redacted"
 import { SqlClient } from "effect/sql/SqlClient"
 import type { SqlError } from "effect/sql/SqlError"
+import * as Net from "node:net"
 import * as Pg from "../../src/index.ts"
 import { freshDatabase } from "./database.ts"
 import { makeProxy } from "./proxy.ts"
@@ -11,16 +13,22 @@ import { eventually, makeWitness, type Witness } from "./witness.ts"
 const range = (count: number): ReadonlyArray<number> => Array.from({ length: count }, (_, index) => index)
 
 /** The process id of the session that serves the next statement. */
-const pid = Effect.flatMap(SqlClient, (sql) =>
-  Effect.map(sql<{ pid: number }>`SELECT pg_backend_pid() AS pid`, (rows) => rows[0]!.pid))
+const pid = Effect.flatMap(
+  SqlClient,
+  (sql) => Effect.map(sql<{ pid: number }>`SELECT pg_backend_pid() AS pid`, (rows) => rows[0]!.pid)
+)
 
 /** Opens that many sessions and leaves them idle. */
 const fill = (count: number) =>
-  Effect.flatMap(Pg.Pool.Pool, (pool) =>
-    Effect.scoped(Effect.forEach(range(count), () => pool.reserve(), { concurrency: count, discard: true })))
+  Effect.flatMap(
+    Pg.Pool.Pool,
+    (pool) => Effect.scoped(Effect.forEach(range(count), () => pool.reserve(), { concurrency: count, discard: true }))
+  )
 
-const closed = Effect.flatMap(Pg.Metrics.Metrics, (metrics) =>
-  Effect.map(metrics.snapshot, ({ connectionsClosed }) => connectionsClosed))
+const closed = Effect.flatMap(
+  Pg.Metrics.Metrics,
+  (metrics) => Effect.map(metrics.snapshot, ({ connectionsClosed }) => connectionsClosed)
+)
 
 const has = (witness: Witness, count: number): Effect.Effect<void, SqlError> =>
   eventually(`${count} sessions on the server`, Effect.map(witness.count, (now) => now === count))
@@ -77,7 +85,8 @@ describe("a session that has been idle for longer than idleTimeout", () => {
           Effect.gen(function*() {
             yield* Effect.sleep(300)
             yield* connection.query("SELECT 1")
-          }))
+          })
+        )
         assert.strictEqual((yield* closed).idle, 0)
       }).pipe(Effect.provide(Pg.layer({ url, max: 3, min: 0, idleTimeout: 50, reapEvery: 20 })))
     }))
@@ -107,8 +116,13 @@ describe("a session that is older than maxLifetime", () => {
       const url = yield* freshDatabase
       yield* Effect.gen(function*() {
         const pool = yield* Pg.Pool.Pool
-        const lifetimes = yield* Effect.scoped(Effect.forEach(range(12), () =>
-          Effect.map(pool.reserve(), ({ session }) => session.expiresAt - session.openedAt), { concurrency: 12 }))
+        const lifetimes = yield* Effect.scoped(
+          Effect.forEach(
+            range(12),
+            () => Effect.map(pool.reserve(), ({ session }) => session.expiresAt - session.openedAt),
+            { concurrency: 12 }
+          )
+        )
         for (const lifetime of lifetimes) {
           assert.isAtMost(lifetime, 1000 * 60)
           assert.isAtLeast(lifetime, 500 * 60)
@@ -137,6 +151,93 @@ describe("a session that was lent maxUses times", () => {
         }).pipe(Effect.provide(Pg.layer({ url, max: 2, maxUses: 5, multiplex, retry: false })))
       }))
   }
+})
+
+describe("a session that comes back dirty", () => {
+  /** Whether the next statement runs in a transaction that somebody else has begun, and on which session. */
+  const next = Effect.flatMap(SqlClient, (sql) =>
+    Effect.map(
+      sql<{ pid: number; inside: boolean }>`SELECT pg_backend_pid() AS pid,
+        EXISTS (SELECT 1 FROM pg_class WHERE relname = 'dirt') AS inside`,
+      (rows) => rows[0]!
+    ))
+
+  for (const multiplex of [false, true]) {
+    const how = multiplex ? ", multiplexed" : ""
+
+    it.live(`inside a transaction is not lent again${how}`, () =>
+      Effect.gen(function*() {
+        const url = yield* freshDatabase
+        const witness = yield* makeWitness(url)
+        yield* Effect.gen(function*() {
+          const pool = yield* Pg.Pool.Pool
+          const executor = yield* Pg.Executor.Executor
+          const sql = yield* SqlClient
+          const dirty = [
+            Effect.scoped(Effect.flatMap(pool.reserve(), ({ connection }) =>
+              Effect.andThen(connection.query("BEGIN"), connection.query("CREATE TABLE dirt ()")))),
+            executor.use((connection) =>
+              Effect.andThen(connection.query("BEGIN"), connection.query("CREATE TABLE dirt ()"))
+            ),
+            // A transaction that has failed is one as well.
+            Effect.ignore(executor.use((connection) =>
+              Effect.andThen(connection.query("BEGIN"), connection.query("SELECT 1/0"))
+            )),
+            Effect.scoped(Effect.flatMap(sql.reserve, (connection) =>
+              Effect.andThen(
+                connection.executeUnprepared("BEGIN", [], undefined),
+                connection.executeUnprepared("CREATE TABLE dirt ()", [], undefined)
+              )))
+          ]
+          for (const [index, work] of dirty.entries()) {
+            const before = yield* next
+            yield* work
+            const after = yield* next
+            assert.notStrictEqual(after.pid, before.pid, `case ${index}`)
+            assert.isFalse(after.inside, `case ${index}`)
+            yield* has(witness, 1)
+          }
+          assert.strictEqual((yield* closed).invalid, dirty.length)
+        }).pipe(Effect.provide(Pg.layer({ url, max: 1, multiplex, retry: false })))
+      }))
+  }
+
+  it.live("because a plain statement was a BEGIN is not lent again", () =>
+    Effect.gen(function*() {
+      const url = yield* freshDatabase
+      yield* Effect.gen(function*() {
+        const sql = yield* SqlClient
+        const before = yield* next
+        yield* sql`BEGIN`
+        const after = yield* next
+        assert.notStrictEqual(after.pid, before.pid)
+      }).pipe(Effect.provide(Pg.layer({ url, max: 1, retry: false })))
+    }))
+
+  it.live("with a CancelRequest under way is not lent again: it would hit the next borrower's statement", () =>
+    Effect.gen(function*() {
+      const url = yield* freshDatabase
+      const proxy = yield* makeProxy(url)
+      const { hostname, port } = new URL(Redacted.value(url))
+      let cancels = 0
+      proxy.onRequest((request, link) => {
+        if (request.length !== 16 || request.readUInt32BE(4) !== 80_877_102) return "pass"
+        cancels++
+        // The sender takes it for delivered. The server gets it later, when the statement has ended by itself.
+        link.cut()
+        setTimeout(() => Net.connect({ host: hostname, port: Number(port || 5432) }).end(request), 250)
+        return "drop"
+      })
+      yield* Effect.gen(function*() {
+        const sql = yield* SqlClient
+        yield* sql`SELECT 1`
+        const fiber = yield* Effect.forkChild(sql`SELECT pg_sleep(0.15)`)
+        yield* Effect.sleep(20)
+        yield* Fiber.interrupt(fiber)
+        assert.strictEqual(cancels, 1)
+        assert.strictEqual((yield* sql`SELECT pg_sleep(0.6)`).length, 1)
+      }).pipe(Effect.provide(Pg.layer({ url: proxy.url, max: 1, retry: false })))
+    }))
 })
 
 describe("evictAll", () => {
@@ -258,7 +359,10 @@ describe("hooks", () => {
         max: 1,
         beforeConnect: Effect.sync(() => order.push("before connect")),
         afterConnect: (connection) =>
-          Effect.andThen(Effect.sync(() => order.push("after connect")), connection.query("SET TimeZone = 'Asia/Tokyo'")),
+          Effect.andThen(
+            Effect.sync(() => order.push("after connect")),
+            connection.query("SET TimeZone = 'Asia/Tokyo'")
+          ),
         beforeDisconnect: (connection) =>
           Effect.andThen(
             Effect.sync(() => order.push("before disconnect")),
@@ -345,12 +449,15 @@ describe("hooks", () => {
 })
 
 describe("session settings", () => {
-  const settings = Effect.flatMap(SqlClient, (sql) =>
-    sql<Record<string, string>>`SELECT current_setting('statement_timeout') AS statement,
+  const settings = Effect.flatMap(
+    SqlClient,
+    (sql) =>
+      sql<Record<string, string>>`SELECT current_setting('statement_timeout') AS statement,
       current_setting('lock_timeout') AS lock, current_setting('idle_in_transaction_session_timeout') AS idle,
-      current_setting('application_name') AS name, current_setting('search_path') AS path`).pipe(
-      Effect.map((rows) => rows[0])
-    )
+      current_setting('application_name') AS name, current_setting('search_path') AS path`
+  ).pipe(
+    Effect.map((rows) => rows[0])
+  )
 
   it.live("have sound defaults", () =>
     Effect.gen(function*() {

@@ -22,7 +22,7 @@ export interface Witness {
   readonly watch: Effect.Effect<Watch, never, Scope.Scope>
 }
 
-export interface Watch {
+interface Watch {
   readonly most: () => number
   readonly samples: () => number
 }

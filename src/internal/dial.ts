@@ -1,0 +1,129 @@
+import * as PgProtocol from "@effect/sql-pg/PgProtocol"
+import * as Effect from "effect/Effect"
+import * as Result from "effect/Result"
+import { ConnectionError, SqlError } from "effect/sql/SqlError"
+import * as Net from "node:net"
+import { Duplex } from "node:stream"
+import * as Tls from "node:tls"
+import type { Address } from "./address.ts"
+
+/** Where to connect to, and what to say before the protocol begins. */
+export interface Target {
+  readonly address: Address
+  readonly tls: TlsMode
+  /** Milliseconds of idleness before TCP keepalive. */
+  readonly keepAlive: number | undefined
+  readonly stream: (() => Duplex) | undefined
+}
+
+export type TlsMode =
+  | { readonly _tag: "Off" }
+  /** `isOptional`: go on in plain text with a server that has no TLS. */
+  | { readonly _tag: "On"; readonly isOptional: boolean; readonly options: Tls.ConnectionOptions }
+
+const failure = (cause: unknown, message: string): SqlError =>
+  new SqlError({ reason: new ConnectionError({ cause, message: `PgConnection: ${message}`, operation: "connect" }) })
+
+const open = ({ address, keepAlive, stream }: Target): Duplex =>
+  stream !== undefined
+    ? stream()
+    : address.path !== undefined
+    ? Net.connect({ path: address.path })
+    // A statement is one write and then a wait for its answer: Nagle's algorithm would only hold the write back.
+    : Net.connect({
+      host: address.host,
+      port: address.port,
+      noDelay: true,
+      ...(keepAlive === undefined ? {} : { keepAlive: true, keepAliveInitialDelay: keepAlive })
+    })
+
+const secure = (raw: Duplex, host: string, options: Tls.ConnectionOptions): Tls.TLSSocket =>
+  Tls.connect({
+    host,
+    ...(Net.isIP(host) === 0 ? { servername: host } : {}),
+    ...options,
+    socket: raw as Net.Socket
+  })
+
+/**
+ * Opens a socket that is ready for the startup message, TLS included. The driver could negotiate TLS by itself, but then
+ * below a socket of its own, on which nothing can be seen: neither the words with which the server ends a session, nor
+ * whether it is inside a transaction.
+ *
+ * `onOpen` gets each layer as soon as it exists, to be destroyed when the caller gives up.
+ */
+export const dial = (target: Target, onOpen: (socket: Duplex) => void): Effect.Effect<Duplex, SqlError> =>
+  Effect.callback((resume) => {
+    let socket: Duplex
+    const onError = (cause: Error) => resume(Effect.fail(failure(cause, "Failed to connect")))
+    const onClose = () => onError(new Error("Connection closed"))
+    const watch = (next: Duplex): void => {
+      socket = next
+      onOpen(next)
+      next.on("error", onError)
+      next.on("close", onClose)
+    }
+    const succeed = (): void => {
+      socket.off("error", onError)
+      socket.off("close", onClose)
+      resume(Effect.succeed(socket))
+    }
+    const onSslAnswer = (raw: Duplex, options: Tls.ConnectionOptions, isOptional: boolean) => (chunk: Uint8Array) => {
+      // More than the one byte would be somebody's plain text, to be taken for what TLS brought.
+      const answer = chunk.length === 1 ? PgProtocol.decodeSslResponse(chunk[0]!) : undefined
+      if (answer === undefined || Result.isFailure(answer)) {
+        return resume(Effect.fail(failure(new Error("Unexpected answer to SSLRequest"), "Invalid SSLRequest response")))
+      }
+      if (answer.success === "N") {
+        return isOptional
+          ? succeed()
+          : resume(Effect.fail(failure(new Error("The server does not support TLS"), "Server refused TLS")))
+      }
+      raw.off("error", onError)
+      raw.off("close", onClose)
+      raw.on("error", () => {})
+      const encrypted = secure(raw, target.address.host, options)
+      watch(encrypted)
+      encrypted.once("secureConnect", succeed)
+    }
+    try {
+      const raw = open(target)
+      watch(raw)
+      if (target.tls._tag === "Off") return succeed()
+      raw.once("data", onSslAnswer(raw, target.tls.options, target.tls.isOptional))
+      raw.write(PgProtocol.encodeSslRequest())
+    } catch (cause) {
+      resume(Effect.fail(failure(cause, "Failed to connect")))
+    }
+  })
+
+/**
+ * A socket that dials when it is first written to. The driver wants the socket of a CancelRequest at once, writes the
+ * one message, and waits for the end.
+ */
+export const later = (target: Target, runFork: (effect: Effect.Effect<void>) => unknown): Duplex => {
+  const opened: Array<Duplex> = []
+  const front: Duplex = new Duplex({
+    read: () => {},
+    write: (chunk: Uint8Array, _encoding, callback) => {
+      const send = Effect.matchEager(dial(target, (socket) => opened.push(socket)), {
+        onFailure: (error) => {
+          front.destroy(error)
+        },
+        onSuccess: (socket) => {
+          socket.on("error", () => {})
+          socket.once("close", () => front.destroy())
+          socket.resume()
+          socket.write(chunk)
+        }
+      })
+      runFork(send)
+      callback()
+    },
+    destroy: (error, callback) => {
+      for (const socket of opened) socket.destroy()
+      callback(error)
+    }
+  })
+  return front
+}
