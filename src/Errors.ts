@@ -473,9 +473,9 @@ export class StatementTimeout extends Schema.TaggedError<StatementTimeout>("effe
   /** @since 0.1.0 */
   override get message(): string {
     return this.by === "server"
-      ? `The server's statement_timeout ended the statement after ${
-        seconds(this.timeout)
-      }. ${certainty(this.effect)} Make it faster, or give it more time.`
+      ? `The server's statement_timeout ended the statement after ${seconds(this.timeout)}. ${
+        certainty(this.effect)
+      } Make it faster, or give it more time.`
       : `No answer within ${seconds(this.timeout)}. ${
         certainty(this.effect)
       } Check the server and the network, or allow more time.`
@@ -504,9 +504,9 @@ export class DeadlineExceeded extends Schema.TaggedError<DeadlineExceeded>("effe
   readonly [TypeId] = TypeId
   /** @since 0.1.0 */
   override get message(): string {
-    return `The call was not done within its deadline of ${
-      seconds(Math.max(0, this.deadline))
-    }. ${certainty(this.effect)} Allow more time, or do less within it.`
+    return `The call was not done within its deadline of ${seconds(Math.max(0, this.deadline))}. ${
+      certainty(this.effect)
+    } Allow more time, or do less within it.`
   }
   /** The time is spent. @since 0.1.0 */
   get isRetryable(): boolean {

@@ -90,7 +90,7 @@ export class Executor extends Context.Service<Executor, {
    * BEGIN, say) and must leave no trace when it fails: another session is then tried.
    */
   readonly reserve: (
-    prepare?: (connection: TrackedConnection) => Effect.Effect<unknown, SqlError>
+    prepare?: (connection: TrackedConnection) => Effect.Effect<unknown, SqlError, Scope.Scope>
   ) => Effect.Effect<TrackedConnection, SqlError, Scope.Scope>
 }>()("effect-pg-pool/Executor") {}
 
@@ -275,14 +275,19 @@ export const make = Effect.fnUntraced(function*(
     ) => Effect.Effect<TrackedConnection, Pool.AcquireError, Scope.Scope>
   ) =>
     admitted((permit, options) =>
-      Effect.tap(checkout(options), ({ session }) => {
+      Effect.tap(checkout(options), (connection) => {
         handOut(permit)
-        return Effect.addFinalizer((exit) => Effect.sync(() => settleLease(permit, session, exit)))
+        return Effect.addFinalizer((exit) => Effect.sync(() => settleLease(permit, connection, exit)))
       })
     )
 
-  const settleLease = (permit: Breaker.Permit, session: Session, exit: Exit.Exit<unknown, unknown>): void => {
-    const outcome = leaseOutcome(session, exit)
+  const settleLease = (
+    permit: Breaker.Permit,
+    connection: TrackedConnection,
+    exit: Exit.Exit<unknown, unknown>
+  ): void => {
+    const { session } = connection
+    const outcome = leaseOutcome(connection, exit)
     breaker.settleUnsafe(
       permit,
       outcome,
@@ -293,11 +298,17 @@ export const make = Effect.fnUntraced(function*(
     )
   }
 
-  const leaseOutcome = (session: Session, exit: Exit.Exit<unknown, unknown>): Breaker.Outcome => {
-    if (!session.wire.isDead()) return Exit.isFailure(exit) && Cause.hasInterruptsOnly(exit.cause) ? "Ignored" : "Success"
+  const leaseOutcome = ({ session, signal }: TrackedConnection, exit: Exit.Exit<unknown, unknown>): Breaker.Outcome => {
+    if (!session.wire.isDead()) {
+      return signal === "Failure"
+        ? signal
+        : Exit.isFailure(exit) && Cause.hasInterruptsOnly(exit.cause)
+        ? "Ignored"
+        : "Success"
+    }
     if (pool.isClosing()) return "Ignored"
     // Whoever judged the failure that ended the session knows best.
-    if (session.signal !== undefined) return session.signal
+    if (signal !== undefined) return signal
     const obituary = session.wire.obituary()
     switch (obituary?.by) {
       case "driver":
@@ -314,7 +325,12 @@ export const make = Effect.fnUntraced(function*(
     }
   }
 
-  const leaseShared = leaseOnce((options) => Effect.map(pool.get(options), tracked))
+  const leaseShared = leaseOnce((options) =>
+    Effect.map(pool.get(options), (session) => {
+      evidence.meet(session)
+      return new TrackedConnection(session, session.connection, evidence.observer, pool.exclude(session))
+    })
+  )
   const leaseExclusive = leaseOnce((options) =>
     Effect.map(
       pool.reserve(options),
@@ -334,10 +350,17 @@ export const make = Effect.fnUntraced(function*(
     readonly idempotent: boolean
     /** Wall-clock milliseconds. */
     readonly deadlineAt: number
-    /** True when somebody further out repeats all of the work, so that nobody else must. */
-    readonly isLeftToOthers: () => boolean
+    /** A transaction is repeated as a whole or not at all, by whoever is outside of it. */
+    readonly inTransaction: boolean
     /** False once something of the failed attempt has taken effect. */
     readonly isTraceless: () => boolean
+  }
+
+  const counted = new WeakSet<object>()
+  const countLocal = (error: unknown): void => {
+    if (!Errors.isPoolError(error) || counted.has(error)) return
+    counted.add(error)
+    store.errors.Local++
   }
 
   /** Entered only on failure: decides whether the attempt may be repeated, waits, and repeats it. */
@@ -361,8 +384,8 @@ export const make = Effect.fnUntraced(function*(
     for (let attempts = 1;; attempts++) {
       const error = Cause.findErrorOption(cause)
       const judgement = error._tag === "Some" ? find(error.value) : undefined
-      if (error._tag === "None" || judgement === undefined || step === undefined || terms.isLeftToOthers()) {
-        if (error._tag === "Some" && Errors.isPoolError(error.value) && judgement === undefined) store.errors.Local++
+      if (error._tag === "None" || judgement === undefined || step === undefined || terms.inTransaction) {
+        if (error._tag === "Some" && judgement === undefined) countLocal(error.value)
         // A refusal of ours says that nothing ran, which after a doubtful attempt is not the whole truth.
         const isDoubtful = error._tag === "Some" && history.some(({ effect }) => effect === "Unknown")
         return yield* isDoubtful ? exhausted(error.value) : Effect.failCause(cause)
@@ -405,7 +428,7 @@ export const make = Effect.fnUntraced(function*(
       : Errors.toSqlError(error)
   }
 
-  /** Retries what is proved not to have run, unless the surrounding unit of work will repeat all of it. */
+  /** A statement is repeated by itself wherever that is safe, on the terms of the unit around it. */
   const recoverStatement = <A, E, R>(
     cause: Cause.Cause<E>,
     attempt: Effect.Effect<A, E, R>,
@@ -413,10 +436,10 @@ export const make = Effect.fnUntraced(function*(
   ): Effect.Effect<A, SqlError, R> =>
     Effect.mapError(
       recover(cause, attempt, {
-        retry: defaultRetry,
+        retry: fiber.getRef(UnitOfWork.Current)?.retry ?? defaultRetry,
         idempotent: fiber.getRef(UnitOfWork.Idempotent),
-        deadlineAt: Infinity,
-        isLeftToOthers: () => UnitOfWork.isRepeatable(fiber.getRef(UnitOfWork.Current)),
+        deadlineAt: fiber.getRef(UnitOfWork.Current)?.deadlineAt ?? Infinity,
+        inTransaction: fiber.getRef(UnitOfWork.InTransaction),
         isTraceless: () => true
       }),
       asSqlError
@@ -437,7 +460,7 @@ export const make = Effect.fnUntraced(function*(
     })
 
   /** A lease that could not be prepared is given back before another one is tried. */
-  const prepared = (prepare: (connection: TrackedConnection) => Effect.Effect<unknown, SqlError>) =>
+  const prepared = (prepare: (connection: TrackedConnection) => Effect.Effect<unknown, SqlError, Scope.Scope>) =>
     Effect.flatMap(Effect.scope, (parent) => {
       const scope = Scope.forkUnsafe(parent)
       return Effect.onExit(
@@ -497,9 +520,13 @@ export const make = Effect.fnUntraced(function*(
         ? undefined
         : Duration.toMillis(options.attemptTimeout)
       const deadline = options.deadline === undefined ? undefined : Duration.toMillis(options.deadline)
-      let current = UnitOfWork.make(idempotent, outer)
+      const terms = {
+        retry: options.retry ?? outer?.retry ?? defaultRetry,
+        deadlineAt: Math.min(deadline === undefined ? Infinity : now() + deadline, outer?.deadlineAt ?? Infinity)
+      }
+      let current = UnitOfWork.make(terms, outer)
       const attempt: Effect.Effect<A, E | Errors.StatementTimeout, R> = Effect.suspend(() => {
-        const own = current = UnitOfWork.make(idempotent, outer)
+        const own = current = UnitOfWork.make(terms, outer)
         const once = Effect.provideService(work, UnitOfWork.Current, own)
         if (attemptTimeout === undefined) return once
         const permit = breaker.closedPermitUnsafe()
@@ -517,11 +544,9 @@ export const make = Effect.fnUntraced(function*(
       })
       const all = Effect.catchCause(attempt, (cause) =>
         recover(cause, attempt, {
-          retry: options.retry ?? defaultRetry,
+          ...terms,
           idempotent,
-          deadlineAt: deadline === undefined ? Infinity : now() + deadline,
-          // A transaction is repeated as a whole or not at all.
-          isLeftToOthers: () => inTransaction || UnitOfWork.isRepeatable(outer),
+          inTransaction,
           isTraceless: () => current.effects === 0
         }))
       const bounded = deadline === undefined

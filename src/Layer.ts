@@ -121,6 +121,7 @@ const client = (options: Options) =>
       },
       {
         config: options,
+        canListen: options.pooler !== "transaction",
         spanAttributes: [
           ...Object.entries(options.spanAttributes ?? {}),
           ["db.system.name", "postgresql"],

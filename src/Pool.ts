@@ -108,7 +108,8 @@ export class Pool extends Context.Service<Pool, {
   readonly settings: PoolSettings.Settings
   /**
    * Lends a session while an effect runs. The cheapest way to run one statement: no scope, and no timer unless the
-   * borrower has to wait. With `multiplex` the session may be shared.
+   * borrower has to wait. With `multiplex` the session may be shared. What is asked of `session.connection` is asked of
+   * the driver: judging failures and watching for silence is the executor's.
    */
   readonly use: <A, E, R>(
     f: (session: PoolSession) => Effect.Effect<A, E, R>,
@@ -229,6 +230,10 @@ export const make = Effect.fnUntraced(function*(
             // A session that died on its way here never enters the books: its socket tells it apart.
             if (!session.wire.isDead()) sessions.set(session, item)
             const giveBack = item.release(Exit.void)
+            // Whoever gives a worn-out session back does not wait for its goodbye.
+            if (settings.beforeDisconnect !== undefined) {
+              item.finalizer = Effect.asVoid(Effect.forkDetach(item.finalizer, { startImmediately: true }))
+            }
             item.release = () => Effect.suspend(() => takeBack(session, item, giveBack))
           })
       }
@@ -436,8 +441,8 @@ export const make = Effect.fnUntraced(function*(
             evictUnsafe(session, verdict)
             return again
           }
-          // A new session has just been proved by its connect, and one in use is watched by its statements.
-          const isProved = verdict === "Ready" && (!alwaysProve || session.uses === 0)
+          // One in use is watched by its statements. A new one may only have been proved by a pooler.
+          const isProved = verdict === "Ready" && !alwaysProve
           if (isProved || isShared) return Effect.succeed(lend(session))
           progress.proving = true
           return Effect.flatMap(prove(session), (alive) => {
@@ -535,7 +540,9 @@ export const make = Effect.fnUntraced(function*(
     lastProofUnsafe: () => {
       let latest: number | undefined
       for (const [session, item] of sessions) {
-        if (session.condemned === undefined && !session.wire.isDead()) latest = Math.max(latest ?? 0, item.idleSince)
+        if (session.condemned === undefined && session.isAnswering && !session.wire.isDead()) {
+          latest = Math.max(latest ?? 0, item.idleSince)
+        }
       }
       return latest
     },

@@ -1,4 +1,5 @@
 import * as PgClient from "@effect/sql-pg/PgClient"
+import type * as PgConnection from "@effect/sql-pg/PgConnection"
 import * as Effect from "effect/Effect"
 import type * as Queue from "effect/Queue"
 import type * as Reactivity from "effect/reactivity/Reactivity"
@@ -17,7 +18,7 @@ export interface Source {
   ) => Effect.Effect<A, SqlError, R>
   readonly lease: Effect.Effect<TrackedConnection, SqlError, Scope.Scope>
   readonly reserve: (
-    prepare?: (connection: TrackedConnection) => Effect.Effect<unknown, SqlError>
+    prepare?: (connection: TrackedConnection) => Effect.Effect<unknown, SqlError, Scope.Scope>
   ) => Effect.Effect<TrackedConnection, SqlError, Scope.Scope>
   /** Closes the session when its lease is over. */
   readonly evict: (connection: TrackedConnection) => void
@@ -26,6 +27,7 @@ export interface Source {
 export interface ClientOptions {
   readonly config: PgClient.PgClientConfig
   readonly spanAttributes: ReadonlyArray<readonly [string, unknown]>
+  readonly canListen: boolean
 }
 
 /** The fragment that the driver's compiler knows as `json`. */
@@ -106,8 +108,24 @@ export const make = (
       rollbackSavepoint: (connection, id) => rollBack(`ROLLBACK TO SAVEPOINT effect_sql_${id}`)(connection)
     })
 
-    const listen = (channel: string): Effect.Effect<Queue.Dequeue<any, SqlError>, SqlError, Scope.Scope> =>
-      Effect.flatMap(source.reserve(), (tracked) => tracked.listen(channel))
+    // LISTEN leaves no trace, so it is part of the checkout like BEGIN.
+    const listen = (channel: string) =>
+      Effect.suspend(() => {
+        if (!options.canListen) {
+          return Effect.fail(
+            failure("LISTEN needs a session of its own, which a transaction pooler does not give", "listen")
+          )
+        }
+        let queue: Queue.Dequeue<PgConnection.Notification, SqlError> | undefined
+        return Effect.map(
+          source.reserve((tracked) =>
+            Effect.map(tracked.listen(channel), (opened) => {
+              queue = opened
+            })
+          ),
+          () => queue!
+        )
+      })
 
     return Object.assign(client, {
       [PgClient.TypeId]: PgClient.TypeId,

@@ -99,15 +99,24 @@ export const dial = (target: Target, onOpen: (socket: Duplex) => void): Effect.E
 
 /**
  * A socket that dials when it is first written to. The driver wants the socket of a CancelRequest at once, writes the
- * one message, and waits for the end.
+ * one message, and waits for the end. Nobody needs to wait that long: once destroyed, it closes for the driver, and the
+ * message is given `farewell` milliseconds to reach the server, where the statement would run on without it.
  */
-export const later = (target: Target, runFork: (effect: Effect.Effect<void>) => unknown): Duplex => {
-  const opened: Array<Duplex> = []
+export const later = (
+  target: Target,
+  farewell: number,
+  runFork: (effect: Effect.Effect<void>) => unknown
+): Duplex => {
+  const layers: Array<Duplex> = []
+  const closeAll = (): void => {
+    for (const layer of layers) layer.destroy()
+  }
   const front: Duplex = new Duplex({
     read: () => {},
     write: (chunk: Uint8Array, _encoding, callback) => {
-      const send = Effect.matchEager(dial(target, (socket) => opened.push(socket)), {
+      runFork(Effect.matchEager(dial(target, (layer) => layers.push(layer)), {
         onFailure: (error) => {
+          closeAll()
           front.destroy(error)
         },
         onSuccess: (socket) => {
@@ -116,12 +125,12 @@ export const later = (target: Target, runFork: (effect: Effect.Effect<void>) => 
           socket.resume()
           socket.write(chunk)
         }
-      })
-      runFork(send)
+      }))
       callback()
     },
     destroy: (error, callback) => {
-      for (const socket of opened) socket.destroy()
+      const timer = setTimeout(closeAll, farewell)
+      timer.unref()
       callback(error)
     }
   })

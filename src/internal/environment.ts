@@ -83,9 +83,6 @@ const addressUrl = Config.mapEffect(secret("DATABASE_URL"), (url) => {
   return "_tag" in bad ? refuse(`DATABASE_URL is ${bad.value}, but must be ${bad.allowed}.`) : Effect.succeed(url)
 })
 
-
-
-
 const sslMode = variable(
   "PGSSLMODE",
   `one of ${Address.sslModes.join(", ")}`,

@@ -3,7 +3,7 @@ import type { Permit } from "./breakerMachine.ts"
 import { classify } from "./classify.ts"
 import { digFailure } from "./failure.ts"
 import type { Session } from "./session.ts"
-import type { Observer, TrackedConnection } from "./trackedConnection.ts"
+import type { Observer, Statement, TrackedConnection } from "./trackedConnection.ts"
 import type { Failure, Phase, Signal, Verdict } from "./verdict.ts"
 
 /** A verdict with the source of the evidence: what fails together counts once. */
@@ -68,9 +68,22 @@ const phaseOf = ({ transaction }: TrackedConnection, written: boolean): Phase =>
   }
 }
 
+/**
+ * Statements that commit on their way, so that their ERROR does not undo what they had done by then: procedures and
+ * DO blocks may, utilities that work in several transactions do. PostgreSQL: "Transaction Management" in PL/pgSQL, and
+ * the notes on CONCURRENTLY, VACUUM, CLUSTER and REINDEX.
+ */
+const commitsOnItsWay =
+  /^(?:\s|--[^\n]*\n|\/\*[^]*?\*\/)*(?:call|do|vacuum|analyze|cluster|reindex)\b|\bconcurrently\b/i
+
+/** Shared by all executors: work may well go through several of them. */
+const judgements = new WeakMap<object, Judgement>()
+
+const worse = (one: Signal | undefined, other: Signal): Signal =>
+  one === "Failure" || other === "Failure" ? "Failure" : one === "Success" ? one : other
+
 /** What failures say, of whom, and to whom it is reported. */
 export const make = (bench: Bench): Evidence => {
-  const judgements = new WeakMap<object, Judgement>()
   // Sessions are numbered from 1 upwards, failed connects and other single events from -1 downwards.
   let events = 0
   let newestSession = 0
@@ -90,20 +103,28 @@ export const make = (bench: Bench): Evidence => {
   }
 
   const judgeStatement = (
-    connection: TrackedConnection,
+    { connection, sql }: Statement,
     error: SqlError,
     written: boolean,
     elapsed: number
   ): Judgement => {
     const { session } = connection
     const failure = digFailure(error)
+    const verdict = classify(failure, {
+      phase: phaseOf(connection, written),
+      reused: session.uses > 1,
+      // A shared connection is another checkout for each statement.
+      replied: connection.permit === undefined && connection.replied
+    })
     return {
       elapsed,
       failure,
       // The caller's own READ ONLY says nothing about the host.
       verdict: connection.isReadOnlyByChoice && failure.sqlState === "25006"
         ? refusal
-        : classify(failure, { phase: phaseOf(connection, written), reused: session.uses > 1, replied: false }),
+        : connection.transaction === "None" && verdict.effect === "RolledBack" && commitsOnItsWay.test(sql)
+        ? { ...verdict, effect: "Unknown" }
+        : verdict,
       source: session.wire.isDead() ? sourceOfLoss(session) : session.id
     }
   }
@@ -134,11 +155,11 @@ export const make = (bench: Bench): Evidence => {
     },
     observer: {
       monotonicNanos: bench.monotonicNanos,
-      succeeded: ({ permit }, startedAt) => {
+      succeeded: ({ permit, startedAt }) => {
         bench.observe("ok", secondsSince(startedAt))
         if (permit !== undefined && !bench.isCalm()) bench.settle(permit, "Success")
       },
-      interrupted: ({ permit, session }, startedAt) => {
+      interrupted: ({ connection: { session }, permit, startedAt }) => {
         bench.observe("interrupted", secondsSince(startedAt))
         // An interrupted caller proves nothing, unless the peer had fallen silent by then.
         const obituary = session.wire.obituary()
@@ -146,15 +167,15 @@ export const make = (bench: Bench): Evidence => {
           bench.settle(permit, "Failure", { message: obituary.message, source: sourceOfLoss(session) })
         }
       },
-      failed: (connection, error, startedAt, written) => {
+      failed: (statement, error, written) => {
+        const { connection, permit, startedAt } = statement
         const seconds = secondsSince(startedAt)
         bench.observe("error", seconds)
-        const { permit, session } = connection
-        const complete = bench.complete(error, session)
-        const judgement = judgeStatement(connection, complete, written, Math.round(seconds * 1000))
+        const complete = bench.complete(error, connection.session)
+        const judgement = judgeStatement(statement, complete, written, Math.round(seconds * 1000))
         const { failure, source, verdict } = judgement
-        session.signal = verdict.breaker
-        if (verdict.connection !== "Keep") bench.dispose(session, verdict.connection)
+        connection.signal = worse(connection.signal, verdict.breaker)
+        if (verdict.connection !== "Keep") bench.dispose(connection.session, verdict.connection)
         bench.count(verdict)
         const told = bench.tell(connection, complete, judgement)
         judgements.set(told, judgement)

@@ -3,7 +3,6 @@ import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import type { SqlError } from "effect/sql/SqlError"
 import type * as Socket from "./socket.ts"
-import type { Signal } from "./verdict.ts"
 
 /** Why a session is closed; the words are those of the metrics. */
 export type CloseReason = "idle" | "lifetime" | "uses" | "invalid" | "error" | "shutdown"
@@ -15,14 +14,16 @@ export interface Session {
   readonly wire: Socket.Wire
   /** Wall-clock milliseconds. */
   readonly openedAt: number
+  /** Milliseconds the connect took: what another connection to the server, for a CancelRequest, will take. */
+  readonly connectTook: number
   readonly expiresAt: number
   readonly generation: number
   /** Checkouts so far. */
   uses: number
+  /** Whether the last statement that ended had an answer. */
+  isAnswering: boolean
   /** Statements that wait for an answer. */
   busy: number
-  /** What the last judged failure of this session says about the server, `undefined` when none has failed. */
-  signal: Signal | undefined
   /** Set when the session must not be lent again. */
   condemned: CloseReason | undefined
 }
@@ -45,6 +46,7 @@ export interface OpenOptions {
  */
 export const open = (options: OpenOptions): Effect.Effect<Session, SqlError, Scope.Scope> => {
   const { id, wire, generation, lifetime, silence } = options
+  const startedAt = options.now()
   return Effect.acquireRelease(
     Effect.void,
     () => Effect.sync(wire.expectClose)
@@ -58,11 +60,12 @@ export const open = (options: OpenOptions): Effect.Effect<Session, SqlError, Sco
         connection,
         wire,
         openedAt,
+        connectTook: Math.max(0, openedAt - startedAt),
         expiresAt: openedAt + lifetime,
         generation,
         uses: 0,
+        isAnswering: true,
         busy: 0,
-        signal: undefined,
         condemned: undefined
       }
       wire.watchSilence(silence, () => session.busy > 0)

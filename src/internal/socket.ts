@@ -1,8 +1,9 @@
-import * as PgProtocol from "@effect/sql-pg/PgProtocol"
 import * as Effect from "effect/Effect"
 import type { SqlError } from "effect/sql/SqlError"
 import * as Net from "node:net"
 import type { Duplex } from "node:stream"
+import type { TransactionStatus } from "./backendMessages.ts"
+import * as BackendMessages from "./backendMessages.ts"
 import * as Dial from "./dial.ts"
 
 /**
@@ -28,9 +29,14 @@ export interface Wire {
    * The transaction state of the server's last ReadyForQuery: idle, in a transaction, or in a failed one; `undefined`
    * when something else came last.
    */
-  readonly transactionStatus: () => "I" | "T" | "E" | undefined
+  readonly transactionStatus: () => TransactionStatus | undefined
   /** Call once the session is open: from then on silence while `isBusy()` destroys the socket. */
   readonly watchSilence: (millis: number, isBusy: () => boolean) => void
+  /**
+   * Call when a caller has given up on a statement that goes on: on a shared session the next ones would keep a timer
+   * of reads and writes from ever noticing that nothing is read any more.
+   */
+  readonly suspect: () => void
   /** Call when the driver has said goodbye: the server has the farewell to answer before the socket is destroyed. */
   readonly expectClose: () => void
   readonly destroy: (reason: Obituary) => void
@@ -43,28 +49,26 @@ export interface Obituary {
   readonly message: string
 }
 
-const fatalIn = (chunk: Uint8Array | undefined): Obituary | undefined => {
-  if (chunk === undefined) return undefined
-  try {
-    for (const message of PgProtocol.makeParser({}).push(chunk)) {
-      if (message._tag !== "ErrorResponse") continue
-      const severity = message.fields.severity
-      if (severity === "FATAL" || severity === "PANIC") {
-        return {
-          by: "server",
-          sqlState: message.fields.code,
-          message: message.fields.message ?? "the server ended the session"
-        }
-      }
-    }
-  } catch {
-    // The chunk began or ended inside a message: its text is lost, the loss of the connection is not.
+/**
+ * Node refreshes a socket's own timer on every read and write for some 30 ns, and does not keep the process alive for
+ * it: a timer of ours per statement would cost a hundred times that. A stream that is no socket gets one interval.
+ */
+const onSilence = (duplex: Duplex, millis: number, listener: () => void): void => {
+  if (duplex instanceof Net.Socket) {
+    duplex.setTimeout(millis, listener)
+    return
   }
-  return undefined
+  let isQuiet = true
+  duplex.on("data", () => {
+    isQuiet = false
+  })
+  const interval = setInterval(() => {
+    if (isQuiet) listener()
+    isQuiet = true
+  }, millis)
+  interval.unref()
+  duplex.once("close", () => clearInterval(interval))
 }
-
-const readyForQuery = 0x5a
-const readyForQueryLength = 6
 
 export const make = (options: {
   readonly target: Dial.Target
@@ -76,7 +80,10 @@ export const make = (options: {
   let socket: Duplex | undefined
   let written = 0
   let cancels = 0
-  let lastChunk: Uint8Array | undefined
+  let chunks = 0
+  let isAnswered = true
+  let suspicion: NodeJS.Timeout | undefined
+  const messages = BackendMessages.makeScanner()
   let obituary: Obituary | undefined
   let isOpened = false
   let isParting = false
@@ -86,10 +93,17 @@ export const make = (options: {
   const layers: Array<Duplex> = []
   const cancelSockets = new Set<Duplex>()
 
+  let suspect = (): void => {}
+
+  const lastWords = (): Obituary | undefined => {
+    const fatal = messages.fatal()
+    return fatal === undefined ? undefined : { by: "server", ...fatal }
+  }
+
   const destroyNow = (duplex: Duplex): void => {
     isParting = true
     duplex.destroy()
-    // Nobody is left to be cancelled, and the driver would wait five seconds for a silent server's answer.
+    // The driver would wait five seconds for a silent server's answer. What is on its way to a live one still arrives.
     isDestroyed = true
     for (const cancel of cancelSockets) cancel.destroy()
   }
@@ -114,7 +128,7 @@ export const make = (options: {
       if (isParting || isFailure || !isOpened || !duplex.writable || duplex.readableEnded) {
         return destroy.call(duplex, error)
       }
-      obituary ??= fatalIn(lastChunk) ?? { by: "driver", message: "the driver gave the session up" }
+      obituary ??= lastWords() ?? { by: "driver", message: "the driver gave the session up" }
       duplex.end()
       part(duplex)
       return duplex
@@ -125,20 +139,20 @@ export const make = (options: {
     destroyPolitely(duplex)
     const write = duplex.write
     duplex.write = function(this: Duplex, ...args: Array<unknown>) {
+      isAnswered = false
       written += (args[0] as { readonly length?: number } | undefined)?.length ?? 1
       return (write as (...args: Array<unknown>) => boolean).apply(duplex, args)
     } as typeof duplex.write
     duplex.on("data", (chunk: Uint8Array) => {
-      // A message can be cut in two: its end alone says nothing.
-      lastChunk = chunk.length < readyForQueryLength && lastChunk !== undefined
-        ? Buffer.concat([lastChunk.subarray(-readyForQueryLength), chunk])
-        : chunk
+      chunks++
+      isAnswered = true
+      messages.scan(chunk)
     })
     // The driver takes its own listeners off when it lets go of the socket: a late error must still find one.
     duplex.on("error", () => {})
     duplex.once("close", () => {
-      obituary ??= fatalIn(lastChunk)
-      lastChunk = undefined
+      obituary ??= lastWords()
+      clearTimeout(suspicion)
       options.onClose()
     })
     return duplex
@@ -157,7 +171,7 @@ export const make = (options: {
         return socket
       }
       cancels++
-      const cancel = Dial.later(options.target, options.runFork)
+      const cancel = Dial.later(options.target, options.farewell, options.runFork)
       cancelSockets.add(cancel)
       cancel.once("close", () => cancelSockets.delete(cancel))
       return cancel
@@ -165,25 +179,30 @@ export const make = (options: {
     mark: () => written,
     cancels: () => cancels,
     isDead: () => socket === undefined || isParting || socket.destroyed || !socket.writable,
-    obituary: () => obituary ?? fatalIn(lastChunk),
-    transactionStatus: () => {
-      const chunk = lastChunk
-      if (chunk === undefined || chunk[chunk.length - readyForQueryLength] !== readyForQuery) return undefined
-      const status = String.fromCharCode(chunk[chunk.length - 1]!)
-      return status === "I" || status === "T" || status === "E" ? status : undefined
-    },
+    obituary: () => obituary ?? lastWords(),
+    transactionStatus: messages.transactionStatus,
     watchSilence: (millis, isBusy) => {
       isOpened = true
-      if (!(socket instanceof Net.Socket) || !Number.isFinite(millis)) return
+      if (socket === undefined || !Number.isFinite(millis)) return
       const watched = socket
-      // Node refreshes a socket's own timer on every read and write for some 30 ns, and does not keep the process
-      // alive for it: a timer of ours per statement would cost a hundred times that.
-      watched.setTimeout(millis, () => {
-        if (!isBusy()) return
+      const declareDead = () => {
         obituary = { by: "silence", message: `no byte came from the server for ${millis} ms` }
         destroyNow(watched)
+      }
+      onSilence(watched, millis, () => {
+        if (isBusy()) declareDead()
       })
+      suspect = () => {
+        if (isAnswered || suspicion !== undefined) return
+        const seen = chunks
+        suspicion = setTimeout(() => {
+          suspicion = undefined
+          if (chunks === seen) declareDead()
+        }, millis)
+        suspicion.unref()
+      }
     },
+    suspect: () => suspect(),
     expectClose: () => {
       if (socket !== undefined && !socket.destroyed) part(socket)
     },

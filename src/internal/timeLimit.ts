@@ -2,13 +2,22 @@ import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
+import type { Session } from "./session.ts"
 import type { UnitOfWork } from "./unitOfWork.ts"
+
+const leastGrace = 90
+const mostGrace = 1000
 
 /**
  * Milliseconds in which late work may be cancelled politely. A peer that does not answer by then loses its socket: the
- * driver would go on waiting for it for five seconds.
+ * driver would go on waiting for it for five seconds. A CancelRequest travels on a connection of its own, so it needs
+ * about as long as the session's own connect took.
  */
-const cancelGrace = 90
+const cancelGrace = (sessions: Iterable<Session>): number => {
+  let slowest = 0
+  for (const { connectTook } of sessions) slowest = Math.max(slowest, connectTook)
+  return Math.min(Math.max(leastGrace, 3 * slowest), mostGrace)
+}
 
 /**
  * Interrupts the work when its time is up, and destroys the sockets of those sessions that still owe it an answer.
@@ -32,7 +41,8 @@ export const within = <A, E, R, E2>(
   const cutOff = (fiber: Fiber.Fiber<A, E>): Effect.Effect<A, E | E2> =>
     Effect.suspend(() => {
       onTimeUp()
-      return Effect.forkDetach(Effect.delay(destroyAwaited(unit()), cancelGrace), { startImmediately: true })
+      const grace = cancelGrace(unit().awaited.keys())
+      return Effect.forkDetach(Effect.delay(destroyAwaited(unit()), grace), { startImmediately: true })
     }).pipe(
       Effect.andThen(Fiber.interrupt(fiber)),
       Effect.andThen(Fiber.await(fiber)),
@@ -41,10 +51,13 @@ export const within = <A, E, R, E2>(
       )
     )
   return Effect.uninterruptibleMask((restore) =>
-    Effect.flatMap(Effect.forkChild(restore(work), { startImmediately: true }), (fiber) =>
-      restore(Effect.timeoutOption(Fiber.await(fiber), millis)).pipe(
-        Effect.onInterrupt(() => Fiber.interrupt(fiber)),
-        Effect.flatMap((exit): Effect.Effect<A, E | E2> => exit._tag === "Some" ? exit.value : cutOff(fiber))
-      ))
+    Effect.flatMap(
+      Effect.forkChild(restore(work), { startImmediately: true }),
+      (fiber) =>
+        restore(Effect.timeoutOption(Fiber.await(fiber), millis)).pipe(
+          Effect.onInterrupt(() => Fiber.interrupt(fiber)),
+          Effect.flatMap((exit): Effect.Effect<A, E | E2> => exit._tag === "Some" ? exit.value : cutOff(fiber))
+        )
+    )
   )
 }

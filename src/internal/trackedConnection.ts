@@ -9,6 +9,7 @@ import * as Stream from "effect/Stream"
 import type { Permit } from "./breakerMachine.ts"
 import type { Session } from "./session.ts"
 import * as UnitOfWork from "./unitOfWork.ts"
+import type { Signal } from "./verdict.ts"
 
 /** Where a connection stands towards COMMIT. */
 export type TransactionPhase = "None" | "Open" | "Committing"
@@ -16,15 +17,28 @@ export type TransactionPhase = "None" | "Open" | "Committing"
 /** Who learns what became of each statement, and judges the failed ones. */
 export interface Observer {
   readonly monotonicNanos: () => bigint
-  readonly succeeded: (connection: TrackedConnection, startedAt: bigint) => void
-  readonly interrupted: (connection: TrackedConnection, startedAt: bigint) => void
+  readonly succeeded: (statement: Statement) => void
+  readonly interrupted: (statement: Statement) => void
   /** Returns the error as the caller shall see it, and says whether the statement is proved to have left no trace. */
   readonly failed: (
-    connection: TrackedConnection,
+    statement: Statement,
     error: SqlError,
-    startedAt: bigint,
     written: boolean
   ) => { readonly error: SqlError; readonly traceless: boolean }
+}
+
+/** One statement under way. */
+export interface Statement {
+  readonly connection: TrackedConnection
+  readonly sql: string
+  readonly startedAt: bigint
+  /** What admitted it: others may have been admitted to a shared connection since. */
+  readonly permit: Permit | undefined
+  readonly unit: UnitOfWork.UnitOfWork | undefined
+  /** What had been written to the socket before it. */
+  readonly mark: number
+  /** Whether it counts by itself. Inside a transaction only the COMMIT takes effect. */
+  readonly counts: boolean
 }
 
 /**
@@ -39,10 +53,14 @@ export class TrackedConnection implements PgConnection.PgConnection {
   /** Takes a shared session out of circulation; nothing to do for an exclusive one. */
   readonly exclude: Effect.Effect<void, never, Scope.Scope>
   transaction: TransactionPhase = "None"
+  /** The server has answered something on this connection. */
+  replied = false
   /** The caller asked for a transaction that cannot write. */
   isReadOnlyByChoice = false
   /** What admitted the statements of a shared connection; an exclusive one is one outcome, settled at its end. */
   permit: Permit | undefined = undefined
+  /** What the failures of this connection said about the server: the worst of it. */
+  signal: Signal | undefined = undefined
 
   constructor(
     session: Session,
@@ -80,7 +98,7 @@ export class TrackedConnection implements PgConnection.PgConnection {
     params?: ReadonlyArray<unknown>,
     prepare?: boolean
   ): Effect.Effect<PgConnection.Result, SqlError> {
-    return this.track(this.base.query(sql, params, prepare))
+    return this.track(sql, this.base.query(sql, params, prepare))
   }
 
   queryValues(
@@ -88,21 +106,19 @@ export class TrackedConnection implements PgConnection.PgConnection {
     params?: ReadonlyArray<unknown>,
     prepare?: boolean
   ): Effect.Effect<ReadonlyArray<ReadonlyArray<unknown>>, SqlError> {
-    return this.track(this.base.queryValues(sql, params, prepare))
+    return this.track(sql, this.base.queryValues(sql, params, prepare))
   }
 
   /** Silence is watched while rows are asked for, and not while their consumer is busy with them. */
   stream(sql: string, params?: ReadonlyArray<unknown>): Stream.Stream<PgConnection.Row, SqlError> {
     return Stream.unwrap(Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
-      const startedAt = this.observer.monotonicNanos()
-      const mark = this.session.wire.mark()
-      const unit = this.begin(fiber)
+      const statement = this.begin(sql, fiber)
       const rows = Stream.transformPull(
         this.base.stream(sql, params),
-        (pull) => Effect.succeed(this.await(pull, unit))
+        (pull) => Effect.succeed(this.awaited(pull, statement.unit))
       ).pipe(
-        Stream.mapError((error) => this.judge(error, startedAt, mark, unit)),
-        Stream.onExit((exit) => Effect.sync(() => this.observe(exit, startedAt)))
+        Stream.mapError((error) => this.judge(statement, error)),
+        Stream.onExit((exit) => Effect.sync(() => this.end(statement, exit)))
       )
       return Effect.as(this.exclude, rows)
     }))
@@ -111,69 +127,84 @@ export class TrackedConnection implements PgConnection.PgConnection {
   listen(
     channel: string
   ): Effect.Effect<Queue.Dequeue<PgConnection.Notification, SqlError>, SqlError, Scope.Scope> {
-    return Effect.andThen(this.exclude, this.track(this.base.listen(channel)))
+    return Effect.andThen(this.exclude, this.track("LISTEN", this.base.listen(channel)))
   }
 
-  /** A statement inside a transaction takes effect with its COMMIT, so only what runs outside of one counts. */
-  private begin(fiber: Fiber.Fiber<unknown, unknown>): UnitOfWork.UnitOfWork | undefined {
+  private begin(sql: string, fiber: Fiber.Fiber<unknown, unknown>): Statement {
     const unit = fiber.getRef(UnitOfWork.Current)
-    if (unit !== undefined && this.transaction !== "Open") UnitOfWork.addEffects(unit, 1)
-    return unit
+    const counts = this.transaction !== "Open"
+    if (unit !== undefined && counts) UnitOfWork.addEffects(unit, 1)
+    return {
+      connection: this,
+      sql,
+      startedAt: this.observer.monotonicNanos(),
+      permit: this.permit,
+      unit,
+      mark: this.session.wire.mark(),
+      counts
+    }
   }
 
-  private judge(
-    error: SqlError,
-    startedAt: bigint,
-    mark: number,
-    unit: UnitOfWork.UnitOfWork | undefined
-  ): SqlError {
-    const counted = this.transaction !== "Open"
-    const verdict = this.observer.failed(this, error, startedAt, this.session.wire.mark() !== mark)
-    if (unit !== undefined && counted && verdict.traceless) UnitOfWork.addEffects(unit, -1)
+  private judge(statement: Statement, error: SqlError): SqlError {
+    const { counts, mark, unit } = statement
+    const verdict = this.observer.failed(statement, error, this.session.wire.mark() !== mark)
+    if (unit !== undefined && counts && verdict.traceless) UnitOfWork.addEffects(unit, -1)
     return verdict.error
   }
 
+  private end(statement: Statement, exit: Exit.Exit<unknown, unknown>): void {
+    if (exit._tag === "Success") {
+      this.session.isAnswering = true
+      this.replied = true
+      if (this.transaction === "Open") this.noteOwnEnd(statement)
+      this.observer.succeeded(statement)
+    } else if (exit.cause.reasons.some((reason) => reason._tag === "Interrupt")) {
+      this.session.isAnswering = false
+      this.session.wire.suspect()
+      this.observer.interrupted(statement)
+    }
+  }
+
+  /** A caller may end the transaction by hand: what follows then takes effect by itself. */
+  private noteOwnEnd({ sql, unit }: Statement): void {
+    if (this.session.wire.transactionStatus() !== "I") return
+    this.transaction = "None"
+    if (unit !== undefined && !undoes.test(sql)) UnitOfWork.addEffects(unit, 1)
+  }
+
   /** Marks the session as owing an answer while an effect runs. */
-  private await<A, E, R>(
+  private awaited<A, E, R>(
     effect: Effect.Effect<A, E, R>,
     unit: UnitOfWork.UnitOfWork | undefined
   ): Effect.Effect<A, E, R> {
     return Effect.suspend(() => {
-      const { session } = this
-      if (unit !== undefined) UnitOfWork.addAwaited(unit, session, 1)
-      session.busy++
+      this.owe(unit, 1)
       return Effect.onExitPrimitive(effect, () => {
-        session.busy--
-        if (unit !== undefined) UnitOfWork.addAwaited(unit, session, -1)
+        this.owe(unit, -1)
         return undefined
       })
     })
   }
 
-  private observe(exit: Exit.Exit<unknown, unknown>, startedAt: bigint): void {
-    if (exit._tag === "Success") this.observer.succeeded(this, startedAt)
-    else if (exit.cause.reasons.some((reason) => reason._tag === "Interrupt")) {
-      this.observer.interrupted(this, startedAt)
-    }
+  private owe(unit: UnitOfWork.UnitOfWork | undefined, count: 1 | -1): void {
+    this.session.busy += count
+    if (unit !== undefined) UnitOfWork.addAwaited(unit, this.session, count)
   }
 
-  private track<A, R>(statement: Effect.Effect<A, SqlError, R>): Effect.Effect<A, SqlError, R> {
+  private track<A, R>(sql: string, statement: Effect.Effect<A, SqlError, R>): Effect.Effect<A, SqlError, R> {
     return Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
-      const { session } = this
-      const startedAt = this.observer.monotonicNanos()
-      const mark = session.wire.mark()
-      const unit = this.begin(fiber)
-      if (unit !== undefined) UnitOfWork.addAwaited(unit, session, 1)
-      session.busy++
+      const begun = this.begin(sql, fiber)
+      this.owe(begun.unit, 1)
       return Effect.onExitPrimitive(
-        Effect.mapError(statement, (error) => this.judge(error, startedAt, mark, unit)),
+        Effect.mapError(statement, (error) => this.judge(begun, error)),
         (exit) => {
-          session.busy--
-          if (unit !== undefined) UnitOfWork.addAwaited(unit, session, -1)
-          this.observe(exit, startedAt)
+          this.owe(begun.unit, -1)
+          this.end(begun, exit)
           return undefined
         }
       )
     })
   }
 }
+
+const undoes = /^\s*(?:rollback|abort)\b/i

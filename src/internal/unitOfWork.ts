@@ -1,12 +1,19 @@
 import * as Context from "effect/Context"
+import type { Schedule } from "effect/Schedule"
 import type { Session } from "./session.ts"
+
+/** What holds for everything inside of a unit. */
+export interface Terms {
+  readonly retry: Schedule<unknown, unknown> | false
+  /** Wall-clock milliseconds. */
+  readonly deadlineAt: number
+}
 
 /**
  * What one attempt at a unit of work has done to the database so far. It decides whether the whole unit may be run
  * again, and which sockets to look at when its time is up. What a unit does is done by the units around it as well.
  */
-export interface UnitOfWork {
-  readonly idempotent: boolean
+export interface UnitOfWork extends Terms {
   readonly outer: UnitOfWork | undefined
   /** Statements and commits that took effect or may have: back to what it was once they are proved undone. */
   effects: number
@@ -14,8 +21,8 @@ export interface UnitOfWork {
   readonly awaited: Map<Session, number>
 }
 
-export const make = (idempotent: boolean, outer: UnitOfWork | undefined): UnitOfWork => ({
-  idempotent,
+export const make = (terms: Terms, outer: UnitOfWork | undefined): UnitOfWork => ({
+  ...terms,
   outer,
   effects: 0,
   awaited: new Map()
@@ -44,7 +51,3 @@ export const Idempotent = Context.Reference<boolean>("effect-pg-pool/Idempotent"
 
 /** Whether the running fiber is inside a transaction, of which no part can be repeated alone. */
 export const InTransaction = Context.Reference<boolean>("effect-pg-pool/InTransaction", { defaultValue: () => false })
-
-/** Whether a failure that leaves no trace can be left to the unit, which then repeats all of its work. */
-export const isRepeatable = (unit: UnitOfWork | undefined): boolean =>
-  unit !== undefined && (unit.idempotent || unit.effects === 0)

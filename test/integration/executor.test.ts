@@ -126,32 +126,6 @@ describe("what run and use fail with", () => {
 })
 
 describe("run repeats all of its work", () => {
-  it.live("when nothing of it took effect: its first statement found no session", () =>
-    Effect.gen(function*() {
-      const url = yield* freshDatabase
-      const witness = yield* makeWitness(url)
-      yield* witness.query("CREATE TABLE t (n int)")
-      const door = makeDoor()
-      door.shutFor(2)
-      yield* Effect.gen(function*() {
-        const { executor, metrics, sql } = yield* services
-        let tries = 0
-        yield* executor.run(Effect.suspend(() => {
-          tries++
-          return Effect.andThen(sql`INSERT INTO t VALUES (1)`, sql`INSERT INTO t VALUES (2)`)
-        }))
-        assert.strictEqual(tries, 3)
-        assert.strictEqual(yield* witness.value<number>("SELECT count(*)::int FROM t"), 2)
-        assert.strictEqual(sum((yield* metrics.snapshot).retries), 2)
-      }).pipe(Effect.provide(Pg.layer({
-        ...instantly,
-        url,
-        max: 1,
-        stream: door.stream(url),
-        breaker: false
-      })))
-    }))
-
   it.live("when a killed session rolled its transaction back", () =>
     Effect.gen(function*() {
       const url = yield* freshDatabase
@@ -219,6 +193,32 @@ describe("run repeats all of its work", () => {
 })
 
 describe("run does not repeat its work", () => {
+  it.live("whose statement found no session: that statement is tried again by itself", () =>
+    Effect.gen(function*() {
+      const url = yield* freshDatabase
+      const witness = yield* makeWitness(url)
+      yield* witness.query("CREATE TABLE t (n int)")
+      const door = makeDoor()
+      door.shutFor(2)
+      yield* Effect.gen(function*() {
+        const { executor, metrics, sql } = yield* services
+        let tries = 0
+        yield* executor.run(Effect.suspend(() => {
+          tries++
+          return Effect.andThen(sql`INSERT INTO t VALUES (1)`, sql`INSERT INTO t VALUES (2)`)
+        }))
+        assert.strictEqual(tries, 1)
+        assert.strictEqual(yield* witness.value<number>("SELECT count(*)::int FROM t"), 2)
+        assert.strictEqual(sum((yield* metrics.snapshot).retries), 2)
+      }).pipe(Effect.provide(Pg.layer({
+        ...instantly,
+        url,
+        max: 1,
+        stream: door.stream(url),
+        breaker: false
+      })))
+    }))
+
   it.live("when its second statement fails after the first took effect: only that statement is tried again", () =>
     Effect.gen(function*() {
       const url = yield* freshDatabase

@@ -1,0 +1,76 @@
+import { assert, describe, it } from "@effect/vitest"
+import * as fc from "fast-check"
+import * as BackendMessages from "../src/internal/backendMessages.ts"
+
+const message = (type: string, body: Uint8Array | string): Uint8Array => {
+  const bytes = Buffer.from(body)
+  const header = Buffer.alloc(5)
+  header.write(type, 0, "latin1")
+  header.writeInt32BE(bytes.length + 4, 1)
+  return Buffer.concat([header, bytes])
+}
+
+const ready = (status: string) => message("Z", status)
+const error = (severity: string, code: string, text: string) =>
+  message("E", `S${severity}\0V${severity}\0C${code}\0M${text}\0\0`)
+
+/** Feeds the bytes in pieces of the given lengths, over and over. */
+const scanned = (bytes: Uint8Array, lengths: ReadonlyArray<number>) => {
+  const scanner = BackendMessages.makeScanner()
+  for (let offset = 0, index = 0; offset < bytes.length; index++) {
+    const end = Math.min(bytes.length, offset + lengths[index % lengths.length]!)
+    scanner.scan(bytes.subarray(offset, end))
+    offset = end
+  }
+  return scanner
+}
+
+const lengths = fc.array(fc.integer({ min: 1, max: 40 }), { minLength: 1, maxLength: 8 })
+const row = fc.uint8Array({ maxLength: 60 }).map((body) => message("D", body))
+
+describe("the messages of the server", () => {
+  it("say nothing about a transaction before the first ReadyForQuery", () => {
+    assert.isUndefined(BackendMessages.makeScanner().transactionStatus())
+  })
+
+  it("tell the transaction state, wherever chunks cut them and whatever the rows hold", () => {
+    fc.assert(
+      fc.property(fc.array(row, { maxLength: 12 }), fc.constantFrom("I", "T", "E"), lengths, (rows, status, cuts) => {
+        const scanner = scanned(Buffer.concat([ready("I"), ...rows, message("C", "SELECT 1\0"), ready(status)]), cuts)
+        assert.strictEqual(scanner.transactionStatus(), status)
+        assert.isUndefined(scanner.fatal())
+      }),
+      { numRuns: 2000 }
+    )
+  })
+
+  it("leave the state open while something else came last", () => {
+    const scanner = scanned(Buffer.concat([ready("T"), message("N", "notice\0")]), [100])
+    assert.isUndefined(scanner.transactionStatus())
+  })
+
+  it("tell the FATAL that ends a session, wherever chunks cut it", () => {
+    fc.assert(
+      fc.property(fc.array(row, { maxLength: 6 }), lengths, (rows, cuts) => {
+        const scanner = scanned(Buffer.concat([...rows, error("FATAL", "57P01", "terminating connection")]), cuts)
+        assert.deepStrictEqual(scanner.fatal(), { sqlState: "57P01", message: "terminating connection" })
+      }),
+      { numRuns: 2000 }
+    )
+  })
+
+  it("do not take an ERROR for the end", () => {
+    assert.isUndefined(scanned(Buffer.concat([error("ERROR", "22012", "division by zero"), ready("I")]), [7]).fatal())
+  })
+
+  it("do not take bytes of a row for the server's word", () => {
+    const forged = message("D", error("FATAL", "57P05", "forged"))
+    assert.isUndefined(scanned(forged, [5, 1000]).fatal())
+    assert.isUndefined(scanned(Buffer.concat([forged, ready("T")]), [11]).fatal())
+  })
+
+  it("do not tell of a FATAL that has not come to its end", () => {
+    const whole = error("FATAL", "57P01", "terminating connection")
+    assert.isUndefined(scanned(whole.subarray(0, whole.length - 1), [4]).fatal())
+  })
+})
