@@ -436,9 +436,9 @@ export const make = Effect.fnUntraced(function*(
   ): Effect.Effect<A, SqlError, R> =>
     Effect.mapError(
       recover(cause, attempt, {
-        retry: fiber.getRef(UnitOfWork.Current)?.retry ?? defaultRetry,
+        retry: UnitOfWork.of(fiber)?.retry ?? defaultRetry,
         idempotent: fiber.getRef(UnitOfWork.Idempotent),
-        deadlineAt: fiber.getRef(UnitOfWork.Current)?.deadlineAt ?? Infinity,
+        deadlineAt: UnitOfWork.of(fiber)?.deadlineAt ?? Infinity,
         inTransaction: fiber.getRef(UnitOfWork.InTransaction),
         isTraceless: () => true
       }),
@@ -513,7 +513,7 @@ export const make = Effect.fnUntraced(function*(
     options: RunOptions
   ): Effect.Effect<A, E | Errors.PoolError, R> =>
     Effect.withFiber((fiber) => {
-      const outer = fiber.getRef(UnitOfWork.Current)
+      const outer = UnitOfWork.of(fiber)
       const inTransaction = fiber.getRef(UnitOfWork.InTransaction)
       const idempotent = options.idempotent ?? fiber.getRef(UnitOfWork.Idempotent)
       const attemptTimeout = options.attemptTimeout === undefined
@@ -527,7 +527,7 @@ export const make = Effect.fnUntraced(function*(
       let current = UnitOfWork.make(terms, outer)
       const attempt: Effect.Effect<A, E | Errors.StatementTimeout, R> = Effect.suspend(() => {
         const own = current = UnitOfWork.make(terms, outer)
-        const once = Effect.provideService(work, UnitOfWork.Current, own)
+        const once = UnitOfWork.run(work, own)
         if (attemptTimeout === undefined) return once
         const permit = breaker.closedPermitUnsafe()
         let late: { readonly session: Session | undefined } | undefined

@@ -234,7 +234,7 @@ export const make = Effect.fnUntraced(function*(
             if (settings.beforeDisconnect !== undefined) {
               item.finalizer = Effect.asVoid(Effect.forkDetach(item.finalizer, { startImmediately: true }))
             }
-            item.release = () => Effect.suspend(() => takeBack(session, item, giveBack))
+            item.release = () => takeBack(session, item, giveBack)
           })
       }
     }),
@@ -277,7 +277,7 @@ export const make = Effect.fnUntraced(function*(
       session.condemned ??= "invalid"
     } else if (session.wire.isDead()) {
       session.condemned ??= "error"
-    } else if (item.refCount === 1 && session.busy === 0 && session.wire.transactionStatus() !== "I") {
+    } else if (item.refCount === 1 && session.busy === 0 && !session.wire.isIdle()) {
       // Somebody's BEGIN is open, or something unasked for came last: the next borrower must not find out.
       session.condemned ??= "invalid"
     } else if (contended && now() >= session.expiresAt) {

@@ -8,12 +8,15 @@ export interface Scanner {
   readonly scan: (chunk: Uint8Array) => void
   /** The state in the last ReadyForQuery, `undefined` when another message came after it or none has come. */
   readonly transactionStatus: () => TransactionStatus | undefined
+  /** Whether the last thing the server said is that it is ready and outside of a transaction. */
+  readonly isIdle: () => boolean
   /** The last ErrorResponse that ended the session, if one has. */
   readonly fatal: () => { readonly sqlState: string | undefined; readonly message: string } | undefined
 }
 
 const errorResponse = 0x45
 const readyForQuery = 0x5a
+const idle = 0x49
 const headerLength = 5
 
 /**
@@ -72,6 +75,7 @@ export const makeScanner = (): Scanner => {
       const letter = String.fromCharCode(status)
       return letter === "I" || letter === "T" || letter === "E" ? letter : undefined
     },
+    isIdle: () => isReady && status === idle && bodyLeft === 0 && headerFill === 0,
     fatal: () => {
       if (error.length === 0 || (type === errorResponse && bodyLeft > 0)) return undefined
       const [message] = PgProtocol.makeParser({}).push(Buffer.concat(error))

@@ -2,7 +2,6 @@ import * as Effect from "effect/Effect"
 import type { SqlError } from "effect/sql/SqlError"
 import * as Net from "node:net"
 import type { Duplex } from "node:stream"
-import type { TransactionStatus } from "./backendMessages.ts"
 import * as BackendMessages from "./backendMessages.ts"
 import * as Dial from "./dial.ts"
 
@@ -25,11 +24,8 @@ export interface Wire {
   readonly isDead: () => boolean
   /** Why the server or we ended the session, when known. */
   readonly obituary: () => Obituary | undefined
-  /**
-   * The transaction state of the server's last ReadyForQuery: idle, in a transaction, or in a failed one; `undefined`
-   * when something else came last.
-   */
-  readonly transactionStatus: () => TransactionStatus | undefined
+  /** Whether the last thing the server said is that it is ready and outside of a transaction. */
+  readonly isIdle: () => boolean
   /** Call once the session is open: from then on silence while `isBusy()` destroys the socket. */
   readonly watchSilence: (millis: number, isBusy: () => boolean) => void
   /**
@@ -180,7 +176,7 @@ export const make = (options: {
     cancels: () => cancels,
     isDead: () => socket === undefined || isParting || socket.destroyed || !socket.writable,
     obituary: () => obituary ?? lastWords(),
-    transactionStatus: messages.transactionStatus,
+    isIdle: messages.isIdle,
     watchSilence: (millis, isBusy) => {
       isOpened = true
       if (socket === undefined || !Number.isFinite(millis)) return

@@ -131,7 +131,7 @@ export class TrackedConnection implements PgConnection.PgConnection {
   }
 
   private begin(sql: string, fiber: Fiber.Fiber<unknown, unknown>): Statement {
-    const unit = fiber.getRef(UnitOfWork.Current)
+    const unit = UnitOfWork.of(fiber)
     const counts = this.transaction !== "Open"
     if (unit !== undefined && counts) UnitOfWork.addEffects(unit, 1)
     return {
@@ -167,7 +167,7 @@ export class TrackedConnection implements PgConnection.PgConnection {
 
   /** A caller may end the transaction by hand: what follows then takes effect by itself. */
   private noteOwnEnd({ sql, unit }: Statement): void {
-    if (this.session.wire.transactionStatus() !== "I") return
+    if (!this.session.wire.isIdle()) return
     this.transaction = "None"
     if (unit !== undefined && !undoes.test(sql)) UnitOfWork.addEffects(unit, 1)
   }

@@ -1,4 +1,6 @@
 import * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import type { Fiber } from "effect/Fiber"
 import type { Schedule } from "effect/Schedule"
 import type { Session } from "./session.ts"
 
@@ -41,8 +43,27 @@ export const addAwaited = (unit: UnitOfWork, session: Session, count: 1 | -1): v
   }
 }
 
-/** The unit that the running fiber works for, if any. */
-export const Current = Context.Reference<UnitOfWork | undefined>("effect-pg-pool/UnitOfWork", {
+/**
+ * Units under way in this process. Most programs have none most of the time, and a statement then need not look for
+ * its own, which would cost it more than all of its bookkeeping.
+ */
+let underWay = 0
+
+/** Runs an effect as a unit of work. */
+export const run = <A, E, R>(effect: Effect.Effect<A, E, R>, unit: UnitOfWork): Effect.Effect<A, E, R> =>
+  Effect.suspend(() => {
+    underWay++
+    return Effect.onExitPrimitive(Effect.provideService(effect, Current, unit), () => {
+      underWay--
+      return undefined
+    })
+  })
+
+/** The unit that a fiber works for, if any. */
+export const of = (fiber: Fiber<unknown, unknown>): UnitOfWork | undefined =>
+  underWay === 0 ? undefined : fiber.getRef(Current)
+
+const Current = Context.Reference<UnitOfWork | undefined>("effect-pg-pool/UnitOfWork", {
   defaultValue: () => undefined
 })
 
