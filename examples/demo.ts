@@ -92,12 +92,12 @@ const statusSpans = (timeline: Timeline.Timeline, pool: Pg.Pool.Stats, breaker: 
   const style = breaker._tag === "Closed" ? "green" : breaker._tag === "Open" ? "red" : "yellow"
   const [busy, idle] = [String(pool.active).padStart(2), String(pool.idle).padStart(2)]
   return [
-    `${seconds(timeline.now()).padStart(8)}   `,
-    ["bold", `${count(timeline.rate()).padStart(5)} ops/s`],
-    "   breaker ",
+    `${seconds(timeline.now()).padStart(8)} `,
+    ["bold", `${count(timeline.rate()).padStart(6)} ops/s`],
+    "  ",
     [style, breaker._tag.padEnd(8)],
-    `   ${busy} busy, ${idle} idle, ${String(pool.waiting).padStart(2)} waiting`,
-    errors === "" ? ["dim", "   no errors"] : `   errors/s: ${errors}`
+    ` ${busy} busy ${idle} idle ${String(pool.waiting).padStart(2)} waiting`,
+    errors === "" ? ["dim", "  no errors"] : `  ${errors}`
   ]
 }
 

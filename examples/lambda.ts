@@ -15,8 +15,8 @@ interface LambdaContext {
 
 const DatabaseLive = Pg.layerConfig(
   Config.map(Pg.fromEnvironment, (options): Pg.Options => ({
-    ...options,
     ...Pg.Pool.sizeServerless(),
+    ...options, // DB_POOL_MAX wins where it is set
     closeTimeout: "200 millis" // SIGTERM leaves half a second at most.
   }))
 )

@@ -15,6 +15,7 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
+import { dual } from "effect/Function"
 import * as Layer from "effect/Layer"
 import * as EffectSchedule from "effect/Schedule"
 import * as Scope from "effect/Scope"
@@ -59,6 +60,14 @@ export interface RunOptions {
 export type Connection = PgConnection.PgConnection
 
 /**
+ * What `run` and `use` add to the errors of the work itself.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export type RunError = Exclude<Errors.PoolError, Errors.InvalidOption>
+
+/**
  * The executor service.
  *
  * @category services
@@ -73,12 +82,12 @@ export class Executor extends Context.Service<Executor, {
   readonly run: <A, E, R>(
     effect: Effect.Effect<A, E, R>,
     options?: RunOptions
-  ) => Effect.Effect<A, E | Errors.PoolError, R>
+  ) => Effect.Effect<A, E | RunError, R>
   /** Lends one exclusive connection to an effect, under the same rules as `run`. */
   readonly use: <A, E, R>(
     f: (connection: Connection) => Effect.Effect<A, E, R>,
     options?: RunOptions
-  ) => Effect.Effect<A, E | SqlError | Errors.PoolError, R>
+  ) => Effect.Effect<A, E | SqlError | RunError, R>
   /** One statement on any session: what a `SqlClient` borrows. All failures are `SqlError`. */
   readonly borrow: <A, R>(
     f: (connection: TrackedConnection) => Effect.Effect<A, SqlError, R>
@@ -511,7 +520,7 @@ export const make = Effect.fnUntraced(function*(
   const unit = <A, E, R>(
     work: Effect.Effect<A, E, R>,
     options: RunOptions
-  ): Effect.Effect<A, E | Errors.PoolError, R> =>
+  ): Effect.Effect<A, E | RunError, R> =>
     Effect.withFiber((fiber) => {
       const outer = UnitOfWork.of(fiber)
       const inTransaction = fiber.getRef(UnitOfWork.InTransaction)
@@ -560,7 +569,7 @@ export const make = Effect.fnUntraced(function*(
         )
       return Effect.mapError(bounded, (error) => (isSqlError(error) ? expose(error) : error)) as Effect.Effect<
         A,
-        E | Errors.PoolError,
+        E | RunError,
         R
       >
     })
@@ -591,11 +600,14 @@ export const idempotent = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effe
  * @category combinators
  * @since 0.1.0
  */
-export const run = <A, E, R>(
-  effect: Effect.Effect<A, E, R>,
-  options?: RunOptions
-): Effect.Effect<A, E | Errors.PoolError, R | Executor> =>
-  Effect.flatMap(Executor, (executor) => executor.run(effect, options))
+export const run: {
+  (options?: RunOptions): <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E | RunError, R | Executor>
+  <A, E, R>(effect: Effect.Effect<A, E, R>, options?: RunOptions): Effect.Effect<A, E | RunError, R | Executor>
+} = dual(
+  (args) => Effect.isEffect(args[0]),
+  <A, E, R>(effect: Effect.Effect<A, E, R>, options?: RunOptions) =>
+    Effect.flatMap(Executor, (executor) => executor.run(effect, options))
+)
 
 /**
  * Lends one exclusive connection through the executor of the context: see {@link Executor}.
@@ -606,7 +618,7 @@ export const run = <A, E, R>(
 export const use = <A, E, R>(
   f: (connection: Connection) => Effect.Effect<A, E, R>,
   options?: RunOptions
-): Effect.Effect<A, E | SqlError | Errors.PoolError, R | Executor> =>
+): Effect.Effect<A, E | SqlError | RunError, R | Executor> =>
   Effect.flatMap(Executor, (executor) => executor.use(f, options))
 
 /**

@@ -170,7 +170,7 @@ export class RegistryConflict
   override get message(): string {
     return this.metric === null
       ? `The registry already has a pool named "${this.pool}": its series could not be told apart. `
-        + `Give each pool a name of its own, for example Metrics.layer({ name: "orders" }).`
+        + `Give each pool a name of its own, for example Pg.layer({ name: "orders" }).`
       : `The registry already has a metric "${this.metric}" that does not belong to a pool of this library. `
         + `Remove it, or give the pool "${this.pool}" another registry.`
   }

@@ -506,8 +506,6 @@ export const make = Effect.fnUntraced(function*(
 
   const close = Effect.gen(function*() {
     closing = true
-    const refusal = Exit.fail(new Errors.PoolClosed()) as Exit.Failure<never, Errors.PoolClosed>
-    for (const settle of Array.from(pool.state.waiters)) settle(refusal as Exit.Failure<Session.Session, AcquireError>)
     for (const [session, item] of sessions) if (item.refCount === 0) session.condemned ??= "shutdown"
     yield* Effect.forkDetach(Scope.close(sessionScope, Exit.void), { startImmediately: true })
     const { sockets, socketsGone } = connector

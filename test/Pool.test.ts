@@ -44,7 +44,8 @@ describe("an impossible option", () => {
     ["a duration that is none", { queryTimeout: "soon" as never }, "queryTimeout", "soon"],
     ["jitter 1", { maxLifetimeJitter: 1 }, "maxLifetimeJitter", "1"],
     ["maxUses 0", { maxUses: 0 }, "maxUses", "0"],
-    ["NaN", { maxWaiting: NaN }, "maxWaiting", "NaN"]
+    ["NaN", { maxWaiting: NaN }, "maxWaiting", "NaN"],
+    ["the driver's name for max", { maxConnections: 3 } as never, "maxConnections", "3"]
   ]
   it.effect.each(cases)("is refused when the pool is made: %s", ([, options, option, value]) =>
     Effect.gen(function*() {

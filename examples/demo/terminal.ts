@@ -40,7 +40,7 @@ export class Terminal extends Context.Service<Terminal, {
         status: (...spans) =>
           Effect.suspend(() => {
             if (!live) return write(`${paint(spans)}\n`)
-            current = paint(cut(spans, (stdout.columns ?? 80) - 1))
+            current = paint(cut(spans, (stdout.columns || 80) - 1))
             return write(clear + current)
           }),
         endStatus: Effect.suspend(() => {

@@ -218,8 +218,8 @@ const detailsOf = (act: Act, after: Pg.Metrics.Snapshot): ReadonlyArray<string> 
   const [saw, repeated, told] = [grown("errors"), grown("retries"), tally(act.errors)]
   if (saw === "" && told === "") return []
   const details: Array<string> = []
-  if (saw !== "") details.push(`the pool saw: ${saw}`)
-  if (repeated !== "") details.push(`repeated, since that was safe: ${repeated}`)
+  if (saw !== "") details.push(`failures, those that many calls shared counted once: ${saw}`)
+  if (repeated !== "") details.push(`calls repeated, since that was safe: ${repeated}`)
   details.push(`told to callers: ${told === "" ? "nothing" : told}`)
   const error = act.firstError === undefined ? "" : `first error after ${seconds(act.firstError - act.from, 2)}; `
   details.push(`${error}at most ${seconds(act.pause, 2)} without a success`)

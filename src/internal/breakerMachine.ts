@@ -152,7 +152,8 @@ export const admit = (circuit: Circuit, now: number, config: Config): Admission 
 export const openFor = (openings: number, draw: number, config: Config): number => {
   const jitter = config.jitterMin + draw * (config.jitterMax - config.jitterMin)
   const ceiling = Math.max(config.openFor, config.maxOpenFor / config.jitterMax)
-  return Math.min(config.maxOpenFor, Math.min(config.openFor * 2 ** (openings - 1), ceiling) * jitter)
+  const wanted = Math.min(config.openFor * 2 ** (openings - 1), ceiling) * jitter
+  return Math.min(config.maxOpenFor, Math.max(config.openFor, Math.floor(wanted)))
 }
 
 const open = (generation: number, openings: number, now: number, draw: number, config: Config): Open => ({

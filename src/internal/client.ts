@@ -1,6 +1,7 @@
 import * as PgClient from "@effect/sql-pg/PgClient"
 import type * as PgConnection from "@effect/sql-pg/PgConnection"
 import * as Effect from "effect/Effect"
+import type * as Fiber from "effect/Fiber"
 import type * as Queue from "effect/Queue"
 import type * as Reactivity from "effect/reactivity/Reactivity"
 import type * as Scope from "effect/Scope"
@@ -49,12 +50,20 @@ const failure = (message: string, operation: string) =>
 
 /** PostgreSQL answers ROLLBACK to the COMMIT of a transaction that has already failed. */
 const commit = ({ tracked }: SqlConnection): Effect.Effect<void, SqlError> =>
-  Effect.suspend(() => {
+  Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
+    const unit = UnitOfWork.of(fiber)
     tracked.transaction = "Committing"
-    return Effect.flatMap(tracked.query("COMMIT"), (result) =>
-      result.command === "ROLLBACK"
-        ? Effect.fail(failure("PgClient: COMMIT rolled back an aborted transaction", "commit"))
-        : Effect.void)
+    if (unit !== undefined) UnitOfWork.addCommitting(unit, 1)
+    return Effect.onExitPrimitive(
+      Effect.flatMap(tracked.query("COMMIT"), (result) =>
+        result.command === "ROLLBACK"
+          ? Effect.fail(failure("PgClient: COMMIT rolled back an aborted transaction", "commit"))
+          : Effect.void),
+      () => {
+        if (unit !== undefined) UnitOfWork.addCommitting(unit, -1)
+        return undefined
+      }
+    )
   })
 
 /** Builds the `PgClient` whose sessions come from a guarded source, and which is otherwise the driver's own. */

@@ -8,24 +8,24 @@ import * as Address from "./address.ts"
 
 /** The options that environment variables can set. */
 export interface EnvironmentOptions {
-  readonly url: Redacted.Redacted | undefined
-  readonly host: string | undefined
-  readonly port: number | undefined
-  readonly username: string | undefined
-  readonly password: Redacted.Redacted | undefined
-  readonly database: string | undefined
-  readonly ssl: boolean | undefined
-  readonly max: number | undefined
-  readonly min: number | undefined
-  readonly acquireTimeout: Duration.Duration | undefined
-  readonly idleTimeout: Duration.Duration | undefined
-  readonly statementTimeout: Duration.Duration | undefined
-  readonly queryTimeout: Duration.Duration | undefined
-  readonly lockTimeout: Duration.Duration | undefined
-  readonly connectTimeout: Duration.Duration | undefined
-  readonly maxLifetime: Duration.Duration | undefined
-  readonly maxUses: number | undefined
-  readonly retry: { readonly attempts: number | undefined } | undefined
+  readonly url?: Redacted.Redacted | undefined
+  readonly host?: string | undefined
+  readonly port?: number | undefined
+  readonly username?: string | undefined
+  readonly password?: Redacted.Redacted | undefined
+  readonly database?: string | undefined
+  readonly ssl?: boolean | undefined
+  readonly max?: number | undefined
+  readonly min?: number | undefined
+  readonly acquireTimeout?: Duration.Duration | undefined
+  readonly idleTimeout?: Duration.Duration | undefined
+  readonly statementTimeout?: Duration.Duration | undefined
+  readonly queryTimeout?: Duration.Duration | undefined
+  readonly lockTimeout?: Duration.Duration | undefined
+  readonly connectTimeout?: Duration.Duration | undefined
+  readonly maxLifetime?: Duration.Duration | undefined
+  readonly maxUses?: number | undefined
+  readonly retry?: { readonly attempts: number | undefined } | undefined
   readonly breaker:
     | { readonly failures: number | undefined; readonly openFor: Duration.Duration | undefined }
     | undefined
@@ -89,6 +89,10 @@ const sslMode = variable(
   (value) => Address.sslModes.find((mode) => mode === value)
 )
 
+/** Leaves out what is not set, so that the rest can be laid over other options. */
+const present = (found: EnvironmentOptions): EnvironmentOptions =>
+  Object.fromEntries(Object.entries(found).filter(([, value]) => value !== undefined)) as EnvironmentOptions
+
 export const options: Config.Config<EnvironmentOptions> = Config.mapEffect(
   Config.all({
     url: addressUrl,
@@ -119,7 +123,7 @@ export const options: Config.Config<EnvironmentOptions> = Config.mapEffect(
       return refuse(`DB_POOL_MIN is "${rest.min}", but must be at most DB_POOL_MAX, which is ${rest.max}.`)
     }
     const optional = sslMode === "prefer" || sslMode === "allow"
-    return Effect.succeed({
+    return Effect.succeed(present({
       ...rest,
       // A whole address wins over its parts, which often come from the platform and mean something else.
       ...(url !== undefined
@@ -138,6 +142,6 @@ export const options: Config.Config<EnvironmentOptions> = Config.mapEffect(
       breaker: breakerFailures === undefined && breakerOpen === undefined
         ? undefined
         : { failures: breakerFailures, openFor: breakerOpen }
-    })
+    }))
   }
 )

@@ -38,6 +38,13 @@ export interface PoolOptions {
   /** Largest message accepted from the server, in bytes. Default: 16 MiB. */
   readonly maxMessageSize?: number | undefined
 
+  /** Called `max` here. */
+  readonly maxConnections?: never
+  /** Called `min` here. */
+  readonly minConnections?: never
+  /** Called `maxLifetime` here. */
+  readonly connectionTTL?: never
+
   /** Most physical sessions, replacements and connects under way included. Default: `sizeFromCpus().max`. */
   readonly max?: number | undefined
   /**
@@ -188,7 +195,14 @@ const durationRules: ReadonlyArray<Rule> = [
   ["queryTimeout", "a duration above 0", (value) => value > 0]
 ]
 
+/** Names of `PgClient.layer` that would otherwise be passed over without a word. */
+const renamed = [["maxConnections", "max"], ["minConnections", "min"], ["connectionTTL", "maxLifetime"]] as const
+
 const firstBroken = (options: PoolOptions): BadOption | undefined => {
+  for (const [option, name] of renamed) {
+    const value: unknown = options[option]
+    if (value !== undefined) return { option, value: String(value), allowed: `given as ${name}` }
+  }
   for (const [option, allowed, holds] of countRules) {
     const value = options[option] as number | undefined
     if (value !== undefined && !holds(value)) return { option, value: String(value), allowed }

@@ -39,10 +39,13 @@ export const within = <A, E, R, E2>(
       }
     })
   const cutOff = (fiber: Fiber.Fiber<A, E>): Effect.Effect<A, E | E2> =>
-    Effect.suspend(() => {
+    Effect.suspend((): Effect.Effect<unknown> => {
       onTimeUp()
-      const grace = cancelGrace(unit().awaited.keys())
-      return Effect.forkDetach(Effect.delay(destroyAwaited(unit()), grace), { startImmediately: true })
+      const late = unit()
+      const grace = cancelGrace(late.awaited.keys())
+      const kill = Effect.forkDetach(Effect.delay(destroyAwaited(late), grace), { startImmediately: true })
+      // To be interrupted would replace the success of a COMMIT, so one that is out may come to its end.
+      return late.committing > 0 ? Effect.andThen(kill, Effect.timeoutOption(Fiber.await(fiber), grace)) : kill
     }).pipe(
       Effect.andThen(Fiber.interrupt(fiber)),
       Effect.andThen(Fiber.await(fiber)),

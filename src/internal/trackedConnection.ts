@@ -165,11 +165,11 @@ export class TrackedConnection implements PgConnection.PgConnection {
     }
   }
 
-  /** A caller may end the transaction by hand: what follows then takes effect by itself. */
+  /** A caller may end the transaction by hand: what it did has then taken effect, and what follows does so by itself. */
   private noteOwnEnd({ sql, unit }: Statement): void {
-    if (!this.session.wire.isIdle()) return
-    this.transaction = "None"
-    if (unit !== undefined && !undoes.test(sql)) UnitOfWork.addEffects(unit, 1)
+    if (unit !== undefined && takesEffect.test(sql)) UnitOfWork.addEffects(unit, 1)
+    // COMMIT AND CHAIN begins the next one.
+    if (this.session.wire.isIdle()) this.transaction = "None"
   }
 
   /** Marks the session as owing an answer while an effect runs. */
@@ -207,4 +207,4 @@ export class TrackedConnection implements PgConnection.PgConnection {
   }
 }
 
-const undoes = /^\s*(?:rollback|abort)\b/i
+const takesEffect = /^\s*(?:commit|end|prepare\s+transaction)\b/i

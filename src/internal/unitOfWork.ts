@@ -19,6 +19,8 @@ export interface UnitOfWork extends Terms {
   readonly outer: UnitOfWork | undefined
   /** Statements and commits that took effect or may have: back to what it was once they are proved undone. */
   effects: number
+  /** COMMITs that wait for their answer. */
+  committing: number
   /** How many answers each session owes to this unit: others may share a session, or have it afterwards. */
   readonly awaited: Map<Session, number>
 }
@@ -27,11 +29,16 @@ export const make = (terms: Terms, outer: UnitOfWork | undefined): UnitOfWork =>
   ...terms,
   outer,
   effects: 0,
+  committing: 0,
   awaited: new Map()
 })
 
 export const addEffects = (unit: UnitOfWork, count: 1 | -1): void => {
   for (let each: UnitOfWork | undefined = unit; each !== undefined; each = each.outer) each.effects += count
+}
+
+export const addCommitting = (unit: UnitOfWork, count: 1 | -1): void => {
+  for (let each: UnitOfWork | undefined = unit; each !== undefined; each = each.outer) each.committing += count
 }
 
 /** Notes an answer that is owed from now on (1), or has come (-1). */
