@@ -366,14 +366,21 @@ export const make = Effect.fnUntraced(function*(
     Effect.scopedWith((scope) => Effect.flatMap(Scope.provide(get(options), scope), f))
 
   const get = (options?: CheckoutOptions): Effect.Effect<Session.Session, AcquireError, Scope.Scope> =>
-    Effect.flatMap(Effect.scope, (scope) => checkout(scope, options, Effect.succeed))
+    Effect.flatMap(Effect.scope, (scope) => checkout(scope, options, (session) => Effect.succeed(session)))
 
   /** Takes the session out of circulation and waits for what others still have on the wire. */
-  const pin = (session: Session.Session): Effect.Effect<Lease, never, Scope.Scope> =>
-    EffectPool.reserve(pool, session).pipe(
-      Effect.andThen(session.connection.pin),
+  const pin: Prepare<Lease> = (session, lease, progress) => {
+    const pinned = Scope.provide(EffectPool.reserve(pool, session), lease).pipe(
+      Effect.andThen(Scope.provide(session.connection.pin, lease)),
       Effect.map((connection): Lease => ({ session, connection }))
     )
+    if (settings.concurrency === 1) return pinned
+    // The driver's own wait cannot be interrupted, so it goes on by itself when its borrower gives up.
+    return Effect.flatMap(Effect.forkDetach(pinned, { startImmediately: true }), (fiber) => {
+      progress.pinning = fiber
+      return Fiber.join(fiber)
+    })
+  }
 
   const reserve = (options?: CheckoutOptions): Effect.Effect<Lease, AcquireError, Scope.Scope> =>
     Effect.flatMap(Effect.scope, (scope) => checkout(scope, options, pin))
@@ -382,7 +389,7 @@ export const make = Effect.fnUntraced(function*(
   const checkout = <A>(
     scope: Scope.Scope,
     options: CheckoutOptions | undefined,
-    prepare: (session: Session.Session) => Effect.Effect<A, never, Scope.Scope>
+    prepare: Prepare<A>
   ) =>
     Effect.suspend((): Effect.Effect<A, AcquireError> => {
       if (closing) return Effect.fail(new Errors.PoolClosed())
@@ -395,10 +402,10 @@ export const make = Effect.fnUntraced(function*(
       }
       const startedAt = now()
       const timeout = options?.timeout ?? settings.acquireTimeout
-      const progress: Progress = { proving: false }
+      const progress: Progress = { proving: false, pinning: undefined }
       const lease = Scope.forkUnsafe(scope)
       return firstWorthy(lease, progress, options?.prove ?? false).pipe(
-        Effect.flatMap((session) => Scope.provide(prepare(session), lease)),
+        Effect.flatMap((session) => prepare(session, lease, progress)),
         Effect.timeoutOrElse({
           duration: timeout,
           orElse: () => {
@@ -408,7 +415,11 @@ export const make = Effect.fnUntraced(function*(
         }),
         Effect.onExit((exit) => {
           store.acquire.observe((now() - startedAt) / 1000)
-          return Exit.isSuccess(exit) ? Effect.void : Scope.close(lease, exit)
+          if (Exit.isSuccess(exit)) return Effect.void
+          const giveBack = Scope.close(lease, exit)
+          return progress.pinning === undefined
+            ? giveBack
+            : Effect.forkDetach(Effect.andThen(Fiber.await(progress.pinning), giveBack))
         })
       )
     })
@@ -550,9 +561,14 @@ export const make = Effect.fnUntraced(function*(
   })
 })
 
+/** How far a checkout has come. */
 interface Progress {
   proving: boolean
+  pinning: Fiber.Fiber<unknown> | undefined
 }
+
+/** The last step of a checkout. Everything it takes belongs to the lease. */
+type Prepare<A> = (session: Session.Session, lease: Scope.Scope, progress: Progress) => Effect.Effect<A>
 
 /**
  * Provides a {@link Pool}. Fails only for impossible options, never for a database that is down.

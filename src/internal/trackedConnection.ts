@@ -113,14 +113,27 @@ export class TrackedConnection implements PgConnection.PgConnection {
   stream(sql: string, params?: ReadonlyArray<unknown>): Stream.Stream<PgConnection.Row, SqlError> {
     return Stream.unwrap(Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
       const statement = this.begin(sql, fiber)
-      const rows = Stream.transformPull(
-        this.base.stream(sql, params),
-        (pull) => Effect.succeed(this.awaited(pull, statement.unit))
-      ).pipe(
-        Stream.mapError((error) => this.judge(statement, error)),
-        Stream.onExit((exit) => Effect.sync(() => this.end(statement, exit)))
-      )
-      return Effect.as(this.exclude, rows)
+      let isOwed = false
+      const owe = (next: boolean) => {
+        if (next === isOwed) return
+        isOwed = next
+        this.owe(statement.unit, next ? 1 : -1)
+      }
+      const rows = Stream.transformPull(this.base.stream(sql, params), (pull) =>
+        Effect.succeed(Effect.suspend(() => {
+          owe(true)
+          return Effect.onExitPrimitive(pull, (exit) => {
+            // An interrupted pull has no answer yet: the driver goes on to wait for it.
+            if (!isInterrupted(exit)) owe(false)
+            return undefined
+          })
+        }))).pipe(
+          Stream.mapError((error) => this.judge(statement, error)),
+          Stream.onExit((exit) => Effect.sync(() => this.end(statement, exit)))
+        )
+      // Registered before the stream is opened, so that it runs when the driver has let go.
+      const settled = Effect.addFinalizer(() => Effect.sync(() => owe(false)))
+      return Effect.as(Effect.andThen(settled, this.exclude), rows)
     }))
   }
 
@@ -158,7 +171,7 @@ export class TrackedConnection implements PgConnection.PgConnection {
       this.replied = true
       if (this.transaction === "Open") this.noteOwnEnd(statement)
       this.observer.succeeded(statement)
-    } else if (exit.cause.reasons.some((reason) => reason._tag === "Interrupt")) {
+    } else if (isInterrupted(exit)) {
       this.session.isAnswering = false
       this.session.wire.suspect()
       this.observer.interrupted(statement)
@@ -170,20 +183,6 @@ export class TrackedConnection implements PgConnection.PgConnection {
     if (unit !== undefined && takesEffect.test(sql)) UnitOfWork.addEffects(unit, 1)
     // COMMIT AND CHAIN begins the next one.
     if (this.session.wire.isIdle()) this.transaction = "None"
-  }
-
-  /** Marks the session as owing an answer while an effect runs. */
-  private awaited<A, E, R>(
-    effect: Effect.Effect<A, E, R>,
-    unit: UnitOfWork.UnitOfWork | undefined
-  ): Effect.Effect<A, E, R> {
-    return Effect.suspend(() => {
-      this.owe(unit, 1)
-      return Effect.onExitPrimitive(effect, () => {
-        this.owe(unit, -1)
-        return undefined
-      })
-    })
   }
 
   private owe(unit: UnitOfWork.UnitOfWork | undefined, count: 1 | -1): void {
@@ -206,5 +205,8 @@ export class TrackedConnection implements PgConnection.PgConnection {
     })
   }
 }
+
+const isInterrupted = (exit: Exit.Exit<unknown, unknown>): boolean =>
+  exit._tag === "Failure" && exit.cause.reasons.some((reason) => reason._tag === "Interrupt")
 
 const takesEffect = /^\s*(?:commit|end|prepare\s+transaction)\b/i
