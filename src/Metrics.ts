@@ -12,7 +12,9 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
+import type * as Errors from "./Errors.ts"
 import * as instruments from "./internal/instruments.ts"
+import type { CloseReason as SessionEnd } from "./internal/session.ts"
 import type { Kind } from "./internal/verdict.ts"
 
 // -----------------------------------------------------------------------------
@@ -27,7 +29,7 @@ import type { Kind } from "./internal/verdict.ts"
  * @category models
  * @since 0.1.0
  */
-export type CloseReason = "idle" | "lifetime" | "uses" | "invalid" | "error" | "shutdown"
+export type CloseReason = SessionEnd
 
 /**
  * The state of the breaker, as the breaker itself names it.
@@ -51,15 +53,7 @@ export type Outcome = "ok" | "error" | "interrupted"
  * @category models
  * @since 0.1.0
  */
-export interface PoolStats {
-  readonly total: number
-  readonly idle: number
-  readonly active: number
-  readonly waiting: number
-  readonly connecting: number
-  readonly max: number
-  readonly min: number
-}
+export type PoolStats = Errors.PoolStats
 
 /**
  * A histogram of durations in seconds, as plain numbers: `observe(seconds)` adds a value in a few nanoseconds.
