@@ -295,15 +295,17 @@ export const make = Effect.fnUntraced(function*(
     connection: TrackedConnection,
     exit: Exit.Exit<unknown, unknown>
   ): void => {
-    const { session } = connection
+    const { lastFailure, session } = connection
     const outcome = leaseOutcome(connection, exit)
+    const evidenceOfLoss = () => ({
+      ...Errors.failureOf(session.wire.obituary()),
+      source: evidence.sourceOfLoss(session)
+    })
     breaker.settleUnsafe(
       permit,
       outcome,
       now(),
-      outcome === "Failure"
-        ? { ...Errors.failureOf(session.wire.obituary()), source: evidence.sourceOfLoss(session) }
-        : undefined
+      outcome === "Failure" ? lastFailure ?? evidenceOfLoss() : undefined
     )
   }
 

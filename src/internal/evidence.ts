@@ -125,7 +125,8 @@ export const make = (bench: Bench): Evidence => {
         : connection.transaction === "None" && verdict.effect === "RolledBack" && commitsOnItsWay.test(sql)
         ? { ...verdict, effect: "Unknown" }
         : verdict,
-      source: session.wire.isDead() ? sourceOfLoss(session) : session.id
+      // A broken socket fails all its statements at once; a session that lives says something new with each answer.
+      source: session.wire.isDead() ? sourceOfLoss(session) : -++events
     }
   }
 
@@ -175,6 +176,7 @@ export const make = (bench: Bench): Evidence => {
         const judgement = judgeStatement(statement, complete, written, Math.round(seconds * 1000))
         const { failure, source, verdict } = judgement
         connection.signal = worse(connection.signal, verdict.breaker)
+        if (verdict.breaker === "Failure") connection.lastFailure = { ...failure, source }
         if (verdict.connection !== "Keep") bench.dispose(connection.session, verdict.connection)
         bench.count(verdict)
         const told = bench.tell(connection, complete, judgement)

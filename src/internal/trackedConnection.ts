@@ -9,7 +9,7 @@ import * as Stream from "effect/Stream"
 import type { Permit } from "./breakerMachine.ts"
 import type { Session } from "./session.ts"
 import * as UnitOfWork from "./unitOfWork.ts"
-import type { Signal } from "./verdict.ts"
+import type { Failure, Signal } from "./verdict.ts"
 
 /** Where a connection stands towards COMMIT. */
 export type TransactionPhase = "None" | "Open" | "Committing"
@@ -61,6 +61,8 @@ export class TrackedConnection implements PgConnection.PgConnection {
   permit: Permit | undefined = undefined
   /** What the failures of this connection said about the server: the worst of it. */
   signal: Signal | undefined = undefined
+  /** The last of them that spoke against the server. */
+  lastFailure: (Failure & { readonly source: number }) | undefined = undefined
 
   constructor(
     session: Session,

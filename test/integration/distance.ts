@@ -10,7 +10,10 @@ export const farAway = (url: Redacted.Redacted, millis: number): () => Net.Socke
       port: Number(port || 5432),
       noDelay: true,
       lookup: (_host, { all }, done) => {
-        setTimeout(() => all === true ? done(null, [{ address: hostname, family: 4 }]) : done(null, hostname, 4), millis)
+        setTimeout(
+          () => all === true ? done(null, [{ address: hostname, family: 4 }]) : done(null, hostname, 4),
+          millis
+        )
       }
     })
 }

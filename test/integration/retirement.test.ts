@@ -1,3 +1,4 @@
+import * as PgClient from "@effect/sql-pg/PgClient"
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
@@ -8,6 +9,7 @@ import * as Net from "node:net"
 import * as Pg from "../../src/index.ts"
 import { freshDatabase } from "./database.ts"
 import { makeProxy } from "./proxy.ts"
+import { certificate, makeTlsServer } from "./tlsServer.ts"
 import { eventually, makeWitness, type Witness } from "./witness.ts"
 
 const range = (count: number): ReadonlyArray<number> => Array.from({ length: count }, (_, index) => index)
@@ -212,6 +214,77 @@ describe("a session that comes back dirty", () => {
         const after = yield* next
         assert.notStrictEqual(after.pid, before.pid)
       }).pipe(Effect.provide(Pg.layer({ url, max: 1, retry: false })))
+    }))
+
+  /** What the server says arrives in pieces that are shorter than any of its messages. */
+  const inPieces = (url: Redacted.Redacted) => {
+    const { hostname, port } = new URL(Redacted.value(url))
+    return () => {
+      const socket = Net.connect({ host: hostname, port: Number(port || 5432), noDelay: true })
+      const push = socket.push.bind(socket)
+      socket.push = (chunk: Buffer | null) => {
+        if (chunk === null) return push(chunk)
+        let wantsMore = true
+        for (let at = 0; at < chunk.length; at += 4) wantsMore = push(chunk.subarray(at, at + 4))
+        return wantsMore
+      }
+      return socket
+    }
+  }
+
+  it.live("is found out whatever the pieces are in which the server's answers arrive", () =>
+    Effect.gen(function*() {
+      const url = yield* freshDatabase
+      const witness = yield* makeWitness(url)
+      yield* witness.query("CREATE TABLE t (n int)")
+      yield* Effect.gen(function*() {
+        const sql = yield* SqlClient
+        const clean = yield* pid
+        assert.strictEqual(yield* pid, clean)
+        yield* Effect.scoped(
+          Effect.flatMap(sql.reserve, (connection) => connection.executeUnprepared("BEGIN", [], undefined))
+        )
+        yield* sql`INSERT INTO t VALUES (1)`
+        assert.strictEqual(yield* witness.value<number>("SELECT count(*)::int FROM t"), 1)
+        const next = yield* pid
+        assert.notStrictEqual(next, clean)
+        assert.strictEqual(yield* pid, next)
+        assert.strictEqual((yield* closed).invalid, 1)
+      }).pipe(Effect.provide(Pg.layer({ url, stream: inPieces(url), max: 1, retry: false })))
+    }))
+
+  it.live("is found out over TLS as well: the next borrower's INSERT is there for all to see", () =>
+    Effect.gen(function*() {
+      const { database } = yield* makeTlsServer
+      const witness = yield* makeWitness(database.url)
+      yield* witness.query("CREATE TABLE t (n int)")
+      yield* Effect.gen(function*() {
+        const sql = yield* SqlClient
+        const [row] = yield* sql<{ ssl: boolean }>`SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()`
+        assert.isTrue(row?.ssl)
+        const dirty = [
+          Effect.scoped(
+            Effect.flatMap(sql.reserve, (connection) => connection.executeUnprepared("BEGIN", [], undefined))
+          ),
+          sql`BEGIN`
+        ]
+        for (const [index, work] of dirty.entries()) {
+          const before = yield* pid
+          yield* work
+          yield* sql`INSERT INTO t VALUES (1)`
+          assert.strictEqual(yield* witness.value<number>("SELECT count(*)::int FROM t"), index + 1)
+          assert.notStrictEqual(yield* pid, before)
+        }
+        const clean = yield* pid
+        yield* sql.withTransaction(sql`INSERT INTO t VALUES (1)`)
+        assert.strictEqual(yield* pid, clean)
+        assert.strictEqual((yield* closed).invalid, dirty.length)
+      }).pipe(Effect.provide(Pg.layer({
+        url: database.url,
+        ssl: { ca: certificate, servername: "localhost" },
+        max: 1,
+        retry: false
+      })))
     }))
 
   it.live("with a CancelRequest under way is not lent again: it would hit the next borrower's statement", () =>
@@ -426,6 +499,27 @@ describe("hooks", () => {
       })))
     }))
 
+  it.live("whoever gives a worn-out session back does not wait for its beforeDisconnect", () =>
+    Effect.gen(function*() {
+      const url = yield* freshDatabase
+      const order: Array<string> = []
+      yield* Effect.gen(function*() {
+        const sql = yield* SqlClient
+        const pool = yield* Pg.Pool.Pool
+        yield* sql`SELECT 1`
+        order.push("statement over")
+        yield* pool.use(() => Effect.void)
+        order.push("lease over")
+        yield* eventually("both goodbyes", Effect.sync(() => order.length === 4))
+        assert.deepStrictEqual(order, ["statement over", "lease over", "goodbye over", "goodbye over"])
+      }).pipe(Effect.provide(Pg.layer({
+        url,
+        max: 2,
+        maxUses: 1,
+        beforeDisconnect: () => Effect.delay(Effect.sync(() => order.push("goodbye over")), 700)
+      })))
+    }))
+
   it.live("a beforeDisconnect that fails, dies or never ends does not keep the session open", () =>
     Effect.gen(function*() {
       const url = yield* freshDatabase
@@ -534,5 +628,21 @@ describe("session settings", () => {
       // No statement got a name that the next server session would not know.
       assert.isAtLeast(parses.length, 4)
       assert.deepStrictEqual(parses.filter((name) => name !== ""), [])
+    }))
+
+  it.live("forbid LISTEN behind a transaction pooler, where nothing would ever be heard", () =>
+    Effect.gen(function*() {
+      const url = yield* freshDatabase
+      const witness = yield* makeWitness(url)
+      yield* Effect.gen(function*() {
+        const sql = yield* PgClient.PgClient
+        const error = yield* Effect.flip(Effect.scoped(sql.listen("news")))
+        assert.match(error.message, /LISTEN.*transaction pooler/)
+        assert.isFalse(error.isRetryable)
+        // Nobody was asked, and everything else works.
+        assert.strictEqual(yield* witness.count, 0)
+        yield* sql.notify("news", "flash")
+        assert.strictEqual((yield* sql.withTransaction(sql`SELECT 1`)).length, 1)
+      }).pipe(Effect.provide(Pg.layer({ url, max: 1, pooler: "transaction" })))
     }))
 })

@@ -1,61 +1,13 @@
 import { assert, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
-import * as Layer from "effect/Layer"
 import * as Redacted from "effect/Redacted"
 import * as SqlClient from "effect/sql/SqlClient"
-import { chmodSync, chownSync, copyFileSync, mkdtempSync, readFileSync, rmSync, statSync } from "node:fs"
 import * as Net from "node:net"
-import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { fileURLToPath } from "node:url"
 import { describe } from "vitest"
 import * as Pg from "../../src/index.ts"
 import { EmbeddedPostgres } from "../../src/testing/index.ts"
-
-const fixture = (name: string) => fileURLToPath(new URL(`./fixtures/tls/${name}`, import.meta.url))
-const certificate = readFileSync(fixture("server.crt"), "utf8")
-
-/** A folder for sockets and keys that the server's account may use. */
-const folder = Effect.acquireRelease(
-  Effect.sync(() => {
-    const path = mkdtempSync(join(tmpdir(), "transport-"))
-    chmodSync(path, 0o777)
-    return path
-  }),
-  (path) => Effect.sync(() => rmSync(path, { recursive: true, force: true }))
-)
-
-/** PostgreSQL refuses a key that others can read, so it must belong to the account that the server runs under. */
-const handOver = (path: string, owner: string) => {
-  if (process.getuid?.() !== 0) return
-  const { gid, uid } = statSync(owner)
-  chownSync(path, uid, gid)
-}
-
-const server = Effect.gen(function*() {
-  const path = yield* folder
-  const database = yield* EmbeddedPostgres.make({
-    useDatabaseUrl: false,
-    settings: { unix_socket_directories: path }
-  })
-  const key = join(path, "server.key")
-  const crt = join(path, "server.crt")
-  copyFileSync(fixture("server.key"), key)
-  copyFileSync(fixture("server.crt"), crt)
-  for (const file of [key, crt]) {
-    chmodSync(file, 0o600)
-    handOver(file, database.dataDirectory!)
-  }
-  const admin = yield* Layer.build(Pg.layer({ url: database.url, max: 1 }))
-  yield* Effect.gen(function*() {
-    const sql = yield* SqlClient.SqlClient
-    yield* sql.unsafe(`ALTER SYSTEM SET ssl_cert_file = '${crt}'`)
-    yield* sql.unsafe(`ALTER SYSTEM SET ssl_key_file = '${key}'`)
-    yield* sql.unsafe("ALTER SYSTEM SET ssl = on")
-    yield* sql`SELECT pg_reload_conf()`
-  }).pipe(Effect.provide(admin))
-  return { database, path }
-})
+import { certificate, makeTlsServer } from "./tlsServer.ts"
 
 const own = `SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()`
 
@@ -68,7 +20,7 @@ const encrypted = Effect.gen(function*() {
 describe("transport", () => {
   it.live("TLS carries statements, and its losses are told as truthfully as those of a plain socket", () =>
     Effect.scoped(Effect.gen(function*() {
-      const { database } = yield* server
+      const { database } = yield* makeTlsServer
       const pool = Pg.layer({ url: database.url, ssl: { ca: certificate, servername: "localhost" }, max: 2 })
       yield* Effect.gen(function*() {
         const sql = yield* SqlClient.SqlClient
@@ -96,7 +48,7 @@ describe("transport", () => {
 
   it.live("a Unix socket is found by its folder and by its path", () =>
     Effect.scoped(Effect.gen(function*() {
-      const { database, path } = yield* server
+      const { database, path } = yield* makeTlsServer
       const common = {
         username: database.username,
         password: database.password,

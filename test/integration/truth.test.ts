@@ -184,6 +184,7 @@ describe("a deadline", () => {
         const { executor, sql } = yield* services
         yield* sql`SELECT 1`
         const holder = yield* Effect.forkChild(sql`SELECT pg_sleep(20)`)
+        yield* Effect.sleep(50)
         const error = yield* Effect.flip(executor.run(sql`INSERT INTO t VALUES (1)`, { deadline: 200 }))
         assert.strictEqual(error._tag, "DeadlineExceeded")
         if (error._tag === "DeadlineExceeded") assert.strictEqual(error.effect, "NotRun")
@@ -269,7 +270,9 @@ describe("idempotent work that may have been applied", () => {
           assert.isFalse(error.isRetryable)
         }
         assert.strictEqual(yield* rows, 1)
-      }).pipe(Effect.provide(Pg.layer({ ...instantly, url: proxy.url, max: 1, acquireTimeout: 300, closeTimeout: 100 })))
+      }).pipe(
+        Effect.provide(Pg.layer({ ...instantly, url: proxy.url, max: 1, acquireTimeout: 300, closeTimeout: 100 }))
+      )
     }))
 })
 
@@ -459,7 +462,12 @@ describe("a failure that passes through several layers", () => {
         const holder = yield* Effect.forkChild(sql`SELECT pg_sleep(20)`)
         yield* Effect.sleep(50)
         const use = executor.use((connection) => connection.query("SELECT 1"))
-        for (const work of [use, executor.run(executor.run(use)), executor.run(executor.run(sql`SELECT 1`))]) {
+        const layers: ReadonlyArray<Effect.Effect<unknown, SqlError | Pg.Errors.PoolError>> = [
+          use,
+          executor.run(executor.run(use)),
+          executor.run(executor.run(sql`SELECT 1`))
+        ]
+        for (const work of layers) {
           const before = (yield* metrics.snapshot).errors.Local
           assert.strictEqual((yield* Effect.flip(work))._tag, "AcquireTimeout")
           assert.strictEqual((yield* metrics.snapshot).errors.Local - before, 1)
