@@ -38,7 +38,11 @@ const columns = message(
   int32(-1),
   int16(1)
 )
-const answer = Buffer.concat([message("D", int16(1), int32(4), int32(1)), message("C", Buffer.from("SELECT 1\0")), ready])
+const answer = Buffer.concat([
+  message("D", int16(1), int32(4), int32(1)),
+  message("C", Buffer.from("SELECT 1\0")),
+  ready
+])
 const parsed = Buffer.concat([message("1"), message("2"), columns, answer])
 const bound = Buffer.concat([message("2"), answer])
 

@@ -41,7 +41,8 @@ const failure = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
 /** The driver goes on waiting for an answer for five seconds, so less than three is none of its doing. */
 const promptly = 3000
 
-const insertsSlowly = "SELECT count(*)::int FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'INSERT%'"
+const insertsSlowly = `SELECT count(*)::int FROM pg_stat_activity
+  WHERE datname = current_database() AND state = 'active' AND query LIKE 'INSERT%'`
 
 describe("on a server that has fallen silent, queryTimeout ends", () => {
   const impatient = { max: 1, statementTimeout: 500, queryTimeout: 500, closeTimeout: 100, retry: false } as const
@@ -136,7 +137,7 @@ describe("on a server that has fallen silent, queryTimeout ends", () => {
 })
 
 describe("on a server that has fallen silent, a deadline is kept", () => {
-  const kinds: ReadonlyArray<readonly [string, Pg.Layer.Options, Work]> = [
+  const kinds: ReadonlyArray<readonly [string, Parameters<typeof Pg.layer>[0], Work]> = [
     ["by a unit inside of a unit", {}, (sql, executor) => executor.run(sql`SELECT 2`)],
     ["by a stream", {}, (sql) => Stream.runCollect(sql`SELECT 2`.stream)],
     ["by a transaction", {}, (sql) => sql.withTransaction(sql`SELECT 2`)],

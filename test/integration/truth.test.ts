@@ -344,9 +344,12 @@ describe("a caller's own handler inside run", () => {
       yield* Effect.gen(function*() {
         const { executor, sql } = yield* services
         const heard: Array<string | undefined> = []
-        const work = Effect.catchTag(Effect.as(sql`SELECT 1/0`, "answered"), "SqlError", (error) => {
-          heard.push(Pg.Errors.failureOf(error).sqlState)
-          return Effect.succeed("handled")
+        const work = Effect.match(sql`SELECT 1/0`, {
+          onFailure: (error) => {
+            heard.push(Pg.Errors.failureOf(error).sqlState)
+            return "handled"
+          },
+          onSuccess: () => "answered"
         })
         assert.strictEqual(yield* executor.run(work), "handled")
         assert.deepStrictEqual(heard, ["22012"])
@@ -383,34 +386,28 @@ describe("a statement that commits on its way", () => {
   it.live("is not called a success by the IF NOT EXISTS of a second run: a concurrent index that met a deadlock", () =>
     Effect.gen(function*() {
       const { url, witness } = yield* makeTable
+      const isSeen = (what: string) =>
+        eventually(
+          what,
+          Effect.map(
+            witness.value<number>(
+              `SELECT count(*)::int FROM pg_stat_activity WHERE datname = current_database() AND ${what}`
+            ),
+            (count) => count === 1
+          )
+        )
       yield* witness.query("INSERT INTO t VALUES (1)")
       yield* Effect.gen(function*() {
         const { sql } = yield* services
         const rival = yield* Effect.forkChild(Effect.exit(sql.withTransaction(Effect.gen(function*() {
           yield* sql`INSERT INTO t VALUES (2)`
-          // The index build waits for this transaction, which then waits for the index build.
-          yield* eventually(
-            "the build waits",
-            Effect.map(
-              witness.value<number>(
-                "SELECT count(*)::int FROM pg_stat_activity WHERE query LIKE 'CREATE INDEX%' AND wait_event_type = 'Lock'"
-              ),
-              (count) => count === 1
-            )
-          )
-          // The build looks for the deadlock first: it has waited for longer.
+          // The build waits for this transaction, which then waits for the build.
+          yield* isSeen("query LIKE 'CREATE INDEX%' AND wait_event_type = 'Lock'")
+          // The build waits longer, so it is the one that looks for a deadlock, and ends.
           yield* Effect.sleep(300)
           yield* sql`LOCK TABLE t IN SHARE UPDATE EXCLUSIVE MODE`
         }))))
-        yield* eventually(
-          "the rival's row",
-          Effect.map(
-            witness.value<number>(
-              "SELECT count(*)::int FROM pg_stat_activity WHERE state = 'idle in transaction' AND query LIKE 'INSERT%'"
-            ),
-            (count) => count === 1
-          )
-        )
+        yield* isSeen("state = 'idle in transaction' AND query LIKE 'INSERT%'")
         const build = yield* Effect.exit(sql`CREATE INDEX CONCURRENTLY IF NOT EXISTS t_n ON t (n)`)
         yield* Fiber.join(rival)
         const isValid = yield* witness.value<boolean | undefined>(
