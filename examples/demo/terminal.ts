@@ -36,7 +36,7 @@ export class Terminal extends Context.Service<Terminal, {
       const write = (text: string) => Effect.sync(() => void stdout.write(text))
       return {
         live,
-        line: (...spans) => write(live ? `${clear}${paint(spans)}\n${current}` : `${paint(spans)}\n`),
+        line: (...spans) => write(live ? `${clear}${paint(spans)}\n${current}` : `${paint(spans).trimEnd()}\n`),
         status: (...spans) =>
           Effect.suspend(() => {
             if (!live) return write(`${paint(spans)}\n`)
