@@ -138,7 +138,8 @@ describe("the demo", { timeout: 120_000 }, () => {
       Effect.gen(function*() {
         const demo = yield* start("--quick")
         yield* said(demo, words)
-        assert.isTrue(leftOf(demo).some((left) => left.startsWith("process")), "the search finds a running server")
+        // A server that has been stopped by then has still left its folder.
+        assert.isNotEmpty(leftOf(demo), "the search finds the server")
         demo.child.kill(signal)
         const code = yield* Effect.promise(() => demo.ended)
         assert.strictEqual(code, 130, demo.output())
