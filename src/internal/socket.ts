@@ -83,6 +83,8 @@ export const make = (options: {
   let obituary: Obituary | undefined
   let isOpened = false
   let isParting = false
+  // Kept by hand, since every checkout asks and a stream computes its own answers from a dozen flags.
+  let isGone = true
   let isDestroyed = false
   let isTaken = false
   /** What is open below the session's socket while it is dialled. */
@@ -98,6 +100,7 @@ export const make = (options: {
 
   const destroyNow = (duplex: Duplex): void => {
     isParting = true
+    isGone = true
     duplex.destroy()
     // The driver would wait five seconds for a silent server's answer. What is on its way to a live one still arrives.
     isDestroyed = true
@@ -107,6 +110,7 @@ export const make = (options: {
   /** Waits for the server's own end of the connection, which it gives when the session is gone there too. */
   const part = (duplex: Duplex): void => {
     isParting = true
+    isGone = true
     const timer = setTimeout(() => duplex.destroy(), options.farewell)
     duplex.once("close", () => clearTimeout(timer))
     // Nobody reads any more, and an unread answer would keep the end of the stream from being seen.
@@ -120,6 +124,7 @@ export const make = (options: {
   const destroyPolitely = (duplex: Duplex): void => {
     const destroy = duplex.destroy
     duplex.destroy = (error) => {
+      isGone = true
       const isFailure = error !== undefined && error !== null
       if (isParting || isFailure || !isOpened || !duplex.writable || duplex.readableEnded) {
         return destroy.call(duplex, error)
@@ -132,6 +137,7 @@ export const make = (options: {
   }
 
   const adopt = (duplex: Duplex): Duplex => {
+    isGone = duplex.destroyed
     destroyPolitely(duplex)
     const write = duplex.write
     duplex.write = function(this: Duplex, ...args: Array<unknown>) {
@@ -145,8 +151,14 @@ export const make = (options: {
       messages.scan(chunk)
     })
     // The driver takes its own listeners off when it lets go of the socket: a late error must still find one.
-    duplex.on("error", () => {})
+    duplex.on("error", () => {
+      isGone = true
+    })
+    duplex.once("end", () => {
+      isGone = true
+    })
     duplex.once("close", () => {
+      isGone = true
       obituary ??= lastWords()
       clearTimeout(suspicion)
       options.onClose()
@@ -174,7 +186,7 @@ export const make = (options: {
     },
     mark: () => written,
     cancels: () => cancels,
-    isDead: () => socket === undefined || isParting || socket.destroyed || !socket.writable,
+    isDead: () => isGone,
     obituary: () => obituary ?? lastWords(),
     isIdle: messages.isIdle,
     watchSilence: (millis, isBusy) => {
