@@ -1,6 +1,7 @@
 import type { SqlError } from "effect/sql/SqlError"
 import type { Permit } from "./breakerMachine.ts"
 import { classify } from "./classify.ts"
+import * as Commits from "./commits.ts"
 import { digFailure } from "./failure.ts"
 import type { Session } from "./session.ts"
 import type { Observer, Statement, TrackedConnection } from "./trackedConnection.ts"
@@ -57,24 +58,16 @@ const refusal: Verdict = {
   connection: "Keep"
 }
 
-const phaseOf = ({ transaction }: TrackedConnection, written: boolean): Phase => {
-  switch (transaction) {
+const phaseOf = ({ commits, connection }: Statement, written: boolean): Phase => {
+  switch (connection.transaction) {
     case "None":
       return written ? "InFlight" : "BeforeWrite"
     case "Open":
-      return "Transaction"
+      return commits && written ? "Commit" : "Transaction"
     case "Committing":
       return written ? "Commit" : "Transaction"
   }
 }
-
-/**
- * Statements that commit on their way, so that their ERROR does not undo what they had done by then: procedures and
- * DO blocks may, utilities that work in several transactions do. PostgreSQL: "Transaction Management" in PL/pgSQL, and
- * the notes on CONCURRENTLY, VACUUM, CLUSTER and REINDEX.
- */
-const commitsOnItsWay =
-  /^(?:\s|--[^\n]*\n|\/\*[^]*?\*\/)*(?:call|do|vacuum|analyze|cluster|reindex)\b|\bconcurrently\b/i
 
 /** Shared by all executors: work may well go through several of them. */
 const judgements = new WeakMap<object, Judgement>()
@@ -103,15 +96,16 @@ export const make = (bench: Bench): Evidence => {
   }
 
   const judgeStatement = (
-    { connection, sql }: Statement,
+    statement: Statement,
     error: SqlError,
     written: boolean,
     elapsed: number
   ): Judgement => {
+    const { connection, sql } = statement
     const { session } = connection
     const failure = digFailure(error)
     const verdict = classify(failure, {
-      phase: phaseOf(connection, written),
+      phase: phaseOf(statement, written),
       reused: session.uses > 1,
       // A shared connection is another checkout for each statement.
       replied: connection.permit === undefined && connection.replied
@@ -122,7 +116,7 @@ export const make = (bench: Bench): Evidence => {
       // The caller's own READ ONLY says nothing about the host.
       verdict: connection.isReadOnlyByChoice && failure.sqlState === "25006"
         ? refusal
-        : connection.transaction === "None" && verdict.effect === "RolledBack" && commitsOnItsWay.test(sql)
+        : connection.transaction === "None" && verdict.effect === "RolledBack" && Commits.isOnItsWay(sql)
         ? { ...verdict, effect: "Unknown" }
         : verdict,
       // A broken socket fails all its statements at once; a session that lives says something new with each answer.

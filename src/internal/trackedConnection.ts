@@ -7,6 +7,7 @@ import type * as Scope from "effect/Scope"
 import type { SqlError } from "effect/sql/SqlError"
 import * as Stream from "effect/Stream"
 import type { Permit } from "./breakerMachine.ts"
+import * as Commits from "./commits.ts"
 import type { Session } from "./session.ts"
 import * as UnitOfWork from "./unitOfWork.ts"
 import type { Failure, Signal } from "./verdict.ts"
@@ -39,6 +40,8 @@ export interface Statement {
   readonly mark: number
   /** Whether it counts by itself. Inside a transaction only the COMMIT takes effect. */
   readonly counts: boolean
+  /** Whether it is a COMMIT that the caller has written. */
+  readonly commits: boolean
 }
 
 /**
@@ -120,6 +123,7 @@ export class TrackedConnection implements PgConnection.PgConnection {
         if (next === isOwed) return
         isOwed = next
         this.owe(statement.unit, next ? 1 : -1)
+        if (next) this.session.wire.expectAnswer()
       }
       const rows = Stream.transformPull(this.base.stream(sql, params), (pull) =>
         Effect.succeed(Effect.suspend(() => {
@@ -147,7 +151,8 @@ export class TrackedConnection implements PgConnection.PgConnection {
 
   private begin(sql: string, fiber: Fiber.Fiber<unknown, unknown>): Statement {
     const unit = UnitOfWork.of(fiber)
-    const counts = this.transaction !== "Open"
+    const commits = this.transaction === "Open" && Commits.isByHand(sql)
+    const counts = commits || this.transaction !== "Open"
     if (unit !== undefined && counts) UnitOfWork.addEffects(unit, 1)
     return {
       connection: this,
@@ -156,7 +161,8 @@ export class TrackedConnection implements PgConnection.PgConnection {
       permit: this.permit,
       unit,
       mark: this.session.wire.mark(),
-      counts
+      counts,
+      commits
     }
   }
 
@@ -180,11 +186,12 @@ export class TrackedConnection implements PgConnection.PgConnection {
     }
   }
 
-  /** A caller may end the transaction by hand: what it did has then taken effect, and what follows does so by itself. */
-  private noteOwnEnd({ sql, unit }: Statement): void {
-    if (unit !== undefined && takesEffect.test(sql)) UnitOfWork.addEffects(unit, 1)
+  /** A caller may end the transaction by hand: what follows takes effect by itself. */
+  private noteOwnEnd({ commits, sql, unit }: Statement): void {
     // COMMIT AND CHAIN begins the next one.
-    if (this.session.wire.isIdle()) this.transaction = "None"
+    if (!this.session.wire.isIdle()) return
+    this.transaction = "None"
+    if (unit !== undefined && !commits && !Commits.isRollback(sql)) UnitOfWork.addEffects(unit, 1)
   }
 
   private owe(unit: UnitOfWork.UnitOfWork | undefined, count: 1 | -1): void {
@@ -196,10 +203,12 @@ export class TrackedConnection implements PgConnection.PgConnection {
     return Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
       const begun = this.begin(sql, fiber)
       this.owe(begun.unit, 1)
+      if (begun.commits && begun.unit !== undefined) UnitOfWork.addCommitting(begun.unit, 1)
       return Effect.onExitPrimitive(
         Effect.mapError(statement, (error) => this.judge(begun, error)),
         (exit) => {
           this.owe(begun.unit, -1)
+          if (begun.commits && begun.unit !== undefined) UnitOfWork.addCommitting(begun.unit, -1)
           this.end(begun, exit)
           return undefined
         }
@@ -210,5 +219,3 @@ export class TrackedConnection implements PgConnection.PgConnection {
 
 const isInterrupted = (exit: Exit.Exit<unknown, unknown>): boolean =>
   exit._tag === "Failure" && exit.cause.reasons.some((reason) => reason._tag === "Interrupt")
-
-const takesEffect = /^\s*(?:commit|end|prepare\s+transaction)\b/i

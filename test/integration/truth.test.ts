@@ -420,7 +420,14 @@ describe("a statement that commits on its way", () => {
 })
 
 describe("a transaction that the caller ends by hand", () => {
-  for (const [ending, left] of [["COMMIT", 1], ["COMMIT AND CHAIN", 1], ["ROLLBACK", 0]] as const) {
+  const endings = [
+    ["COMMIT", 1],
+    ["/* the ** end */ -- now\n COMMIT", 1],
+    ["/* /* nested */ */ COMMIT", 1],
+    ["COMMIT AND CHAIN", 1],
+    ["ROLLBACK", 0]
+  ] as const
+  for (const [ending, left] of endings) {
     it.live(`with ${ending} is not run again when its session is lost after that`, () =>
       Effect.gen(function*() {
         const { rows, url } = yield* makeTable
@@ -444,6 +451,45 @@ describe("a transaction that the caller ends by hand", () => {
           assert.strictEqual(runs, 1)
           assert.strictEqual(exit._tag, "Failure")
           assert.strictEqual(yield* rows, left)
+        }).pipe(Effect.provide(Pg.layer({ ...instantly, url: proxy.url, max: 2 })))
+      }))
+  }
+})
+
+describe("a COMMIT that the caller has written", () => {
+  const losses = [
+    ["is cut off", {}, { _tag: "OutcomeUnknown" }],
+    ["is late", { attemptTimeout: 500 }, { _tag: "StatementTimeout", effect: "Unknown" }]
+  ] as const
+  for (const [loss, options, expected] of losses) {
+    it.live(`is not repeated when its answer ${loss}`, () =>
+      Effect.gen(function*() {
+        const { rows, url } = yield* makeTable
+        const proxy = yield* makeProxy(url)
+        let isLost = false
+        proxy.onRequest((request, link) => {
+          if (!isLost && request.includes("/* by hand */")) {
+            isLost = true
+            link.mute()
+            if (loss === "is cut off") setTimeout(link.cut, 200)
+          }
+          return "pass"
+        })
+        yield* Effect.gen(function*() {
+          const { executor, sql } = yield* services
+          let runs = 0
+          const error = yield* Effect.flip(executor.run(
+            sql.withTransaction(Effect.gen(function*() {
+              runs++
+              yield* sql`INSERT INTO t VALUES (1)`
+              yield* sql`/* by hand */ COMMIT`
+            })),
+            options
+          ))
+          assert.strictEqual(runs, 1)
+          const typed = error._tag === "SqlError" ? Pg.Errors.fromSqlError(error) : error
+          assert.include(typed, expected)
+          assert.strictEqual(yield* rows, 1)
         }).pipe(Effect.provide(Pg.layer({ ...instantly, url: proxy.url, max: 2 })))
       }))
   }

@@ -1,0 +1,23 @@
+/** What may stand before a statement's first word. Written so that it cannot backtrack. */
+const lead = String.raw`^(?:\s|--[^\n]*\n|/\*[^*]*\*+(?:[^/*][^*]*\*+)*/)*`
+
+const byHand = new RegExp(String.raw`${lead}(?:commit|end|prepare\s+transaction)\b`, "i")
+
+const rollback = new RegExp(`${lead}(?:rollback|abort)\\b`, "i")
+
+const onItsWay = new RegExp(
+  `${lead}(?:call|do|vacuum|analyze|cluster|reindex)\\b|\\bconcurrently\\b`,
+  "i"
+)
+
+/** Whether the statement makes permanent what the open transaction has done. */
+export const isByHand = (sql: string): boolean => byHand.test(sql)
+
+export const isRollback = (sql: string): boolean => rollback.test(sql)
+
+/**
+ * Whether the statement may commit on its way, so that its ERROR does not undo what it had done by then: procedures and
+ * DO blocks may, utilities that work in several transactions do. PostgreSQL: "Transaction Management" in PL/pgSQL, and
+ * the notes on CONCURRENTLY, VACUUM, CLUSTER and REINDEX.
+ */
+export const isOnItsWay = (sql: string): boolean => onItsWay.test(sql)
