@@ -82,9 +82,14 @@ export const dial = (target: Target, onOpen: (socket: Duplex) => void): Effect.E
       raw.off("error", onError)
       raw.off("close", onClose)
       raw.on("error", () => {})
-      const encrypted = secure(raw, target.address.host, options)
-      watch(encrypted)
-      encrypted.once("secureConnect", succeed)
+      try {
+        const encrypted = secure(raw, target.address.host, options)
+        watch(encrypted)
+        encrypted.once("secureConnect", succeed)
+      } catch (cause) {
+        // A certificate that cannot be read is found out only here.
+        resume(Effect.fail(failure(cause, "Failed to connect")))
+      }
     }
     try {
       const raw = open(target)

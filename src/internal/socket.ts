@@ -2,6 +2,7 @@ import * as Effect from "effect/Effect"
 import type { SqlError } from "effect/sql/SqlError"
 import * as Net from "node:net"
 import type { Duplex } from "node:stream"
+import * as Tls from "node:tls"
 import * as BackendMessages from "./backendMessages.ts"
 import * as Dial from "./dial.ts"
 
@@ -33,6 +34,8 @@ export interface Wire {
    * of reads and writes from ever noticing that nothing is read any more.
    */
   readonly suspect: () => void
+  /** Call when rows are asked for: the server has all the time again from now on. */
+  readonly expectAnswer: () => void
   /** Call when the driver has said goodbye: the server has the farewell to answer before the socket is destroyed. */
   readonly expectClose: () => void
   readonly destroy: (reason: Obituary) => void
@@ -45,22 +48,25 @@ export interface Obituary {
   readonly message: string
 }
 
+/** The longest time that a timer of Node's can hold, in milliseconds. */
+const longestTimer = 2 ** 31 - 1
+
 /**
  * Node refreshes a socket's own timer on every read and write for some 30 ns, and does not keep the process alive for
  * it: a timer of ours per statement would cost a hundred times that. A stream that is no socket gets one interval.
  */
-const onSilence = (duplex: Duplex, millis: number, listener: () => void): void => {
+const onSilence = (duplex: Duplex, millis: number, activity: () => number, listener: () => void): void => {
   if (duplex instanceof Net.Socket) {
-    duplex.setTimeout(millis, listener)
+    // A listener given to setTimeout would hear of the first time alone.
+    duplex.on("timeout", listener)
+    duplex.setTimeout(millis)
     return
   }
-  let isQuiet = true
-  duplex.on("data", () => {
-    isQuiet = false
-  })
+  let seen = activity()
   const interval = setInterval(() => {
-    if (isQuiet) listener()
-    isQuiet = true
+    const now = activity()
+    if (now === seen) listener()
+    seen = now
   }, millis)
   interval.unref()
   duplex.once("close", () => clearInterval(interval))
@@ -77,6 +83,7 @@ export const make = (options: {
   let written = 0
   let cancels = 0
   let chunks = 0
+  let asks = 0
   let isAnswered = true
   let suspicion: NodeJS.Timeout | undefined
   const messages = BackendMessages.makeScanner()
@@ -87,11 +94,13 @@ export const make = (options: {
   let isGone = true
   let isDestroyed = false
   let isTaken = false
+  let firstError: Error | undefined
   /** What is open below the session's socket while it is dialled. */
   const layers: Array<Duplex> = []
   const cancelSockets = new Set<Duplex>()
 
   let suspect = (): void => {}
+  let expectAnswer = (): void => {}
 
   const lastWords = (): Obituary | undefined => {
     const fatal = messages.fatal()
@@ -136,6 +145,14 @@ export const make = (options: {
     }
   }
 
+  /** The secret of an encrypted session must not go out in plain text. */
+  const cancelTarget = (duplex: Duplex): Dial.Target => {
+    const { target } = options
+    return target.tls._tag === "On" && duplex instanceof Tls.TLSSocket
+      ? { ...target, tls: { ...target.tls, isOptional: false } }
+      : target
+  }
+
   const adopt = (duplex: Duplex): Duplex => {
     isGone = duplex.destroyed
     destroyPolitely(duplex)
@@ -151,8 +168,9 @@ export const make = (options: {
       messages.scan(chunk)
     })
     // The driver takes its own listeners off when it lets go of the socket: a late error must still find one.
-    duplex.on("error", () => {
+    duplex.on("error", (error) => {
       isGone = true
+      firstError ??= error
     })
     duplex.once("end", () => {
       isGone = true
@@ -175,11 +193,13 @@ export const make = (options: {
         throw new Error("the session is gone, and with it whatever was to be cancelled")
       }
       if (!isTaken) {
+        // The driver fetches the password first, and would listen in vain for what has happened meanwhile.
+        if (isGone) throw firstError ?? new Error("Connection closed")
         isTaken = true
         return socket
       }
       cancels++
-      const cancel = Dial.later(options.target, options.farewell, options.runFork)
+      const cancel = Dial.later(cancelTarget(socket), options.farewell, options.runFork)
       cancelSockets.add(cancel)
       cancel.once("close", () => cancelSockets.delete(cancel))
       return cancel
@@ -189,17 +209,23 @@ export const make = (options: {
     isDead: () => isGone,
     obituary: () => obituary ?? lastWords(),
     isIdle: messages.isIdle,
-    watchSilence: (millis, isBusy) => {
+    watchSilence: (allowed, isBusy) => {
       isOpened = true
-      if (socket === undefined || !Number.isFinite(millis)) return
+      if (socket === undefined || !Number.isFinite(allowed)) return
+      const millis = Math.min(allowed, longestTimer)
       const watched = socket
       const declareDead = () => {
         obituary = { by: "silence", message: `no byte came from the server for ${millis} ms` }
         destroyNow(watched)
       }
-      onSilence(watched, millis, () => {
+      onSilence(watched, millis, () => written + chunks + asks, () => {
         if (isBusy()) declareDead()
       })
+      expectAnswer = () => {
+        asks++
+        // A timer that has fired while nothing was asked for does not start again by itself.
+        if (watched instanceof Net.Socket) watched.setTimeout(millis)
+      }
       suspect = () => {
         if (isAnswered || suspicion !== undefined) return
         const seen = chunks
@@ -211,6 +237,7 @@ export const make = (options: {
       }
     },
     suspect: () => suspect(),
+    expectAnswer: () => expectAnswer(),
     expectClose: () => {
       if (socket !== undefined && !socket.destroyed) part(socket)
     },

@@ -34,6 +34,28 @@ const makeMute = Effect.gen(function*() {
   return { url: proxy.url, fallSilent: Effect.sync(() => proxy.onRequest(() => "drop")) }
 })
 
+/** Streams of a caller's own that are no sockets. */
+const tunnelTo = (url: Redacted.Redacted) => {
+  const { hostname, port } = new URL(Redacted.value(url))
+  return () => {
+    const socket = Net.connect({ host: hostname, port: Number(port) })
+    const tunnel: Duplex = new Duplex({
+      read: () => void socket.resume(),
+      write: (chunk: Uint8Array, _encoding, done) => void socket.write(chunk, done),
+      final: (done) => void socket.end(done),
+      destroy: (error, done) => {
+        socket.destroy()
+        done(error)
+      }
+    })
+    socket.on("data", (chunk) => tunnel.push(chunk))
+    socket.on("end", () => tunnel.push(null))
+    socket.on("error", (error) => tunnel.destroy(error))
+    socket.on("close", () => tunnel.destroy())
+    return tunnel
+  }
+}
+
 /** How many milliseconds an effect takes to fail, and what it fails with. */
 const failure = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
   Effect.map(Effect.timed(Effect.flip(effect)), ([took, error]) => ({ error, took: Duration.toMillis(took) }))
@@ -88,6 +110,35 @@ describe("on a server that has fallen silent, queryTimeout ends", () => {
       }).pipe(Effect.provide(Pg.layer({ ...impatient, url: proxy.url })))
     }))
 
+  it.live("a statement on a session that had been idle for longer than that", () =>
+    Effect.gen(function*() {
+      const { fallSilent, url } = yield* makeMute
+      yield* Effect.gen(function*() {
+        const { sql } = yield* services
+        yield* sql`SELECT 1`
+        yield* Effect.sleep(2000)
+        yield* fallSilent
+        const error = yield* soon("the end of the statement", Effect.flip(sql`SELECT 2`), 6)
+        assert.strictEqual(Pg.Errors.fromSqlError(error)?._tag, "StatementTimeout")
+      }).pipe(Effect.provide(Pg.layer({ ...impatient, url })))
+    }))
+
+  it.live("a stream that falls silent after its consumer has taken its time", () =>
+    Effect.gen(function*() {
+      const url = yield* freshDatabase
+      yield* Effect.gen(function*() {
+        const { sql } = yield* services
+        let rows = 0
+        const read = Stream.runForEach(
+          sql`SELECT repeat('x', 1000), CASE WHEN i > 40 THEN pg_sleep(30)::text END FROM generate_series(1, 41) i`
+            .stream,
+          () => Effect.suspend(() => rows++ === 0 ? Effect.sleep(2500) : Effect.void)
+        )
+        const error = yield* soon("the end of the stream", Effect.flip(read), 8)
+        assert.strictEqual(Pg.Errors.fromSqlError(error)?._tag, "StatementTimeout")
+      }).pipe(Effect.provide(Pg.layer({ ...impatient, url, statementTimeout: Infinity })))
+    }))
+
   it.live("no stream whose consumer takes its time", () =>
     Effect.gen(function*() {
       const url = yield* freshDatabase
@@ -105,24 +156,7 @@ describe("on a server that has fallen silent, queryTimeout ends", () => {
   it.live("a statement on a stream of the caller's own that is no socket, and no statement that is answered", () =>
     Effect.gen(function*() {
       const { fallSilent, url } = yield* makeMute
-      const { hostname, port } = new URL(Redacted.value(url))
-      const stream = () => {
-        const socket = Net.connect({ host: hostname, port: Number(port) })
-        const tunnel: Duplex = new Duplex({
-          read: () => void socket.resume(),
-          write: (chunk: Uint8Array, _encoding, done) => void socket.write(chunk, done),
-          final: (done) => void socket.end(done),
-          destroy: (error, done) => {
-            socket.destroy()
-            done(error)
-          }
-        })
-        socket.on("data", (chunk) => tunnel.push(chunk))
-        socket.on("end", () => tunnel.push(null))
-        socket.on("error", (error) => tunnel.destroy(error))
-        socket.on("close", () => tunnel.destroy())
-        return tunnel
-      }
+      const stream = tunnelTo(url)
       yield* Effect.gen(function*() {
         const { metrics, sql } = yield* services
         yield* sql`SELECT 1`
@@ -133,6 +167,33 @@ describe("on a server that has fallen silent, queryTimeout ends", () => {
         const error = yield* soon("the end of the statement", Effect.flip(sql`SELECT 2`), 8)
         assert.strictEqual(Pg.Errors.fromSqlError(error)?._tag, "StatementTimeout")
       }).pipe(Effect.provide(Pg.layer({ ...impatient, url, stream })))
+    }))
+})
+
+describe("on a stream of the caller's own that is no socket, queryTimeout", () => {
+  const once = { max: 1, closeTimeout: 100, retry: false, statementTimeout: Infinity } as const
+
+  it.live("gives a statement all of its time, however long the session was idle before it", () =>
+    Effect.gen(function*() {
+      const url = yield* freshDatabase
+      yield* Effect.gen(function*() {
+        const { metrics, sql } = yield* services
+        // The session's silence is looked at every 1500 ms: in four rounds of two seconds, once while a statement runs.
+        for (let round = 0; round < 4; round++) {
+          yield* sql`SELECT pg_sleep(0.8)`
+          yield* Effect.sleep(1200)
+        }
+        assert.strictEqual((yield* metrics.snapshot).connectionsOpened, 1)
+      }).pipe(Effect.provide(Pg.layer({ ...once, url, queryTimeout: 500, stream: tunnelTo(url) })))
+    }))
+
+  it.live("may be longer than a timer can hold", () =>
+    Effect.gen(function*() {
+      const url = yield* freshDatabase
+      const rows = yield* Effect.flatMap(services, ({ sql }) => sql`SELECT 1 AS n FROM pg_sleep(0.2)`).pipe(
+        Effect.provide(Pg.layer({ ...once, url, queryTimeout: "60 days", stream: tunnelTo(url) }))
+      )
+      assert.deepStrictEqual(rows, [{ n: 1 }])
     }))
 })
 

@@ -1,4 +1,5 @@
 import { assert, it } from "@effect/vitest"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Redacted from "effect/Redacted"
 import * as SqlClient from "effect/sql/SqlClient"
@@ -38,6 +39,33 @@ describe("transport", () => {
         assert.deepStrictEqual(yield* sql`SELECT * FROM t`, [])
       }).pipe(Effect.provide(pool))
     })))
+
+  it.live("a certificate that cannot be read fails the connect at once", () =>
+    Effect.scoped(Effect.gen(function*() {
+      const { database } = yield* makeTlsServer
+      const pool = Pg.layer({ url: database.url, ssl: { ca: certificate, cert: "no PEM" }, max: 1, retry: false })
+      const [took, error] = yield* Effect.timed(Effect.flip(Effect.provide(encrypted, pool)))
+      assert.isBelow(Duration.toMillis(took), 3000)
+      assert.strictEqual(error._tag, "SqlError")
+    })))
+
+  it.live("a server that is not there is told at once, also when the password takes its time", () =>
+    Effect.gen(function*() {
+      const pool = Pg.layer({
+        host: "127.0.0.1",
+        port: 1,
+        username: "nobody",
+        password: Effect.delay(Effect.succeed(Redacted.make("late")), 100),
+        max: 1,
+        retry: false
+      })
+      const [took, error] = yield* Effect.timed(Effect.flip(Effect.provide(encrypted, pool)))
+      assert.isBelow(Duration.toMillis(took), 3000)
+      assert.strictEqual(error._tag, "SqlError")
+      if (error._tag === "SqlError") {
+        assert.include(JSON.stringify(error.reason.cause), "ECONNREFUSED")
+      }
+    }))
 
   it.live("TLS that is only preferred falls back to a server without it", () =>
     Effect.scoped(Effect.gen(function*() {
