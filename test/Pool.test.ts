@@ -45,6 +45,8 @@ describe("an impossible option", () => {
     ["jitter 1", { maxLifetimeJitter: 1 }, "maxLifetimeJitter", "1"],
     ["maxUses 0", { maxUses: 0 }, "maxUses", "0"],
     ["NaN", { maxWaiting: NaN }, "maxWaiting", "NaN"],
+    ["a validate that is none", { validate: "never" as never }, "validate", "never"],
+    ["a pooler that is none", { pooler: "session" as never }, "pooler", "session"],
     ["the driver's name for max", { maxConnections: 3 } as never, "maxConnections", "3"]
   ]
   it.effect.each(cases)("is refused when the pool is made: %s", ([, options, option, value]) =>

@@ -195,6 +195,8 @@ const durationRules: ReadonlyArray<Rule> = [
   ["queryTimeout", "a duration above 0", (value) => value > 0]
 ]
 
+const choices = [["validate", ["always", "idle"]], ["pooler", ["none", "transaction"]]] as const
+
 /** Names of `PgClient.layer` that would otherwise be passed over without a word. */
 const renamed = [["maxConnections", "max"], ["minConnections", "min"], ["connectionTTL", "maxLifetime"]] as const
 
@@ -210,6 +212,12 @@ const firstBroken = (options: PoolOptions): BadOption | undefined => {
   for (const [option, allowed, holds] of durationRules) {
     const value = options[option] as Duration.Input | undefined
     if (value !== undefined && !holds(millis(value))) return { option, value: String(value), allowed }
+  }
+  for (const [option, allowed] of choices) {
+    const value: unknown = options[option]
+    if (value !== undefined && !allowed.some((choice) => choice === value)) {
+      return { option, value: String(value), allowed: `one of ${allowed.join(", ")}` }
+    }
   }
   if (options.min !== undefined && options.max !== undefined && options.min > options.max) {
     return { option: "min", value: String(options.min), allowed: `at most max, which is ${options.max}` }
