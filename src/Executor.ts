@@ -247,12 +247,21 @@ export const make = Effect.fnUntraced(function*(
       )
     })
 
+  const track = (
+    session: Session,
+    connection: PgConnection.PgConnection,
+    exclude?: Effect.Effect<void, never, Scope.Scope>
+  ): TrackedConnection => {
+    evidence.meet(session)
+    return new TrackedConnection(session, connection, evidence.observer, exclude)
+  }
+  const trackShared = (session: Session) => track(session, session.connection, pool.exclude(session))
+
   const trackedSessions = new WeakMap<Session, TrackedConnection>()
   const tracked = (session: Session): TrackedConnection => {
     let connection = trackedSessions.get(session)
     if (connection === undefined) {
-      evidence.meet(session)
-      connection = new TrackedConnection(session, session.connection, evidence.observer, pool.exclude(session))
+      connection = trackShared(session)
       trackedSessions.set(session, connection)
     }
     return connection
@@ -336,20 +345,9 @@ export const make = Effect.fnUntraced(function*(
     }
   }
 
-  const leaseShared = leaseOnce((options) =>
-    Effect.map(pool.get(options), (session) => {
-      evidence.meet(session)
-      return new TrackedConnection(session, session.connection, evidence.observer, pool.exclude(session))
-    })
-  )
+  const leaseShared = leaseOnce((options) => Effect.map(pool.get(options), trackShared))
   const leaseExclusive = leaseOnce((options) =>
-    Effect.map(
-      pool.reserve(options),
-      ({ connection, session }) => {
-        evidence.meet(session)
-        return new TrackedConnection(session, connection, evidence.observer)
-      }
-    )
+    Effect.map(pool.reserve(options), ({ connection, session }) => track(session, connection))
   )
 
   // ---------------------------------------------------------------------------------------------------------------
