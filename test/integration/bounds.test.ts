@@ -20,6 +20,20 @@ const pidsOf = (count: number) =>
       )
   )
 
+/** Has 200 fibers run a statement that many times each, and counts how often it worked. */
+const flood = Effect.fnUntraced(function*<E>(times: number, statement: Effect.Effect<unknown, E>) {
+  let served = 0
+  yield* Effect.forEach(range(200), () =>
+    Effect.forEach(range(times), () =>
+      Effect.matchCause(statement, {
+        onFailure: () => {},
+        onSuccess: () => {
+          served++
+        }
+      })), { concurrency: "unbounded" })
+  return served
+})
+
 describe("the server never sees more than max sessions", () => {
   it.live("under 200 concurrent borrowers", () =>
     Effect.gen(function*() {
@@ -64,15 +78,7 @@ describe("the server never sees more than max sessions", () => {
           const unlucky = pids[below(pids.length)]
           if (unlucky !== undefined) yield* witness.terminate([unlucky])
         })))
-        let served = 0
-        yield* Effect.forEach(range(200), () =>
-          Effect.forEach(range(5), () =>
-            Effect.matchCause(sql`SELECT pg_sleep(0.001)`, {
-              onFailure: () => {},
-              onSuccess: () => {
-                served++
-              }
-            })), { concurrency: "unbounded" })
+        const served = yield* flood(5, sql`SELECT pg_sleep(0.001)`)
         yield* Fiber.interrupt(trouble)
         assert.isAbove(served, 500)
         assert.isAtMost(watch.most(), 8, `seed ${seed}`)
@@ -80,8 +86,7 @@ describe("the server never sees more than max sessions", () => {
         assert.strictEqual(new Set(pids).size, 8)
         yield* eventually(
           "nobody has a session",
-          Effect.map(pool.stats, ({ active, waiting }) =>
-            active === 0 && waiting === 0)
+          Effect.map(pool.stats, ({ active, waiting }) => active === 0 && waiting === 0)
         )
       }).pipe(Effect.provide(Pg.layer({ url, max: 8, maxUses: 20, breaker: false })))
       assert.isAtMost(watch.most(), 8, `seed ${seed}`)
@@ -330,21 +335,12 @@ describe("a multiplexed pool", () => {
           yield* Effect.sleep(15)
           yield* witness.terminate((yield* witness.sessions).slice(0, 1))
         })))
-        let served = 0
-        yield* Effect.forEach(range(200), () =>
-          Effect.forEach(range(10), () =>
-            Effect.matchCause(sql`SELECT pg_sleep(0.0005)`, {
-              onFailure: () => {},
-              onSuccess: () => {
-                served++
-              }
-            })), { concurrency: "unbounded" })
+        const served = yield* flood(10, sql`SELECT pg_sleep(0.0005)`)
         yield* Fiber.interrupt(trouble)
         assert.isAbove(served, 500)
         yield* eventually(
           "nobody has a session",
-          Effect.map(pool.stats, ({ active, waiting }) =>
-            active === 0 && waiting === 0)
+          Effect.map(pool.stats, ({ active, waiting }) => active === 0 && waiting === 0)
         )
         assert.strictEqual(new Set(yield* soon("all of the pool", pidsOf(3))).size, 3)
       }).pipe(Effect.provide(Pg.layer({ url, max: 3, multiplex: true, breaker: false })))

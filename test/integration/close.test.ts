@@ -12,7 +12,7 @@ import * as Net from "node:net"
 import { fileURLToPath } from "node:url"
 import * as Pg from "../../src/index.ts"
 import { freshDatabase } from "./database.ts"
-import { ended, eventually, makeWitness, soon } from "./witness.ts"
+import { ended, eventually, makeTable, makeWitness, soon } from "./witness.ts"
 
 const range = (count: number): ReadonlyArray<number> => Array.from({ length: count }, (_, index) => index)
 
@@ -103,9 +103,7 @@ describe("closing the pool", () => {
 
   it.live("lets work in flight come to its end within the grace period", () =>
     Effect.gen(function*() {
-      const url = yield* freshDatabase
-      const witness = yield* makeWitness(url)
-      yield* witness.query("CREATE TABLE t (n int)")
+      const { url, witness } = yield* makeTable
       const { close, openSockets, pool, sql } = yield* openPool({ url, max: 3, closeTimeout: "10 seconds" })
       const work = yield* Effect.all([
         Effect.forkChild(sql`INSERT INTO t SELECT 1 FROM pg_sleep(0.4)`),
@@ -135,9 +133,7 @@ describe("closing the pool", () => {
 
   it.live("destroys what has not ended by then, also when the server sleeps in it", () =>
     Effect.gen(function*() {
-      const url = yield* freshDatabase
-      const witness = yield* makeWitness(url)
-      yield* witness.query("CREATE TABLE t (n int)")
+      const { url, witness } = yield* makeTable
       const { close, executor, openSockets, pool, sql } = yield* openPool({ url, max: 4, closeTimeout: 200 })
       const statement = yield* Effect.forkChild(executor.run(sql`INSERT INTO t SELECT 1 FROM pg_sleep(20)`))
       const transaction = yield* Effect.forkChild(executor.run(sql.withTransaction(Effect.andThen(

@@ -10,7 +10,7 @@ import * as Pg from "../../src/index.ts"
 import { EmbeddedPostgres } from "../../src/testing/index.ts"
 import { freshDatabase } from "./database.ts"
 import { makeImpostor, makeProxy } from "./proxy.ts"
-import { ended, eventually, makeWitness, type Witness } from "./witness.ts"
+import { ended, eventually, makeTable, makeWitness, type Witness } from "./witness.ts"
 
 /** Everything that a test asks for, over one pool. */
 const services = Effect.gen(function*() {
@@ -128,9 +128,7 @@ describe("what run and use fail with", () => {
 describe("run repeats all of its work", () => {
   it.live("when a killed session rolled its transaction back", () =>
     Effect.gen(function*() {
-      const url = yield* freshDatabase
-      const witness = yield* makeWitness(url)
-      yield* witness.query("CREATE TABLE t (n int)")
+      const { url, witness } = yield* makeTable
       const { tick, ticks } = yield* counter(witness, "runs")
       yield* Effect.gen(function*() {
         const { executor, metrics, sql } = yield* services
@@ -195,9 +193,7 @@ describe("run repeats all of its work", () => {
 describe("run does not repeat its work", () => {
   it.live("whose statement found no session: that statement is tried again by itself", () =>
     Effect.gen(function*() {
-      const url = yield* freshDatabase
-      const witness = yield* makeWitness(url)
-      yield* witness.query("CREATE TABLE t (n int)")
+      const { url, witness } = yield* makeTable
       const door = makeDoor()
       door.shutFor(2)
       yield* Effect.gen(function*() {
@@ -221,9 +217,7 @@ describe("run does not repeat its work", () => {
 
   it.live("when its second statement fails after the first took effect: only that statement is tried again", () =>
     Effect.gen(function*() {
-      const url = yield* freshDatabase
-      const witness = yield* makeWitness(url)
-      yield* witness.query("CREATE TABLE t (n int)")
+      const { url, witness } = yield* makeTable
       const door = makeDoor()
       yield* Effect.gen(function*() {
         const { executor, pool, sql } = yield* services
@@ -249,9 +243,7 @@ describe("run does not repeat its work", () => {
 
   it.live("when a transaction fails for good after a statement of its own took effect", () =>
     Effect.gen(function*() {
-      const url = yield* freshDatabase
-      const witness = yield* makeWitness(url)
-      yield* witness.query("CREATE TABLE t (n int)")
+      const { url, witness } = yield* makeTable
       yield* Effect.gen(function*() {
         const { executor, sql } = yield* services
         let tries = 0
@@ -461,9 +453,7 @@ describe("a transaction under way while the circuit opens", () => {
   for (const multiplex of [false, true]) {
     it.live(`commits: the breaker guards the way in, not the way out${multiplex ? ", multiplexed" : ""}`, () =>
       Effect.gen(function*() {
-        const url = yield* freshDatabase
-        const witness = yield* makeWitness(url)
-        yield* witness.query("CREATE TABLE t (n int)")
+        const { url, witness } = yield* makeTable
         yield* Effect.gen(function*() {
           const { executor, sql } = yield* services
           yield* executor.run(sql.withTransaction(Effect.gen(function*() {
@@ -482,9 +472,7 @@ describe("a transaction under way while the circuit opens", () => {
 
   it.live("rolls back, when it fails", () =>
     Effect.gen(function*() {
-      const url = yield* freshDatabase
-      const witness = yield* makeWitness(url)
-      yield* witness.query("CREATE TABLE t (n int)")
+      const { url, witness } = yield* makeTable
       yield* Effect.gen(function*() {
         const { pool, sql } = yield* services
         const error = yield* Effect.flip(sql.withTransaction(Effect.gen(function*() {

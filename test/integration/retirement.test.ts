@@ -10,7 +10,7 @@ import * as Pg from "../../src/index.ts"
 import { freshDatabase } from "./database.ts"
 import { makeProxy } from "./proxy.ts"
 import { certificate, makeTlsServer } from "./tlsServer.ts"
-import { eventually, makeWitness, type Witness } from "./witness.ts"
+import { eventually, makeTable, makeWitness, type Witness } from "./witness.ts"
 
 const range = (count: number): ReadonlyArray<number> => Array.from({ length: count }, (_, index) => index)
 
@@ -234,9 +234,7 @@ describe("a session that comes back dirty", () => {
 
   it.live("is found out whatever the pieces are in which the server's answers arrive", () =>
     Effect.gen(function*() {
-      const url = yield* freshDatabase
-      const witness = yield* makeWitness(url)
-      yield* witness.query("CREATE TABLE t (n int)")
+      const { url, witness } = yield* makeTable
       yield* Effect.gen(function*() {
         const sql = yield* SqlClient
         const clean = yield* pid

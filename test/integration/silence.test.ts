@@ -12,7 +12,7 @@ import { freshDatabase } from "./database.ts"
 import { farAway } from "./distance.ts"
 import { makeProxy } from "./proxy.ts"
 import { certificate, makeTlsServer } from "./tlsServer.ts"
-import { ended, eventually, makeWitness, soon } from "./witness.ts"
+import { ended, eventually, makeTable, makeWitness, soon } from "./witness.ts"
 
 const services = Effect.gen(function*() {
   return {
@@ -289,9 +289,7 @@ describe("over TLS", () => {
 describe("a server that is far away", () => {
   it.live("still hears that a write ran out of its time, and does not apply it", () =>
     Effect.gen(function*() {
-      const url = yield* freshDatabase
-      const witness = yield* makeWitness(url)
-      yield* witness.query("CREATE TABLE t (n int)")
+      const { url, witness } = yield* makeTable
       yield* Effect.gen(function*() {
         const { executor, sql } = yield* services
         yield* sql`SELECT 1`
@@ -323,9 +321,7 @@ describe("a server that is far away", () => {
 describe("closing the pool", () => {
   it.live("cancels what is read as a stream: it does not commit afterwards", () =>
     Effect.gen(function*() {
-      const url = yield* freshDatabase
-      const witness = yield* makeWitness(url)
-      yield* witness.query("CREATE TABLE t (n int)")
+      const { url, witness } = yield* makeTable
       const reader = yield* Effect.gen(function*() {
         const { sql } = yield* services
         const fiber = yield* Effect.forkDetach(

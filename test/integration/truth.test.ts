@@ -7,10 +7,9 @@ import * as Layer from "effect/Layer"
 import { SqlClient } from "effect/sql/SqlClient"
 import { SqlError } from "effect/sql/SqlError"
 import * as Pg from "../../src/index.ts"
-import { freshDatabase } from "./database.ts"
 import { farAway } from "./distance.ts"
 import { makeProxy } from "./proxy.ts"
-import { eventually, makeWitness, type Witness } from "./witness.ts"
+import { eventually, makeTable, type Witness } from "./witness.ts"
 
 const services = Effect.gen(function*() {
   return {
@@ -18,14 +17,6 @@ const services = Effect.gen(function*() {
     executor: yield* Pg.Executor.Executor,
     metrics: yield* Pg.Metrics.Metrics
   }
-})
-
-/** A database with a table `t`, and somebody who looks into it. */
-const makeTable = Effect.gen(function*() {
-  const url = yield* freshDatabase
-  const witness = yield* makeWitness(url)
-  yield* witness.query("CREATE TABLE t (n int)")
-  return { url, witness, rows: witness.value<number>("SELECT count(*)::int FROM t") }
 })
 
 /** COMMIT takes this many seconds once something was inserted into `t`. */

@@ -6,6 +6,7 @@ import * as Fiber from "effect/Fiber"
 import type * as Redacted from "effect/Redacted"
 import type * as Scope from "effect/Scope"
 import type { SqlError } from "effect/sql/SqlError"
+import { freshDatabase } from "./database.ts"
 
 /** Somebody who stands beside the pool and asks the server itself, over a session that is not the pool's. */
 export interface Witness {
@@ -104,3 +105,11 @@ export const chance = (seed: number) => {
     pick: <A>(list: ReadonlyArray<A>): A => list[Math.floor(next() * list.length)] as A
   }
 }
+
+/** A database with a table `t`, and somebody who looks into it. */
+export const makeTable = Effect.gen(function*() {
+  const url = yield* freshDatabase
+  const witness = yield* makeWitness(url)
+  yield* witness.query("CREATE TABLE t (n int)")
+  return { url, witness, rows: witness.value<number>("SELECT count(*)::int FROM t") }
+})
