@@ -42,8 +42,12 @@ import { millis } from "./internal/millis.ts"
 export type Outcome = Machine.Outcome
 
 /**
- * Leave to make one call, given by `admitUnsafe`. It must be given back once with `settleUnsafe`, whatever happens to
- * the call.
+ * Leave to make one call, given by `withPermit` and `closedPermitUnsafe`.
+ *
+ * - `probe`: the call finds out whether the database is back. Keep it short: prove the connection, tell the outcome with
+ *   `settleUnsafe`, then do the work.
+ * - `ramp`: the call is one of the few that are let in at a time while a circuit that has just closed recovers. Its
+ *   outcome decides whether more are let in.
  *
  * @category models
  * @since 0.1.0
@@ -74,13 +78,14 @@ export type State =
   | { readonly _tag: "HalfOpen"; readonly retryAfter: number }
 
 /**
- * A change of state. `at` is the time on the clock, in milliseconds.
+ * A change of state of the circuit `key`. `at` is the time on the clock, in milliseconds.
  *
  * @category models
  * @since 0.1.0
  */
 export type Transition =
   | {
+    readonly key: string
     readonly from: "Closed" | "HalfOpen"
     readonly to: "Open"
     readonly at: number
@@ -91,8 +96,8 @@ export type Transition =
     /** The failure that opened it. */
     readonly failure?: Errors.Failure | undefined
   }
-  | { readonly from: "Open"; readonly to: "HalfOpen"; readonly at: number }
-  | { readonly from: "HalfOpen"; readonly to: "Closed"; readonly at: number }
+  | { readonly key: string; readonly from: "Open"; readonly to: "HalfOpen"; readonly at: number }
+  | { readonly key: string; readonly from: "HalfOpen"; readonly to: "Closed"; readonly at: number }
 
 /**
  * How to judge the exit of a protected effect.
@@ -115,34 +120,43 @@ export interface ProtectOptions<A, E> {
  * @since 0.1.0
  */
 export class Breaker extends Context.Service<Breaker, {
+  /** The name of the circuit. */
+  readonly key: string
+
   /**
    * Runs the effect if the circuit lets it in, and takes its exit as evidence. A rejected effect does not run: it fails
-   * with `CircuitOpen` or `CircuitHalfOpen`, both with `retryAfter` in milliseconds and neither of them retryable. The
-   * caller of an effect that opens the circuit gets its own error.
+   * with a `CircuitError`, which is not retryable. The caller of an effect that opens the circuit gets its own error.
    *
    * Retry outside of it, put a timeout inside: a timeout outside is an interruption, which proves nothing.
    */
   readonly protect: <A, E, R>(
     self: Effect.Effect<A, E, R>,
     options?: ProtectOptions<A, E> | undefined
-  ) => Effect.Effect<A, E | Errors.CircuitOpen | Errors.CircuitHalfOpen, R>
+  ) => Effect.Effect<A, E | Errors.CircuitError, R>
 
   /**
-   * Asks for leave to make one call at `now` (milliseconds of the wall clock). A permit must be settled even when the
-   * fiber is interrupted: have the finalizer in place before asking, since a fiber may yield between two steps.
+   * Asks for leave to make one call and runs `use` with it; fails with a `CircuitError`, and does not run it, when there
+   * is none. The caller may have to wait while a circuit that has just closed recovers. What the call says about the
+   * database is told with `settleUnsafe`; telling it twice changes nothing for a probe or a ramp permit. One of these
+   * that nobody has settled is given back as `Ignored` when `use` ends, in whatever way.
    */
-  readonly admitUnsafe: (now: number) => Permit | Errors.CircuitOpen | Errors.CircuitHalfOpen
+  readonly withPermit: <A, E, R>(
+    use: (permit: Permit) => Effect.Effect<A, E, R>
+  ) => Effect.Effect<A, E | Errors.CircuitError, R>
 
   /**
-   * The permit of a closed circuit, which is what `admitUnsafe` would answer, without reading a clock; `undefined` when
-   * the circuit is not closed. It needs no finalizer: an interrupted call of a closed circuit says nothing.
+   * The permit of a circuit that lets every call in, which is the one that `withPermit` would pass, without reading a
+   * clock; `undefined` in any other state. It needs no finalizer: an interrupted call of a closed circuit says nothing.
    */
   readonly closedPermitUnsafe: () => Permit | undefined
 
   /** True while the circuit is closed and no streak is running: then a success has nothing to tell it. */
   readonly isCalmUnsafe: () => boolean
 
-  /** Settles a permit. An outcome that comes too late to matter changes nothing. */
+  /**
+   * Tells the outcome of the call that a permit was for, at `now` (milliseconds of the wall clock). One that comes too
+   * late to matter changes nothing.
+   */
   readonly settleUnsafe: (permit: Permit, outcome: Outcome, now: number, failure?: FailureSummary | undefined) => void
 
   /** The state of the circuit now. Reading it changes nothing. */
@@ -168,6 +182,8 @@ export class Breaker extends Context.Service<Breaker, {
  * @since 0.1.0
  */
 export interface Options {
+  /** Names the circuit in errors, transitions and snapshots. Default: `"default"`. */
+  readonly key?: string | undefined
   /** Failures in a row that open the circuit: 1 or more. Default: 5. */
   readonly failures?: number | undefined
   /** How long the first opening lasts; each one after it lasts twice the previous. Default: 30 seconds. */
@@ -202,6 +218,7 @@ export interface Options {
 }
 
 interface Settings extends Machine.Config {
+  readonly key: string
   readonly probeTimeout: number
 }
 
@@ -232,6 +249,7 @@ const settingsOf = (options: Options): Effect.Effect<Settings, Errors.InvalidOpt
   const broken = rules.find(([, , holds]) => !holds)
   return broken === undefined
     ? Effect.succeed({
+      key: options.key ?? "default",
       failures,
       openFor,
       jitterMin,
@@ -291,7 +309,7 @@ export const make: (
     const advance = (next: Machine.Circuit, now: number): void => {
       const previous = circuit
       circuit = next
-      if (next._tag !== previous._tag) announce(transitionOf(previous, next, now, lastFailure))
+      if (next._tag !== previous._tag) announce(transitionOf(settings.key, previous, next, now, lastFailure))
     }
 
     const announce = (transition: Transition): void => {
@@ -305,13 +323,42 @@ export const make: (
       }
     }
 
-    const admitUnsafe = (now: number) => {
+    const ask = (now: number): Permit | Errors.CircuitError => {
       const admission = Machine.admit(circuit, now, settings)
       if (admission.circuit !== undefined) advance(admission.circuit, now)
       if (admission.permit !== undefined) return admission.permit
+      const { key } = settings
+      const { retryAfter } = admission
       return circuit._tag === "HalfOpen"
-        ? new Errors.CircuitHalfOpen({ retryAfter: admission.retryAfter })
-        : new Errors.CircuitOpen({ retryAfter: admission.retryAfter, lastFailure })
+        ? new Errors.CircuitHalfOpen({ key, retryAfter })
+        : new Errors.CircuitOpen({ key, retryAfter, lastFailure })
+    }
+
+    const closedPermitUnsafe = () => circuit._tag === "Closed" ? circuit.admission.permit : undefined
+
+    const withPermit: Breaker["Service"]["withPermit"] = (use) =>
+      Effect.suspend(() => {
+        const permit = closedPermitUnsafe()
+        return permit === undefined ? withAskedPermit(use) : use(permit)
+      })
+
+    const withAskedPermit = <A, E, R>(use: (permit: Permit) => Effect.Effect<A, E, R>) => {
+      let clock: Clock.Clock
+      let permit: Permit | undefined
+      // The finalizer is in place before leave is asked for: a fiber can be interrupted between any two steps.
+      return Effect.onExitPrimitive(
+        Effect.withFiber((fiber): Effect.Effect<A, E | Errors.CircuitError, R> => {
+          clock = fiber.getRef(Clock.Clock)
+          const answer = ask(clock.currentTimeMillisUnsafe())
+          if (answer._tag !== "Permit") return Effect.fail(answer)
+          permit = answer
+          return use(permit)
+        }),
+        () => {
+          if (permit?.probe === true) settleUnsafe(permit, "Ignored", clock.currentTimeMillisUnsafe())
+          return undefined
+        }
+      )
     }
 
     const settleUnsafe = (permit: Permit, outcome: Outcome, now: number, failure?: FailureSummary): void => {
@@ -334,9 +381,10 @@ export const make: (
     }
 
     return Breaker.of({
-      protect: protectWith(admitUnsafe, settleUnsafe),
-      admitUnsafe,
-      closedPermitUnsafe: () => circuit._tag === "Closed" ? circuit.admission.permit : undefined,
+      key: settings.key,
+      protect: protectWith(withPermit, settleUnsafe),
+      withPermit,
+      closedPermitUnsafe,
       isCalmUnsafe: () => circuit._tag === "Closed" && circuit.streak === 0,
       settleUnsafe,
       state: Effect.map(Clock.currentTimeMillis, stateUnsafe),
@@ -350,6 +398,7 @@ export const make: (
 const withoutSource = ({ source: _, ...failure }: FailureSummary): Errors.Failure => failure
 
 const transitionOf = (
+  key: string,
   from: Machine.Circuit,
   to: Machine.Circuit,
   at: number,
@@ -357,6 +406,7 @@ const transitionOf = (
 ): Transition =>
   to._tag === "Open"
     ? {
+      key,
       from: from._tag as "Closed" | "HalfOpen",
       to: "Open",
       at,
@@ -365,34 +415,22 @@ const transitionOf = (
       failure: failure ?? undefined
     }
     : to._tag === "HalfOpen"
-    ? { from: "Open", to: "HalfOpen", at }
-    : { from: "HalfOpen", to: "Closed", at }
+    ? { key, from: "Open", to: "HalfOpen", at }
+    : { key, from: "HalfOpen", to: "Closed", at }
 
 const protectWith = (
-  admitUnsafe: Breaker["Service"]["admitUnsafe"],
+  withPermit: Breaker["Service"]["withPermit"],
   settleUnsafe: Breaker["Service"]["settleUnsafe"]
 ): Breaker["Service"]["protect"] =>
 <A, E, R>(self: Effect.Effect<A, E, R>, options?: ProtectOptions<A, E>) =>
-  Effect.suspend(() => {
-    let clock: Clock.Clock
-    let permit: Permit | undefined
-    // The finalizer is in place before leave is asked for: a fiber can be interrupted between any two steps.
-    return Effect.onExitPrimitive(
-      Effect.withFiber((fiber): Effect.Effect<A, E | Errors.CircuitOpen | Errors.CircuitHalfOpen, R> => {
-        clock = fiber.getRef(Clock.Clock)
-        const admitted = admitUnsafe(clock.currentTimeMillisUnsafe())
-        if (admitted._tag !== "Permit") return Effect.fail(admitted)
-        permit = admitted
-        return self
-      }),
-      (exit) => {
-        if (permit === undefined) return
-        // An admitted call ends as `self` does.
-        judge(permit, exit as Exit.Exit<A, E>, options?.classify ?? classifyExit, clock, settleUnsafe)
+  withPermit((permit) =>
+    Effect.withFiber((fiber) =>
+      Effect.onExitPrimitive(self, (exit) => {
+        judge(permit, exit, options?.classify ?? classifyExit, fiber.getRef(Clock.Clock), settleUnsafe)
         return undefined
-      }
+      })
     )
-  })
+  )
 
 const judge = <A, E>(
   permit: Permit,
@@ -439,11 +477,11 @@ export const protect: {
     options?: ProtectOptions<A, E> | undefined
   ): <R>(
     self: Effect.Effect<A, E, R>
-  ) => Effect.Effect<A, E | Errors.CircuitOpen | Errors.CircuitHalfOpen, R | Breaker>
+  ) => Effect.Effect<A, E | Errors.CircuitError, R | Breaker>
   <A, E, R>(
     self: Effect.Effect<A, E, R>,
     options?: ProtectOptions<A, E> | undefined
-  ): Effect.Effect<A, E | Errors.CircuitOpen | Errors.CircuitHalfOpen, R | Breaker>
+  ): Effect.Effect<A, E | Errors.CircuitError, R | Breaker>
 } = dual(
   (args) => Effect.isEffect(args[0]),
   <A, E, R>(self: Effect.Effect<A, E, R>, options?: ProtectOptions<A, E>) =>
@@ -467,11 +505,12 @@ export const layer = (options?: Options | undefined): Layer.Layer<Breaker, Error
  * @since 0.1.0
  */
 export const layerNoop: Layer.Layer<Breaker> = Layer.sync(Breaker, () => {
-  const permit: Permit = { _tag: "Permit", generation: 0, probe: false }
+  const permit: Permit = { _tag: "Permit", generation: 0, probe: false, ramp: false }
   const state: State = { _tag: "Closed", failures: 0 }
   return {
+    key: "default",
     protect: (self) => self,
-    admitUnsafe: () => permit,
+    withPermit: (use) => Effect.suspend(() => use(permit)),
     closedPermitUnsafe: () => permit,
     isCalmUnsafe: () => true,
     settleUnsafe: () => {},

@@ -340,14 +340,19 @@ export class PoolClosed extends Schema.TaggedError<PoolClosed>("effect-pg-pool/E
   }
 }
 
+/** A circuit by its name, where it was given one. */
+const circuit = (key: string): string => key === "default" ? "The database circuit" : `The database circuit ${key}`
+
 /**
  * The circuit is open after repeated failures of the infrastructure, and the call was rejected without being tried.
- * Not retryable: a retry would only meet the same open circuit before `retryAfter` (milliseconds) has passed.
+ * Not retryable: a retry would only meet the same open circuit before `retryAfter` (milliseconds) has passed. `key`
+ * names the circuit.
  *
  * @category errors
  * @since 0.1.0
  */
 export class CircuitOpen extends Schema.TaggedError<CircuitOpen>("effect-pg-pool/Errors/CircuitOpen")("CircuitOpen", {
+  key: Schema.String,
   retryAfter: Schema.Finite,
   lastFailure: Schema.NullOr(Failure)
 }) {
@@ -355,7 +360,7 @@ export class CircuitOpen extends Schema.TaggedError<CircuitOpen>("effect-pg-pool
   readonly [TypeId] = TypeId
   /** @since 0.1.0 */
   override get message(): string {
-    return `The database circuit is open; the next probe is due in ${seconds(this.retryAfter)}.${
+    return `${circuit(this.key)} is open; the next probe is due in ${seconds(this.retryAfter)}.${
       because("It opened on", this.lastFailure)
     } Answer without the database until then.`
   }
@@ -366,8 +371,8 @@ export class CircuitOpen extends Schema.TaggedError<CircuitOpen>("effect-pg-pool
 }
 
 /**
- * The circuit is half open: one probe is under way, and this call was rejected without being tried. `retryAfter` is in
- * milliseconds: the time until the probe's lease ends at the latest.
+ * The circuit lets one call at a time find out whether the database is back, and this call was rejected without being
+ * tried. `key` names the circuit. `retryAfter` is in milliseconds: the time until that call's lease ends at the latest.
  *
  * @category errors
  * @since 0.1.0
@@ -375,6 +380,7 @@ export class CircuitOpen extends Schema.TaggedError<CircuitOpen>("effect-pg-pool
 export class CircuitHalfOpen extends Schema.TaggedError<CircuitHalfOpen>("effect-pg-pool/Errors/CircuitHalfOpen")(
   "CircuitHalfOpen",
   {
+    key: Schema.String,
     retryAfter: Schema.Finite
   }
 ) {
@@ -382,7 +388,7 @@ export class CircuitHalfOpen extends Schema.TaggedError<CircuitHalfOpen>("effect
   readonly [TypeId] = TypeId
   /** @since 0.1.0 */
   override get message(): string {
-    return `The database circuit is half open and its probe is under way; it is decided within ${
+    return `${circuit(this.key)} is half open and its probe is under way; it is decided within ${
       seconds(this.retryAfter)
     }. Answer without the database until then.`
   }
@@ -391,6 +397,46 @@ export class CircuitHalfOpen extends Schema.TaggedError<CircuitHalfOpen>("effect
     return false
   }
 }
+
+/**
+ * The circuit was isolated by hand, and the call was rejected without being tried. `key` names the circuit, `reason` is
+ * what whoever isolated it has said.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class CircuitIsolated extends Schema.TaggedError<CircuitIsolated>("effect-pg-pool/Errors/CircuitIsolated")(
+  "CircuitIsolated",
+  {
+    key: Schema.String,
+    reason: Schema.String
+  }
+) {
+  /** @since 0.1.0 */
+  readonly [TypeId] = TypeId
+  /** @since 0.1.0 */
+  override get message(): string {
+    return `${
+      circuit(this.key)
+    } is isolated: ${this.reason}. Answer without the database until whoever isolated it ends that.`
+  }
+  /** Nobody can say when it ends; the other rejections of a circuit have milliseconds here. @since 0.1.0 */
+  get retryAfter(): null {
+    return null
+  }
+  /** A rejection must never invite a retry. @since 0.1.0 */
+  get isRetryable(): boolean {
+    return false
+  }
+}
+
+/**
+ * What a circuit rejects a call with.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export type CircuitError = CircuitOpen | CircuitHalfOpen | CircuitIsolated
 
 /**
  * The answer was lost after the work had been sent: it may have been applied, or not. It is never repeated silently.
@@ -632,6 +678,7 @@ export type PoolError =
   | PoolClosed
   | CircuitOpen
   | CircuitHalfOpen
+  | CircuitIsolated
   | OutcomeUnknown
   | StatementTimeout
   | DeadlineExceeded
@@ -651,6 +698,7 @@ export const PoolError = Schema.Union([
   PoolClosed,
   CircuitOpen,
   CircuitHalfOpen,
+  CircuitIsolated,
   OutcomeUnknown,
   StatementTimeout,
   DeadlineExceeded,

@@ -215,37 +215,31 @@ export const make = Effect.fnUntraced(function*(
       return breaker.settleUnsafe(permit, verdict.breaker, now(), { ...failure, source })
     }
     // A probe that waited for the server in vain has found out what it was sent for; the queue says nothing.
-    const isInVain = permit.probe && Errors.isPoolError(error) && error._tag === "AcquireTimeout" &&
+    const isInVain = (permit.probe || permit.ramp) && Errors.isPoolError(error) && error._tag === "AcquireTimeout" &&
       error.phase !== "Queue"
     breaker.settleUnsafe(permit, isInVain ? "Failure" : "Ignored", now(), isInVain ? { code: "ETIMEDOUT" } : undefined)
   }
 
   const probeCheckout: Pool.CheckoutOptions = { prove: true, timeout: breaker.probeTimeout }
+  const rampCheckout: Pool.CheckoutOptions = { prove: true }
 
   /** A probe is settled as soon as the server has answered, and not when the caller's work ends. */
-  const handOut = (permit: Breaker.Permit): void => {
+  const settleProbe = (permit: Breaker.Permit): void => {
     if (permit.probe) breaker.settleUnsafe(permit, "Success", now())
   }
 
   const admitted = <A, E, R>(
     checkout: (permit: Breaker.Permit, options: Pool.CheckoutOptions | undefined) => Effect.Effect<A, E, R>
-  ): Effect.Effect<A, E | Errors.CircuitOpen | Errors.CircuitHalfOpen, R> =>
-    Effect.suspend(() => {
-      let permit: Breaker.Permit | undefined
-      // The finalizer stands before leave is asked for: a fiber can be interrupted between any two steps.
-      return Effect.onExitPrimitive(
-        Effect.suspend((): Effect.Effect<A, E | Errors.CircuitOpen | Errors.CircuitHalfOpen, R> => {
-          const answer = breaker.admitUnsafe(now())
-          if (answer._tag !== "Permit") return Effect.fail(answer)
-          permit = answer
-          return checkout(permit, permit.probe ? probeCheckout : undefined)
-        }),
+  ): Effect.Effect<A, E | Errors.CircuitError, R> =>
+    breaker.withPermit((permit) =>
+      Effect.onExitPrimitive(
+        checkout(permit, permit.probe ? probeCheckout : permit.ramp ? rampCheckout : undefined),
         (exit) => {
-          if (permit !== undefined && exit._tag === "Failure") settle(permit, exit.cause)
+          if (exit._tag === "Failure") settle(permit, exit.cause)
           return undefined
         }
       )
-    })
+    )
 
   const track = (
     session: Session,
@@ -281,7 +275,7 @@ export const make = Effect.fnUntraced(function*(
   const borrowAdmitted = <A, R>(f: (connection: TrackedConnection) => Effect.Effect<A, SqlError, R>) =>
     admitted((permit, options) =>
       pool.use((session) => {
-        handOut(permit)
+        settleProbe(permit)
         return underPermit(permit, f)(session)
       }, options)
     )
@@ -294,7 +288,8 @@ export const make = Effect.fnUntraced(function*(
   ) =>
     admitted((permit, options) =>
       Effect.tap(checkout(options), (connection) => {
-        handOut(permit)
+        // Nor may a long lease hold up the recovery of a circuit.
+        if (permit.probe || permit.ramp) breaker.settleUnsafe(permit, "Success", now())
         return Effect.addFinalizer((exit) => Effect.sync(() => settleLease(permit, connection, exit)))
       })
     )

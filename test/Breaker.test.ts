@@ -253,15 +253,15 @@ describe("Breaker", () => {
     it.effect("13: thirty-two statements that fail with one socket count as one failure", () =>
       Effect.gen(function*() {
         const breaker = yield* make
-        const permits = Array.from({ length: 32 }, () => breaker.admitUnsafe(0))
+        const permits = Array.from({ length: 32 }, () => breaker.closedPermitUnsafe())
         for (const permit of permits) {
-          assert(permit._tag === "Permit")
+          assert(permit !== undefined)
           breaker.settleUnsafe(permit, "Failure", 0, { code: "ECONNRESET", source: 1 })
         }
         assert.deepStrictEqual(yield* breaker.state, { _tag: "Closed", failures: 1 })
         for (const source of [2, 3, 4, 5]) {
-          const permit = breaker.admitUnsafe(0)
-          assert(permit._tag === "Permit")
+          const permit = breaker.closedPermitUnsafe()
+          assert(permit !== undefined)
           breaker.settleUnsafe(permit, "Failure", 0, { code: "ECONNRESET", source })
         }
         assert.deepStrictEqual(yield* breaker.state, {
@@ -349,8 +349,9 @@ describe("Breaker", () => {
             new Errors.PoolSaturated({ waiting: 5, maxWaiting: 5, stats }),
             new Errors.AcquireTimeout({ phase: "Queue", waited: 60_000, stats, lastConnectFailure: null }),
             new Errors.PoolClosed(),
-            new Errors.CircuitOpen({ retryAfter: 1, lastFailure: null }),
-            new Errors.CircuitHalfOpen({ retryAfter: 1 })
+            new Errors.CircuitOpen({ key: "default", retryAfter: 1, lastFailure: null }),
+            new Errors.CircuitHalfOpen({ key: "default", retryAfter: 1 }),
+            new Errors.CircuitIsolated({ key: "default", reason: "maintenance" })
           ]
         ) {
           yield* calls(breaker, Effect.fail(error), 2)
@@ -623,10 +624,11 @@ describe("Breaker", () => {
     it.effect("onTransition may use the breaker itself", () =>
       Effect.gen(function*() {
         const states: Array<string> = []
+        const runSync = Effect.runSyncWith(yield* Effect.context())
         const breaker: Service = yield* Breaker.make({
           jitter: "none",
           onTransition: ({ at }) => {
-            states.push(breaker.stateUnsafe(at)._tag, breaker.admitUnsafe(at)._tag)
+            states.push(breaker.stateUnsafe(at)._tag, runSync(Effect.flip(breaker.protect(up)))._tag)
           }
         })
         yield* calls(breaker, down, 5)
@@ -654,10 +656,10 @@ describe("Breaker", () => {
         yield* calls(breaker, down, 100)
         assert.strictEqual(yield* Breaker.protect(up), "row")
         assert.deepStrictEqual(yield* breaker.state, { _tag: "Closed", failures: 0 })
-        const permit = breaker.admitUnsafe(0)
-        assert(permit._tag === "Permit")
+        const permit = breaker.closedPermitUnsafe()
+        assert(permit !== undefined)
         breaker.settleUnsafe(permit, "Failure", 0)
-        assert.strictEqual(breaker.admitUnsafe(0), permit)
+        assert.strictEqual(yield* breaker.withPermit(Effect.succeed), permit)
         assert.deepStrictEqual(yield* Stream.runCollect(breaker.transitions), [])
       }).pipe(Effect.provide(Breaker.layerNoop)))
   })

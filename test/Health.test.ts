@@ -258,8 +258,9 @@ const services = (state: {
       use: () => state.ping ?? Effect.die("not to be asked")
     }),
     Layer.mock(Breaker.Breaker, {
+      key: "default",
       state: Effect.sync((): Breaker.State => state.breaker ?? { _tag: "Closed", failures: 0 }),
-      admitUnsafe: () => assert.fail("not to be touched"),
+      withPermit: () => assert.fail("not to be touched"),
       closedPermitUnsafe: () => assert.fail("not to be touched"),
       isCalmUnsafe: () => assert.fail("not to be touched"),
       settleUnsafe: () => assert.fail("not to be touched"),

@@ -33,7 +33,10 @@ export interface Config {
 export interface Permit {
   readonly _tag: "Permit"
   readonly generation: number
+  /** The one call that finds out whether the database is back. */
   readonly probe: boolean
+  /** One of the few calls that are let in at a time while a circuit that has just closed recovers. */
+  readonly ramp: boolean
 }
 
 /** The answer to one call that wants in. */
@@ -94,7 +97,7 @@ const closed = (generation: number, openings: number, closedAt: number, lastOpen
   openings,
   closedAt,
   lastOpenFor,
-  admission: { circuit: undefined, permit: { _tag: "Permit", generation, probe: false }, retryAfter: 0 }
+  admission: { circuit: undefined, permit: { _tag: "Permit", generation, probe: false, ramp: false }, retryAfter: 0 }
 })
 
 /** A circuit that has seen nothing yet. */
@@ -119,7 +122,7 @@ const probe = (circuit: Open | HalfOpen, now: number): Admission => {
       openings: circuit.openings,
       lastOpenFor: circuit._tag === "Open" ? circuit.openFor : circuit.lastOpenFor
     },
-    permit: { _tag: "Permit", generation, probe: true },
+    permit: { _tag: "Permit", generation, probe: true, ramp: false },
     retryAfter: 0
   }
 }

@@ -140,6 +140,7 @@ const codes: Readonly<Record<string, Rule>> = {
   PoolClosed: local,
   CircuitOpen: withheld,
   CircuitHalfOpen: withheld,
+  CircuitIsolated: withheld,
   DeadlineExceeded: local,
   RetriesExhausted: local,
   HookFailed: local,

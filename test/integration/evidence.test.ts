@@ -103,8 +103,8 @@ describe("a probe", () => {
       const { onTransition, transitions } = makeLog()
       yield* Effect.gen(function*() {
         const { breaker, sql } = yield* services
-        const permit = breaker.admitUnsafe(yield* Clock.currentTimeMillis)
-        if (permit._tag !== "Permit") return assert.fail(permit._tag)
+        const permit = breaker.closedPermitUnsafe()
+        if (permit === undefined) return assert.fail("the circuit was not closed")
         breaker.settleUnsafe(permit, "Failure", yield* Clock.currentTimeMillis, { code: "ECONNRESET" })
         for (let probe = 1; probe <= 2; probe++) {
           yield* eventually(
@@ -139,8 +139,8 @@ describe("a probe", () => {
         yield* sql`SELECT 1`
         const holder = yield* Effect.forkChild(sql.withTransaction(Effect.never))
         yield* Effect.sleep(50)
-        const permit = breaker.admitUnsafe(yield* Clock.currentTimeMillis)
-        if (permit._tag !== "Permit") return assert.fail(permit._tag)
+        const permit = breaker.closedPermitUnsafe()
+        if (permit === undefined) return assert.fail("the circuit was not closed")
         breaker.settleUnsafe(permit, "Failure", yield* Clock.currentTimeMillis, { code: "ECONNRESET" })
         yield* Effect.sleep(350)
         const error = yield* Effect.flip(sql`SELECT 1`)
@@ -229,8 +229,8 @@ describe("a statement on a shared session", () => {
         yield* Effect.sleep(100)
         // The circuit opens and closes again while that one is under way.
         const now = yield* Clock.currentTimeMillis
-        const permit = breaker.admitUnsafe(now)
-        if (permit._tag !== "Permit") return assert.fail(permit._tag)
+        const permit = breaker.closedPermitUnsafe()
+        if (permit === undefined) return assert.fail("the circuit was not closed")
         breaker.settleUnsafe(permit, "Failure", now, { code: "ECONNRESET" })
         yield* Effect.sleep(100)
         const neighbours = yield* Effect.forkChild(Effect.all([sql`SELECT 1`, sql`SELECT 2`], { concurrency: 2 }))
