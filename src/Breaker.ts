@@ -777,7 +777,6 @@ export const layerHydrated = <R = never, R2 = never>(
         isStale = false
         return Effect.andThen(saveNow, Effect.suspend(() => isStale ? saveUntilFresh : Effect.void))
       })
-      yield* Effect.addFinalizer(() => saveNow)
       const breaker: Breaker["Service"] = yield* make({
         ...options,
         snapshot: loaded ?? undefined,
@@ -796,6 +795,7 @@ export const layerHydrated = <R = never, R2 = never>(
           options.onTransition?.(transition)
         }
       })
+      yield* Effect.addFinalizer(() => saveNow)
       return breaker
     })
   )
