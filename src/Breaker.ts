@@ -36,10 +36,13 @@ import * as Semaphore from "effect/Semaphore"
 import * as Stream from "effect/Stream"
 import type * as Take from "effect/Take"
 import * as Errors from "./Errors.ts"
+import * as Line from "./internal/breakerLine.ts"
 import * as Machine from "./internal/breakerMachine.ts"
 import * as Settings from "./internal/breakerSettings.ts"
 import * as Memory from "./internal/breakerSnapshot.ts"
 import * as Tally from "./internal/breakerTally.ts"
+import * as View from "./internal/breakerView.ts"
+import * as Latest from "./internal/latest.ts"
 
 /**
  * What a call says about the database. `Success`: it answered, be it with an error. `Failure`: it could not be
@@ -85,12 +88,7 @@ export interface FailureSummary extends Errors.Failure {
  * @category models
  * @since 0.1.0
  */
-export type State =
-  | { readonly _tag: "Closed"; readonly failures: number; readonly limit?: number | undefined }
-  | { readonly _tag: "Open"; readonly retryAfter: number; readonly lastFailure: Errors.Failure | null }
-  | { readonly _tag: "HalfOpen"; readonly retryAfter: number }
-  | { readonly _tag: "Isolated"; readonly reason: string }
-  | { readonly _tag: "Disabled"; readonly failures: number }
+export type State = View.State
 
 /**
  * A change of state of the circuit `key`. `at` is the time on the clock, in milliseconds.
@@ -101,30 +99,7 @@ export type State =
  * @category models
  * @since 0.1.0
  */
-export type Transition =
-  & { readonly key: string; readonly at: number }
-  & (
-    | {
-      readonly from: "Closed" | "HalfOpen"
-      readonly to: "Open"
-      /** How long the circuit stays open, in milliseconds. */
-      readonly retryAfter: number
-      /** Openings without a quiet time between them, this one included. */
-      readonly consecutiveOpenings: number
-      /** The failure that opened it. */
-      readonly failure?: Errors.Failure | undefined
-    }
-    | { readonly from: "Open"; readonly to: "HalfOpen" }
-    | { readonly from: "Open" | "HalfOpen" | "Isolated" | "Disabled"; readonly to: "Closed" }
-    | { readonly from: "Closed" | "Open" | "HalfOpen" | "Disabled"; readonly to: "Isolated"; readonly reason: string }
-    | { readonly from: "Closed" | "Open" | "HalfOpen" | "Isolated"; readonly to: "Disabled" }
-    | {
-      readonly from: "Disabled"
-      readonly to: "Disabled"
-      /** The failure that would have opened it. */
-      readonly failure?: Errors.Failure | undefined
-    }
-  )
+export type Transition = View.Transition
 
 /**
  * When a circuit opens: see {@link consecutive} and {@link rate}.
@@ -386,9 +361,9 @@ export const make: (
     const advance = (next: Machine.Circuit, now: number): void => {
       const previous = circuit
       circuit = next
-      const transition = transitionOf(settings.key, previous, next, now, lastFailure)
+      const transition = View.transitionOf(settings.key, previous, next, now, lastFailure)
       if (transition !== undefined) announce(transition)
-      if (line.size > 0) serve(now)
+      line.serve(now)
     }
 
     const announce = (transition: Transition): void => {
@@ -421,22 +396,8 @@ export const make: (
       }
     }
 
-    // Who waits for room in a circuit that recovers, in turn: woken by what settles, so that no timer has to.
-    const line = new Set<(answer: Permit | Errors.CircuitError) => void>()
-    let isServing = false
-
-    const serve = (now: number): void => {
-      // Asking may announce a transition, and an observer may settle something: what is being served goes on being so.
-      if (isServing) return
-      isServing = true
-      for (const answerTo of line) {
-        const answer = ask(now)
-        if (answer === undefined) break
-        line.delete(answerTo)
-        answerTo(answer)
-      }
-      isServing = false
-    }
+    /** Who waits for room in a circuit that recovers. */
+    const line = Line.make(ask)
 
     const closedPermitUnsafe = () =>
       circuit._tag === "Closed" || circuit._tag === "Disabled" ? circuit.admission.permit : undefined
@@ -455,19 +416,10 @@ export const make: (
         permit = answer
         return use(answer)
       }
-      const standInLine = Effect.withFiber((fiber) =>
-        Effect.callback<Permit | Errors.CircuitError>((resume) => {
-          const answerTo = (answer: Permit | Errors.CircuitError): void => {
-            // Noted at once: from here on it has to be given back, however the waiting ends.
-            if (answer._tag === "Permit") permit = answer
-            // Later, so that it does not run inside of whoever settles.
-            fiber.currentDispatcher.scheduleTask(() => resume(Effect.succeed(answer)), 0)
-          }
-          line.add(answerTo)
-          return Effect.sync(() => line.delete(answerTo))
-        })
-      )
-      const waitForRoom = standInLine.pipe(
+      // Noted when it is given: from then on it has to be given back, however the waiting ends.
+      const waitForRoom = line.stand(() => clock.currentTimeMillisUnsafe(), (answer) => {
+        if (answer._tag === "Permit") permit = answer
+      }).pipe(
         Effect.timeoutOrElse({
           duration: settings.probeLease,
           // First in line by now, and who held it up may have lost his place just as well.
@@ -484,8 +436,8 @@ export const make: (
         Effect.withFiber((fiber): Effect.Effect<A, E | Errors.CircuitError, R> => {
           clock = fiber.getRef(Clock.Clock)
           const now = clock.currentTimeMillisUnsafe()
-          serve(now)
-          const answer = line.size > 0 ? undefined : ask(now)
+          line.serve(now)
+          const answer = line.isEmpty() ? ask(now) : undefined
           return answer === undefined ? Effect.flatMap(waitForRoom, proceed) : proceed(answer)
         }),
         () => {
@@ -509,44 +461,30 @@ export const make: (
 
     const isCalmUnsafe = () => (circuit._tag === "Closed" || circuit._tag === "Disabled") && Tally.isCalm(circuit.tally)
 
-    const stateUnsafe = (now: number): State => {
-      switch (circuit._tag) {
-        case "Closed":
-        case "Ramping": {
-          const limit = Machine.limitOf(circuit, now, settings)
-          const failures = Machine.failures(circuit, now, settings)
-          return limit === undefined ? { _tag: "Closed", failures } : { _tag: "Closed", failures, limit }
-        }
-        case "Open":
-          return { _tag: "Open", retryAfter: Machine.retryAfter(circuit, now, settings), lastFailure }
-        case "HalfOpen":
-          return { _tag: "HalfOpen", retryAfter: Machine.retryAfter(circuit, now, settings) }
-        case "Isolated":
-          return { _tag: "Isolated", reason: circuit.reason }
-        case "Disabled":
-          return { _tag: "Disabled", failures: Machine.failures(circuit, now, settings) }
-      }
-    }
+    const stateUnsafe = (now: number): State => View.stateOf(circuit, now, settings, lastFailure)
 
-    const hold = (next: Machine.Holds): Effect.Effect<void> =>
+    const hold = (change: (current: Machine.Holds) => Machine.Holds): Effect.Effect<void> =>
       Effect.map(Clock.currentTimeMillis, (now) => {
-        holds = next
+        holds = change(holds)
         advance(Machine.hold(circuit, holds, settings), now)
       })
 
     const isolate = (reason: string) =>
-      Effect.acquireRelease(
-        Effect.suspend(() => {
-          const isolation = { reason }
-          return Effect.as(hold({ ...holds, isolations: [...holds.isolations, isolation] }), isolation)
-        }),
-        (isolation) =>
-          Effect.suspend(() => hold({ ...holds, isolations: holds.isolations.filter((other) => other !== isolation) }))
-      )
+      Effect.suspend(() => {
+        const isolation = { reason }
+        return Effect.acquireRelease(
+          hold(({ disablings, isolations }) => ({ disablings, isolations: [...isolations, isolation] })),
+          () =>
+            hold(({ disablings, isolations }) => ({
+              disablings,
+              isolations: isolations.filter((other) => other !== isolation)
+            }))
+        )
+      })
 
     const disable = Effect.acquireRelease(
-      Effect.suspend(() => hold({ ...holds, disablings: holds.disablings + 1 })),
-      () => Effect.suspend(() => hold({ ...holds, disablings: holds.disablings - 1 }))
+      hold(({ disablings, isolations }) => ({ disablings: disablings + 1, isolations })),
+      () => hold(({ disablings, isolations }) => ({ disablings: disablings - 1, isolations }))
     )
 
     return Breaker.of({
@@ -558,7 +496,7 @@ export const make: (
       settleUnsafe,
       state: Effect.map(Clock.currentTimeMillis, stateUnsafe),
       stateUnsafe,
-      isolate: (reason) => Effect.asVoid(isolate(reason)),
+      isolate,
       disable,
       reset: Effect.map(Clock.currentTimeMillis, (now) => {
         lastFailure = null
@@ -578,34 +516,6 @@ export const make: (
 )
 
 const withoutSource = ({ source: _, ...failure }: FailureSummary): Errors.Failure => failure
-
-/** A circuit that recovers is a closed one to everybody else. */
-const outwardly = (circuit: Machine.Circuit): State["_tag"] => circuit._tag === "Ramping" ? "Closed" : circuit._tag
-
-const transitionOf = (
-  key: string,
-  previous: Machine.Circuit,
-  next: Machine.Circuit,
-  at: number,
-  lastFailure: Errors.Failure | null
-): Transition | undefined => {
-  const from = outwardly(previous)
-  const to = outwardly(next)
-  const failure = lastFailure ?? undefined
-  if (previous._tag === "Disabled" && next._tag === "Disabled") {
-    return next.wouldHaveOpened > previous.wouldHaveOpened
-      ? { key, from: "Disabled", to: "Disabled", at, failure }
-      : undefined
-  }
-  if (from === to) return undefined
-  const change = next._tag === "Open"
-    ? { key, from, to, at, retryAfter: next.openFor, consecutiveOpenings: next.openings, failure }
-    : next._tag === "Isolated"
-    ? { key, from, to, at, reason: next.reason }
-    : { key, from, to, at }
-  // The machine makes no other changes than those that the type lists: the model test counts them.
-  return change as Transition
-}
 
 const readSnapshot = (
   snapshot: unknown,
@@ -761,37 +671,20 @@ export const layerHydrated = <R = never, R2 = never>(
   Layer.effect(
     Breaker,
     Effect.gen(function*() {
-      const scope = yield* Effect.scope
-      const runFork = Effect.runForkWith(yield* Effect.context<R2>())
       const loaded = yield* Effect.catchCause(load, (cause) =>
         Effect.as(Effect.logWarning("The snapshot of a circuit could not be loaded, so it begins closed", cause), null))
-      let isSaving = false
-      let isStale = false
       const saveNow = Effect.suspend(() =>
         breaker.snapshot
       ).pipe(
         Effect.flatMap(save),
         Effect.catchCause((cause) => Effect.logWarning("The snapshot of a circuit could not be saved", cause))
       )
-      const saveUntilFresh: Effect.Effect<void, never, R2> = Effect.suspend(() => {
-        isStale = false
-        return Effect.andThen(saveNow, Effect.suspend(() => isStale ? saveUntilFresh : Effect.void))
-      })
+      const saveSoon = yield* Latest.make(saveNow)
       const breaker: Breaker["Service"] = yield* make({
         ...options,
         snapshot: loaded ?? undefined,
         onTransition: (transition) => {
-          isStale = true
-          if (!isSaving) {
-            isSaving = true
-            const saving = Effect.ensuring(
-              saveUntilFresh,
-              Effect.sync(() => {
-                isSaving = false
-              })
-            )
-            runFork(Effect.forkIn(saving, scope))
-          }
+          saveSoon()
           options.onTransition?.(transition)
         }
       })

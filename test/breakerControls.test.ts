@@ -6,6 +6,7 @@ import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Logger from "effect/Logger"
+import * as Scheduler from "effect/Scheduler"
 import * as Scope from "effect/Scope"
 import { TestClock } from "effect/testing"
 import * as Breaker from "../src/Breaker.ts"
@@ -158,6 +159,22 @@ describe("Breaker", () => {
         yield* Fiber.interruptAll(others.fibers.slice(1, 3))
         yield* TestClock.adjust(0)
         assert.deepStrictEqual(others.running.map(({ caller }) => caller).filter((caller) => caller > 2), [3, 4])
+      }))
+
+    it.effect("who comes as the last place is given back does not wait for another", () =>
+      Effect.gen(function*() {
+        for (let ops = 3; ops < 40; ops++) {
+          const { breaker } = yield* recovering({ ramp: 1 })
+          const first = yield* crowd(breaker, 1)
+          // Makes the fiber yield after a few operations: the place is given back between two of its steps.
+          const other = yield* Effect.forkChild(
+            Effect.provideService(breaker.protect(up), Scheduler.MaxOpsBeforeYield, ops),
+            { startImmediately: true }
+          )
+          yield* first.succeed
+          for (let i = 0; i < 100 && other.pollUnsafe() === undefined; i++) yield* Effect.yieldNow
+          assert.isDefined(other.pollUnsafe(), `waits on after ${ops} operations`)
+        }
       }))
 
     it.effect("nobody waits on after an isolation that came and went", () =>
@@ -419,6 +436,8 @@ describe("Breaker", () => {
         yield* TestClock.setTime(0)
         const { breaker } = yield* observed({ snapshot: JSON.parse(json) })
         assert.deepInclude(yield* breaker.state, { _tag: "Open", retryAfter: 30_000 })
+        yield* TestClock.adjust("10 seconds")
+        assert.deepInclude(yield* breaker.state, { _tag: "Open", retryAfter: 20_000 })
       }))
 
     it.effect("34: one that was open for longer than this circuit ever is, is cut to that", () =>
