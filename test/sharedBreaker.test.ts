@@ -389,7 +389,7 @@ describe("Breaker.layerShared", () => {
         assert.strictEqual(yield* told(a), "ran")
         yield* fail(a, 4)
         assert.strictEqual(messages.length, 1)
-        assert.match(messages[0]!, /^Warn: The store of the circuit default gives no answer/)
+        assert.match(messages[0]!, /^Warn: The store of the circuit default gives no answer that can be used/)
       }).pipe(Effect.provide(layer))
     })
 

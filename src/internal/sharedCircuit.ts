@@ -112,7 +112,7 @@ export const make = Effect.fnUntraced(
       isSilent = true
       runFork(
         Effect.logWarning(
-          `The store of the circuit ${key} gives no answer: until it does, this process goes by its own circuit`,
+          `The store of the circuit ${key} gives no answer that can be used: until it does, this process goes by its own`,
           cause
         )
       )
@@ -124,10 +124,32 @@ export const make = Effect.fnUntraced(
       isSense: (answer: A) => boolean
     ): Effect.Effect<A | Rejected, unknown, Scope.Scope> =>
       question.pipe(
-        Effect.flatMap((answer) => isSense(answer) ? Effect.succeed(answer) : Effect.failCause(nonsense(answer))),
-        Effect.catchTag("CircuitBreakerError", (error): Effect.Effect<Rejected, CircuitBreaker.CircuitBreakerError> =>
-          error.reason._tag === "CircuitBreakerStoreError" ? Effect.fail(error) : Effect.succeed(error.reason))
+        Effect.filterOrElse(isSense, (answer) => Effect.failCause(nonsense(answer))),
+        Effect.catchTag("CircuitBreakerError", (error): Effect.Effect<Rejected, unknown> => {
+          const { reason } = error
+          if (reason._tag === "CircuitBreakerStoreError") return Effect.fail(error)
+          return reason._tag === "CircuitHalfOpen" || isWithinBounds(reason)
+            ? Effect.succeed(reason)
+            : Effect.failCause(nonsense(reason))
+        })
       )
+
+    /** An opening that no process of the fleet can have made is one that a clock has moved away from. */
+    const isWithinBounds = ({ retryAfter }: { readonly retryAfter: Duration.Duration }): boolean =>
+      Duration.toMillis(retryAfter) <= settings.maxOpenFor
+
+    const isState = (state: CircuitBreaker.State): boolean => {
+      switch (state._tag) {
+        case "Closed":
+          return true
+        case "Open":
+          return isCount(state.consecutiveOpenings) && isWithinBounds(state)
+        case "HalfOpen":
+          return isCount(state.consecutiveOpenings)
+        default:
+          return false
+      }
+    }
 
     /** Asks within the time that the store has. Without an answer there is nothing more to do: it has been reported. */
     const consult = <A>(
@@ -374,7 +396,3 @@ const isCount = (value: unknown): boolean => Number.isSafeInteger(value) && (val
 
 const isAdmission = ({ consecutiveOpenings, generation }: CircuitBreaker.Admission): boolean =>
   isCount(consecutiveOpenings) && Number.isSafeInteger(generation)
-
-const isState = (state: CircuitBreaker.State): boolean =>
-  state._tag === "Closed" ||
-  ((state._tag === "Open" || state._tag === "HalfOpen") && isCount(state.consecutiveOpenings))
