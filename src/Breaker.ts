@@ -657,7 +657,8 @@ export const layer = (options?: Options | undefined): Layer.Layer<Breaker, Error
  *   counted by each process for itself; the one whose circuit opens opens the fleet's, for as long as the back-off of
  *   the whole fleet says.
  * - When the open time is over the next call asks the store, and one process of the fleet probes. The others are rejected
- *   until the outcome is known. Each of them closes with a `ramp` of its own.
+ *   until the outcome is known. Then each of them closes by a probe and a `ramp` of its own: that the database answers
+ *   somebody does not mean that it answers everybody, and a process that alone cannot reach it keeps that to itself.
  * - A store that is down, slow or answers nonsense is no reason to reject a call: the circuit of this process decides by
  *   itself until the store answers again. Both are logged once for each outage.
  * - `transitions` and `state` are those of this process. `isolate`, `disable` and `reset` act on this process alone: after

@@ -226,7 +226,7 @@ describe("Breaker.layerShared", () => {
         assert.strictEqual((yield* b.state)._tag, "Closed")
         assert.deepStrictEqual(seen, [
           ["Closed>Open", "Open>HalfOpen", "HalfOpen>Closed"],
-          ["Closed>Open", "Open>Closed"]
+          ["Closed>Open", "Open>HalfOpen", "HalfOpen>Closed"]
         ])
       }))
 
@@ -235,6 +235,7 @@ describe("Breaker.layerShared", () => {
         const { a, b } = yield* opened(2, { ramp: 8 })
         yield* told(a)
         yield* settled
+        yield* told(b)
         const end = yield* Deferred.make<string>()
         yield* Effect.forkChild(b.protect(Deferred.await(end)))
         yield* settled
@@ -265,6 +266,26 @@ describe("Breaker.layerShared", () => {
         const c = yield* instance(store)
         yield* fail(c, 5)
         assert.deepInclude(yield* c.state, { _tag: "Open", retryAfter: 240_000 })
+      }))
+
+    it.effect("an instance that alone cannot reach the database does not open the fleet's circuit over and over", () =>
+      Effect.gen(function*() {
+        const { a, b, instances, store } = yield* fleet(3)
+        const cutOff = instances[2]!
+        let rejected = 0
+        // An hour of calls, each second one, in which a and b have a failure every five minutes.
+        for (let second = 0; second < 3600; second++) {
+          for (const [breaker, offset] of [[a, 150], [b, 299]] as const) {
+            if (second % 300 === offset) yield* fail(breaker, 1)
+            if ((yield* told(breaker)) !== "ran") rejected++
+          }
+          yield* fail(cutOff, 3)
+          yield* TestClock.adjust("1 second")
+        }
+        // One opening of the fleet, which ends by the first probe of an instance that reaches the database.
+        assert.isBelow(rejected, 72)
+        assert.strictEqual((yield* store.state(key))._tag, "Closed")
+        assert.strictEqual((yield* cutOff.state)._tag, "Open")
       }))
 
     it.effect("6: an interrupted probe leaves its place to any instance", () =>

@@ -92,7 +92,7 @@ export const make = Effect.fnUntraced(
 
     let isSilent = false
     let isChecking = false
-    /** Whether the store has known of this opening: only then does a closed circuit there mean that it has recovered. */
+    /** Whether the store has known of this opening: then a closed circuit there means that others have recovered. */
     let isKnown = false
     let inquiry: Inquiry<Rejection> | undefined
     let probe: { readonly permit: Permit; readonly verdict: Deferred.Deferred<Verdict> } | undefined
@@ -199,9 +199,7 @@ export const make = Effect.fnUntraced(
     const follow = (reply: CircuitBreaker.Admission | Rejected, current: Open | HalfOpen, now: number): void => {
       if ("generation" in reply) {
         const informed = withOpenings(current, reply.consecutiveOpenings, now)
-        if (reply.probe) advance(informed, now)
-        else if (isKnown) advance(Machine.recovered(informed, now, settings), now)
-        return
+        return advance(informed, now)
       }
       isKnown = true
       const { generation, openings } = current
@@ -379,6 +377,8 @@ export const make = Effect.fnUntraced(
         }
         if (next === previous) return
         if (next._tag === "Open") {
+          // The others have recovered since: that the database does not answer this process alone is no news for them.
+          if (previous._tag === "HalfOpen" && isKnown) return
           isKnown = false
           inBackground(publish(next))
         } else if (outcome === "Failure" && next._tag === "Closed" && !isChecking) {
