@@ -484,7 +484,7 @@ const makeIn = Effect.fnUntraced(
         if (outcome === "Failure") lastFailure = failure === undefined ? null : withoutSource(failure)
         advance(next, now)
       }
-      fleet?.settled(permit, outcome, previous, next)
+      fleet?.settled(permit, outcome, previous, next, now)
     }
 
     const isCalmUnsafe = () => (circuit._tag === "Closed" || circuit._tag === "Disabled") && Tally.isCalm(circuit.tally)
@@ -653,9 +653,9 @@ export const layer = (options?: Options | undefined): Layer.Layer<Breaker, Error
  * circuit that one of them opens is open for all.
  *
  * - As long as calls succeed the store is asked nothing, and neither is it by building the layer.
- * - A failure that counts asks, in the background, whether the fleet's circuit is open: then so is this one. Failures are
- *   counted by each process for itself; the one whose circuit opens opens the fleet's, for as long as the back-off of
- *   the whole fleet says.
+ * - A failure that counts asks, in the background and at most once a second, whether the fleet's circuit is open: then so
+ *   is this one. Failures are counted by each process for itself; the one whose circuit opens opens the fleet's, for as
+ *   long as the back-off of the whole fleet says.
  * - When the open time is over the next call asks the store, and one process of the fleet probes. The others are rejected
  *   until the outcome is known. Then each of them closes by a probe and a `ramp` of its own: that the database answers
  *   somebody does not mean that it answers everybody, and a process that alone cannot reach it keeps that to itself.

@@ -152,8 +152,19 @@ describe("Breaker.layerShared", () => {
         yield* fail(b, 1)
         yield* fail(a, 5)
         assert.strictEqual((yield* b.state)._tag, "Closed")
+        yield* TestClock.adjust("1 second")
         yield* fail(b, 1)
         assert.strictEqual((yield* b.state)._tag, "Open")
+      }))
+
+    it.effect("is asked for once a second at most, however often the database fails and answers in turns", () =>
+      Effect.gen(function*() {
+        const { a, asked } = yield* fleet(1)
+        for (let call = 0; call < 2000; call++) {
+          yield* Effect.exit(a.protect(call % 2 === 0 ? down : up))
+          yield* TestClock.adjust(1)
+        }
+        assert.deepStrictEqual(asked, ["state", "state"])
       }))
 
     it.effect("of two that open at once the first is the fleet's, and the other one's ends with it", () =>
@@ -425,8 +436,10 @@ describe("Breaker.layerShared", () => {
         })
         yield* fail(a, 2)
         isDown = false
+        yield* TestClock.adjust("1 second")
         yield* fail(a, 2)
         isDown = true
+        yield* TestClock.adjust("1 second")
         yield* a.protect(up)
         yield* fail(a, 2)
         assert.deepStrictEqual(messages.map((message) => message.slice(0, message.indexOf(":"))), [

@@ -49,7 +49,7 @@ export interface Fleet<Rejection> {
     onAnswer: (answer: Answer<Rejection>) => void
   ) => Effect.Effect<Answer<Rejection>> | undefined
   /** Tells that a call was settled, and what the circuit was before and after. */
-  readonly settled: (permit: Permit, outcome: Outcome, previous: Circuit, next: Circuit) => void
+  readonly settled: (permit: Permit, outcome: Outcome, previous: Circuit, next: Circuit, now: number) => void
 }
 
 type Store = CircuitBreaker.CircuitBreakerStore["Service"]
@@ -72,6 +72,9 @@ interface Verdict {
 /** A failure told to the store always opens its circuit: it has been counted here. */
 const tripPolicy: CircuitBreaker.TripPolicy = { _tag: "Consecutive", failures: 1 }
 
+/** How long the answer that the fleet's circuit is closed is good for, in milliseconds. */
+const checkInterval = 1000
+
 class NoAnswer extends Data.TaggedError("NoAnswer") {}
 
 const nonsense = (answer: unknown) => Cause.fail(`It answered ${JSON.stringify(answer)}.`)
@@ -92,6 +95,7 @@ export const make = Effect.fnUntraced(
 
     let isSilent = false
     let isChecking = false
+    let checkedAt = -Infinity
     /** Whether the store has known of this opening: then a closed circuit there means that others have recovered. */
     let isKnown = false
     let inquiry: Inquiry<Rejection> | undefined
@@ -225,6 +229,9 @@ export const make = Effect.fnUntraced(
       isKnown = true
       advance(openUntil(current, wait, state.consecutiveOpenings, now), now)
     })
+
+    /** A database that fails and answers in turns begins a streak with every other call. */
+    const isCheckDue = (now: number): boolean => now - checkedAt >= checkInterval || now < checkedAt
 
     const checkOnce = Effect.suspend(() => check(({ _tag }) => _tag === "Closed" || _tag === "Ramping")).pipe(
       Effect.ensuring(Effect.sync(() => {
@@ -368,7 +375,7 @@ export const make = Effect.fnUntraced(
         if (!wouldProbe(now) || inquiry?.isLate === true) return undefined
         return awaitAnswer(inquiry ?? { since: now, taker: undefined, isLate: false }, onAnswer, now)
       },
-      settled: (permit, outcome, previous, next) => {
+      settled: (permit, outcome, previous, next, now) => {
         if (probe?.permit === permit) {
           const openFor = next !== previous && next._tag === "Open" ? next.openFor : undefined
           Deferred.doneUnsafe(probe.verdict, Effect.succeed({ outcome, openFor }))
@@ -377,12 +384,14 @@ export const make = Effect.fnUntraced(
         }
         if (next === previous) return
         if (next._tag === "Open") {
+          checkedAt = -Infinity
           // The others have recovered since: that the database does not answer this process alone is no news for them.
           if (previous._tag === "HalfOpen" && isKnown) return
           isKnown = false
           inBackground(publish(next))
-        } else if (outcome === "Failure" && next._tag === "Closed" && !isChecking) {
+        } else if (outcome === "Failure" && next._tag === "Closed" && !isChecking && isCheckDue(now)) {
           isChecking = true
+          checkedAt = now
           inBackground(checkOnce)
         }
       }

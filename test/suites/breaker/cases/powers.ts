@@ -190,6 +190,7 @@ export const powers: ReadonlyArray<Case> = [
       const reports = yield* Reports
       for (const outage of [1, 2]) {
         yield* store.down
+        yield* pass(seconds(1))
         for (let i = 0; i < 3; i++) {
           yield* fail(circuit, 1)
           yield* settle
@@ -202,6 +203,7 @@ export const powers: ReadonlyArray<Case> = [
           } it has reported ${reports.length} times`
         )
         yield* store.up
+        yield* pass(seconds(1))
         yield* fail(circuit, 1)
         yield* settle
         yield* succeed(circuit)
