@@ -471,6 +471,29 @@ describe("Breaker.layerShared", () => {
       }).pipe(Effect.provide(layer))
     })
 
+    it.effect("is not one that has not answered yet when the scope closes", () => {
+      const { layer, messages } = logged()
+      return Effect.gen(function*() {
+        const { store } = yield* makeStore
+        let isSlow = false
+        const scope = yield* Scope.make()
+        const slow = { ...store, admit: (of: string) => isSlow ? Effect.never : store.admit(of) }
+        const a = yield* Scope.provide(instance(slow), scope)
+        yield* fail(a, 5)
+        yield* TestClock.adjust("30 seconds")
+        isSlow = true
+        const waiting = yield* Effect.forkChild(told(a))
+        yield* settled
+        yield* Scope.close(scope, Exit.void)
+        yield* TestClock.adjust("250 millis")
+        assert.strictEqual(yield* Fiber.join(waiting), "ran")
+        yield* fail(a, 5)
+        yield* TestClock.adjust("1 hour")
+        assert.strictEqual(yield* told(a), "ran")
+        assert.deepStrictEqual(messages, [])
+      }).pipe(Effect.provide(layer))
+    })
+
     it.effect("an opening that the fleet never heard of is not over because the fleet's circuit is closed", () =>
       Effect.gen(function*() {
         const { store } = yield* makeStore

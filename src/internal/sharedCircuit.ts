@@ -15,7 +15,7 @@ import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import type * as CircuitBreaker from "effect/persistence/CircuitBreaker"
 import * as Random from "effect/Random"
-import type * as Scope from "effect/Scope"
+import * as Scope from "effect/Scope"
 import type { Circuit, HalfOpen, Open, Outcome, Permit } from "./breakerMachine.ts"
 import * as Machine from "./breakerMachine.ts"
 import type { Settings } from "./breakerSettings.ts"
@@ -93,6 +93,15 @@ export const make = Effect.fnUntraced(
       runFork(Effect.forkIn(Effect.ignore(effect), scope))
     }
 
+    /** Nothing runs in the background any more: that a question has no answer then says nothing about the store. */
+    let isClosed = false
+    yield* Scope.addFinalizer(
+      scope,
+      Effect.sync(() => {
+        isClosed = true
+      })
+    )
+
     let isSilent = false
     let isChecking = false
     let checkedAt = -Infinity
@@ -112,7 +121,7 @@ export const make = Effect.fnUntraced(
     }
 
     const noteSilence = (cause: Cause.Cause<unknown>): void => {
-      if (isSilent) return
+      if (isSilent || isClosed) return
       isSilent = true
       runFork(
         Effect.logWarning(
@@ -372,7 +381,7 @@ export const make = Effect.fnUntraced(
 
     return {
       leave: (now, onAnswer) => {
-        if (!wouldProbe(now) || inquiry?.isLate === true) return undefined
+        if (isClosed || !wouldProbe(now) || inquiry?.isLate === true) return undefined
         return awaitAnswer(inquiry ?? { since: now, taker: undefined, isLate: false }, onAnswer, now)
       },
       settled: (permit, outcome, previous, next, now) => {
