@@ -19,7 +19,8 @@ import * as Schema from "effect/Schema"
 import { ConnectionError, SqlError, UnknownError } from "effect/sql/SqlError"
 import * as Classify from "./internal/classify.ts"
 import { describe, digFailure, PoolErrorTypeId as TypeId, shown } from "./internal/failure.ts"
-import type * as V from "./internal/verdict.ts"
+import * as History from "./internal/history.ts"
+import * as V from "./internal/verdict.ts"
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Classification
@@ -196,8 +197,7 @@ export const classify: (failure: Failure, circumstances: Circumstances) => Verdi
  * @category classification
  * @since 0.1.0
  */
-export const isSafeToRepeat = (verdict: Verdict, idempotent: boolean): boolean =>
-  verdict.retry !== "Never" && (idempotent || (verdict.effect !== "Unknown" && verdict.kind !== "Cancelled"))
+export const isSafeToRepeat: (verdict: Verdict, idempotent: boolean) => boolean = V.isSafeToRepeat
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Typed errors
@@ -444,6 +444,7 @@ export type CircuitError = CircuitOpen | CircuitHalfOpen | CircuitIsolated
  * - `operation`: what was under way: one statement, a COMMIT, or work of several statements.
  * - `failure`: how the answer was lost.
  * - `cause`: the driver's error.
+ * - `unresolved`: with `resolveCommit`, why the server could not tell afterwards either.
  *
  * @category errors
  * @since 0.1.0
@@ -453,7 +454,8 @@ export class OutcomeUnknown extends Schema.TaggedError<OutcomeUnknown>("effect-p
   {
     operation: Schema.Literals(["statement", "commit", "work"]),
     failure: Failure,
-    cause: Schema.Defect()
+    cause: Schema.Defect(),
+    unresolved: Schema.optional(Schema.String)
   }
 ) {
   /** @since 0.1.0 */
@@ -465,9 +467,9 @@ export class OutcomeUnknown extends Schema.TaggedError<OutcomeUnknown>("effect-p
       : this.operation === "statement"
       ? "The statement"
       : "The work"
-    return `${what} may have been applied: it was sent, and its answer was lost (${
-      describe(this.failure)
-    }). Verify in the database before repeating it, or declare it idempotent.`
+    return `${what} may have been applied: it was sent, and its answer was lost (${describe(this.failure)}).${
+      this.unresolved === undefined ? "" : ` Its fate could not be resolved: ${this.unresolved}.`
+    } Verify in the database before repeating it, or declare it idempotent.`
   }
   /** Repeating could apply it twice. @since 0.1.0 */
   get isRetryable(): boolean {
@@ -588,8 +590,19 @@ export interface Attempt {
   readonly delay: number
 }
 
+const stops = {
+  attempts: "Retrying is over.",
+  deadline: "Another attempt would not fit into the deadline.",
+  budget: "The retry budget is spent, since too little succeeds."
+}
+
 /**
- * Every attempt failed. `last` is the error of the last attempt, `history` has one entry for each.
+ * Every attempt failed, and there is no other. `last` is the error of the last attempt, `history` has one entry for
+ * each.
+ *
+ * - `stoppedBy: "attempts"`: the schedule has ended.
+ * - `stoppedBy: "deadline"`: the wait and another attempt like the last one do not fit into the deadline any more.
+ * - `stoppedBy: "budget"`: the pool's retry budget is spent, since too little succeeds.
  *
  * @category errors
  * @since 0.1.0
@@ -599,7 +612,8 @@ export class RetriesExhausted extends Schema.TaggedError<RetriesExhausted>("effe
   {
     attempts: Schema.Finite,
     last: Schema.Defect(),
-    history: Schema.Array(Attempt)
+    history: Schema.Array(Attempt),
+    stoppedBy: Schema.Literals(["attempts", "deadline", "budget"])
   }
 ) {
   /** @since 0.1.0 */
@@ -608,13 +622,28 @@ export class RetriesExhausted extends Schema.TaggedError<RetriesExhausted>("effe
   override get message(): string {
     return `Failed ${this.attempts} ${this.attempts === 1 ? "time" : "times"}, the last time with ${
       describe(failureOf(this.last))
-    }. Retrying is over; look for the cause in the server or the network.`
+    }. ${stops[this.stoppedBy]} Look for the cause in the server or the network.`
   }
   /** What the last attempt's error says, unless an attempt may have been applied. @since 0.1.0 */
   get isRetryable(): boolean {
     return Predicate.hasProperty(this.last, "isRetryable") && this.last.isRetryable === true &&
       this.history.every(({ effect }) => effect !== "Unknown")
   }
+}
+
+/**
+ * The failed attempts behind an error that came out of an executor: of a `RetriesExhausted`, and just as well of a
+ * `CircuitOpen` that ended the retries or of a reply that must not be repeated. Empty when there was one attempt only.
+ *
+ * @category inspection
+ * @since 0.1.0
+ */
+export const historyOf = (error: unknown): ReadonlyArray<Attempt> => {
+  if (error instanceof RetriesExhausted) return error.history
+  const known = History.of(error)
+  if (known !== undefined) return known
+  const typed = error instanceof SqlError ? fromSqlError(error) : undefined
+  return typed === undefined ? [] : historyOf(typed)
 }
 
 /**

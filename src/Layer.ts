@@ -33,6 +33,8 @@ export interface Options extends Pool.Options {
   readonly breaker?: Breaker.Options | false | undefined
   /** Retries of what is proved not to have run; `false` for none. */
   readonly retry?: Schedule.RetryOptions | false | undefined
+  /** What bounds the retries of all calls together; `false` for no bound. Default: 10 tokens, 0.1 back for each success. */
+  readonly retryBudget?: Schedule.BudgetOptions | false | undefined
   /** Attributes of every statement's span. */
   readonly spanAttributes?: Record<string, unknown> | undefined
   /** Turns column names into property names. */
@@ -67,7 +69,7 @@ export type Services =
  */
 export const layer = (options: Options = {}): Layer.Layer<Services, Errors.InvalidOption> =>
   client(options).pipe(
-    Layer.provideMerge(Executor.layer({ retry: options.retry })),
+    Layer.provideMerge(Executor.layer({ retry: options.retry, retryBudget: options.retryBudget })),
     Layer.provideMerge(Layer.merge(Pool.layer(options), breakerLayer(options.breaker))),
     Layer.provideMerge(Metrics.layer({ name: options.name ?? options.applicationName })),
     Layer.provide(Reactivity.layer)
@@ -117,7 +119,9 @@ const client = (options: Options) =>
         borrow: executor.borrow,
         lease: executor.lease,
         reserve: executor.reserve,
-        evict: ({ session }) => pool.evictUnsafe(session, "invalid")
+        evict: ({ session }) => pool.evictUnsafe(session, "invalid"),
+        enforce: executor.enforce,
+        resolve: executor.resolve
       },
       {
         config: options,

@@ -1,13 +1,15 @@
 import * as PgClient from "@effect/sql-pg/PgClient"
 import type * as PgConnection from "@effect/sql-pg/PgConnection"
 import * as Effect from "effect/Effect"
-import type * as Fiber from "effect/Fiber"
+import * as Fiber from "effect/Fiber"
 import type * as Queue from "effect/Queue"
 import type * as Reactivity from "effect/reactivity/Reactivity"
 import type * as Scope from "effect/Scope"
 import * as SqlClient from "effect/sql/SqlClient"
 import { SqlError, UnknownError } from "effect/sql/SqlError"
 import * as Statement from "effect/sql/Statement"
+import * as CommitFate from "./commitFate.ts"
+import * as Deadline from "./deadline.ts"
 import { SqlConnection } from "./sqlConnection.ts"
 import type { TrackedConnection } from "./trackedConnection.ts"
 import * as UnitOfWork from "./unitOfWork.ts"
@@ -23,6 +25,10 @@ export interface Source {
   ) => Effect.Effect<TrackedConnection, SqlError, Scope.Scope>
   /** Closes the session when its lease is over. */
   readonly evict: (connection: TrackedConnection) => void
+  /** Ends work at a deadline, in wall-clock milliseconds. */
+  readonly enforce: <A, E, R>(work: Effect.Effect<A, E, R>, deadlineAt: number) => Effect.Effect<A, E | SqlError, R>
+  /** Finds out what has become of a COMMIT whose answer was lost: succeeds when it was applied. */
+  readonly resolve: (error: SqlError, ticket: CommitFate.Ticket | undefined) => Effect.Effect<void, SqlError>
 }
 
 export interface ClientOptions {
@@ -49,9 +55,11 @@ const failure = (message: string, operation: string) =>
   new SqlError({ reason: new UnknownError({ cause: new Error(message), message, operation }) })
 
 /** PostgreSQL answers ROLLBACK to the COMMIT of a transaction that has already failed. */
-const commit = ({ tracked }: SqlConnection): Effect.Effect<void, SqlError> =>
-  Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
-    const unit = UnitOfWork.of(fiber)
+const commitOnce = (
+  { tracked }: SqlConnection,
+  unit: UnitOfWork.UnitOfWork | undefined
+): Effect.Effect<void, SqlError> =>
+  Effect.suspend(() => {
     tracked.transaction = "Committing"
     if (unit !== undefined) UnitOfWork.addCommitting(unit, 1)
     return Effect.onExitPrimitive(
@@ -65,6 +73,9 @@ const commit = ({ tracked }: SqlConnection): Effect.Effect<void, SqlError> =>
       }
     )
   })
+
+/** Tells one transaction from another: only those that asked for it have one. */
+const tickets = new WeakMap<TrackedConnection, CommitFate.Ticket | undefined>()
 
 /** Builds the `PgClient` whose sessions come from a guarded source, and which is otherwise the driver's own. */
 export const make = (
@@ -94,21 +105,66 @@ export const make = (
         ? Effect.void
         : Effect.catchCause(Effect.asVoid(tracked.query(sql)), () => Effect.sync(() => source.evict(tracked)))
 
+    const commit = (connection: SqlConnection): Effect.Effect<void, SqlError> =>
+      Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
+        const { tracked } = connection
+        const once = commitOnce(connection, UnitOfWork.of(fiber))
+        return tickets.has(tracked)
+          ? Effect.catch(once, (error) => source.resolve(error, tickets.get(tracked)))
+          : once
+      })
+
+    let canIdentify = true
+    const beginOn = (tracked: TrackedConnection, statement: string | undefined): Effect.Effect<unknown, SqlError> => {
+      tracked.transaction = "Open"
+      tracked.isReadOnlyByChoice = statement !== undefined && /\bread\s+only\b/i.test(statement)
+      // A statement of the caller's own is not fixed, so it is not worth a name on the server.
+      return statement === undefined ? tracked.query("BEGIN") : tracked.query(statement, [], false)
+    }
+
+    /**
+     * The transaction's id comes with the answer to BEGIN, at no round trip. A server that refuses to give it has failed
+     * the transaction with that, so it is begun anew, and not asked again.
+     */
+    const beginWithTicket = (tracked: TrackedConnection, statement = "BEGIN"): Effect.Effect<unknown, SqlError> =>
+      Effect.suspend(() => {
+        tickets.set(tracked, undefined)
+        if (!canIdentify) return beginOn(tracked, statement)
+        const riding = Effect.forkChild(tracked.session.wire.ride(CommitFate.identify), { startImmediately: true })
+        return Effect.flatMap(riding, (fiber) =>
+          Effect.onError(Effect.andThen(beginOn(tracked, statement), Fiber.join(fiber)), () =>
+            Fiber.interrupt(fiber)))
+          .pipe(Effect.flatMap((answer) => {
+            const ticket = CommitFate.ticketOf(answer)
+            tickets.set(tracked, ticket)
+            if (ticket !== undefined) {
+              return Effect.void
+            }
+            return Effect.andThen(
+              tracked.query("ROLLBACK"),
+              Effect.suspend(() => {
+                canIdentify = false
+                return beginOn(tracked, statement)
+              })
+            )
+          }))
+      })
+
     const inTransaction = SqlClient.makeWithTransaction<SqlClient.TransactionConnection, SqlConnection>({
       transactionService: client.transactionService as never,
       spanAttributes,
       // BEGIN belongs to the checkout: until it has succeeded, another session will do.
       acquireConnection: (restore) =>
-        Effect.flatMap(SqlClient.BeginTransaction, (begin) =>
-          restore(Effect.map(
-            source.reserve((tracked) => {
-              tracked.transaction = "Open"
-              tracked.isReadOnlyByChoice = begin !== undefined && /\bread\s+only\b/i.test(begin)
-              // A statement of the caller's own is not fixed, so it is not worth a name on the server.
-              return begin === undefined ? tracked.query("BEGIN") : tracked.query(begin, [], false)
-            }),
+        Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
+          const statement = fiber.getRef(SqlClient.BeginTransaction)
+          const begin = fiber.getRef(UnitOfWork.ResolveCommit) ? beginWithTicket : beginOn
+          return restore(Effect.map(
+            source.reserve((tracked) =>
+              begin(tracked, statement)
+            ),
             asSqlConnection
-          ))),
+          ))
+        }),
       begin: () => Effect.void,
       savepoint: ({ tracked }, id) => Effect.asVoid(tracked.query(`SAVEPOINT effect_sql_${id}`)),
       releaseSavepoint: (connection, id) => rollBack(`RELEASE SAVEPOINT effect_sql_${id}`)(connection),
@@ -139,8 +195,13 @@ export const make = (
     return Object.assign(client, {
       [PgClient.TypeId]: PgClient.TypeId,
       config,
-      withTransaction: <R, E, A>(self: Effect.Effect<A, E, R>) =>
-        inTransaction(Effect.provideService(self, UnitOfWork.InTransaction, true)),
+      withTransaction: <R, E, A>(self: Effect.Effect<A, E, R>) => {
+        const transaction = inTransaction(Effect.provideService(self, UnitOfWork.InTransaction, true))
+        return Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
+          const deadlineAt = Deadline.unenforced(fiber, UnitOfWork.of(fiber))
+          return deadlineAt === Infinity ? transaction : source.enforce(transaction, deadlineAt)
+        })
+      },
       json: (value: unknown) => Statement.fragment([json(value, undefined, undefined)]),
       listen,
       notify: (channel: string, payload: string) =>

@@ -29,6 +29,7 @@ export interface Bench {
   readonly dispose: (session: Session, disposal: "Evict" | "EvictAll") => void
   /** The error as its caller shall see it. */
   readonly tell: (connection: TrackedConnection, error: SqlError, judgement: Judgement) => SqlError
+  readonly enforce: Observer["enforce"]
   /** The driver's error, with the server's last words where the driver has lost them. */
   readonly complete: (error: SqlError, session: Session) => SqlError
 }
@@ -150,6 +151,7 @@ export const make = (bench: Bench): Evidence => {
     },
     observer: {
       monotonicNanos: bench.monotonicNanos,
+      enforce: bench.enforce,
       succeeded: ({ permit, startedAt }) => {
         bench.observe("ok", secondsSince(startedAt))
         if (permit !== undefined && !bench.isCalm()) bench.settle(permit, "Success")

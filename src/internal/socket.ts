@@ -5,6 +5,7 @@ import type { Duplex } from "node:stream"
 import * as Tls from "node:tls"
 import * as BackendMessages from "./backendMessages.ts"
 import * as Dial from "./dial.ts"
+import * as Rider from "./rider.ts"
 
 /**
  * The socket under one session: what the driver does not tell is read off it here, at no cost to a healthy query.
@@ -36,6 +37,11 @@ export interface Wire {
   readonly suspect: () => void
   /** Call when rows are asked for: the server has all the time again from now on. */
   readonly expectAnswer: () => void
+  /**
+   * Sends a statement along with the driver's next one, which has to open a transaction, and hands back the first row of
+   * its answer: `undefined` when the server refused it, or the session ended.
+   */
+  readonly ride: (sql: string) => Effect.Effect<ReadonlyArray<string | null> | undefined>
   /** Call when the driver has said goodbye: the server has the farewell to answer before the socket is destroyed. */
   readonly expectClose: () => void
   readonly destroy: (reason: Obituary) => void
@@ -98,6 +104,7 @@ export const make = (options: {
   /** What is open below the session's socket while it is dialled. */
   const layers: Array<Duplex> = []
   const cancelSockets = new Set<Duplex>()
+  let rider: Rider.Rider | undefined
 
   let suspect = (): void => {}
   let expectAnswer = (): void => {}
@@ -160,6 +167,10 @@ export const make = (options: {
     duplex.write = function(this: Duplex, ...args: Array<unknown>) {
       isAnswered = false
       written += (args[0] as { readonly length?: number } | undefined)?.length ?? 1
+      if (rider !== undefined) {
+        args[0] = Buffer.concat([args[0] as Uint8Array, rider.frame])
+        rider = undefined
+      }
       return (write as (...args: Array<unknown>) => boolean).apply(duplex, args)
     } as typeof duplex.write
     duplex.on("data", (chunk: Uint8Array) => {
@@ -182,6 +193,35 @@ export const make = (options: {
       options.onClose()
     })
     return duplex
+  }
+
+  /**
+   * While a rider is under way, its part of what comes in is kept from whoever listens to the socket. The answer takes a
+   * rider off that has not set out.
+   */
+  const board = (duplex: Duplex, next: Rider.Rider, onDone: () => void): () => void => {
+    const emit = duplex.emit
+    const leave = (): void => {
+      if (rider === next) rider = undefined
+      duplex.emit = emit
+      duplex.off("close", arrive)
+    }
+    const arrive = (): void => {
+      leave()
+      onDone()
+    }
+    rider = next
+    duplex.emit = function(this: Duplex, event: string | symbol, ...args: Array<unknown>) {
+      if (event !== "data") return (emit as (...args: Array<unknown>) => boolean).call(duplex, event, ...args)
+      const { driver, own } = next.take(args[0] as Uint8Array)
+      if (own.length > 0) messages.scan(own)
+      if (next.isDone()) arrive()
+      return driver.length === 0 || emit.call(duplex, "data", driver)
+    }
+    duplex.once("close", arrive)
+    return () => {
+      if (rider === next) leave()
+    }
   }
 
   return {
@@ -238,6 +278,12 @@ export const make = (options: {
     },
     suspect: () => suspect(),
     expectAnswer: () => expectAnswer(),
+    ride: (sql) =>
+      Effect.callback((resume) => {
+        if (socket === undefined || isGone) return resume(Effect.undefined)
+        const next = Rider.make(sql)
+        return Effect.sync(board(socket, next, () => resume(Effect.sync(next.answer))))
+      }),
     expectClose: () => {
       if (socket !== undefined && !socket.destroyed) part(socket)
     },

@@ -8,6 +8,7 @@ import type { SqlError } from "effect/sql/SqlError"
 import * as Stream from "effect/Stream"
 import type { Permit } from "./breakerMachine.ts"
 import * as Commits from "./commits.ts"
+import * as Deadline from "./deadline.ts"
 import type { Session } from "./session.ts"
 import * as UnitOfWork from "./unitOfWork.ts"
 import type { Failure, Signal } from "./verdict.ts"
@@ -26,6 +27,8 @@ export interface Observer {
     error: SqlError,
     written: boolean
   ) => { readonly error: SqlError; readonly traceless: boolean }
+  /** Ends work at a deadline, in wall-clock milliseconds. */
+  readonly enforce: <A, E, R>(work: Effect.Effect<A, E, R>, deadlineAt: number) => Effect.Effect<A, E | SqlError, R>
 }
 
 /** One statement under way. */
@@ -128,11 +131,11 @@ export class TrackedConnection implements PgConnection.PgConnection {
       const rows = Stream.transformPull(this.base.stream(sql, params), (pull) =>
         Effect.succeed(Effect.suspend(() => {
           owe(true)
-          return Effect.onExitPrimitive(pull, (exit) => {
+          return this.untilDeadline(Effect.onExitPrimitive(pull, (exit) => {
             // An interrupted pull has no answer yet: the driver goes on to wait for it.
             if (!isInterrupted(exit)) owe(false)
             return undefined
-          })
+          }))
         }))).pipe(
           Stream.mapError((error) => this.judge(statement, error)),
           Stream.onExit((exit) => Effect.sync(() => this.end(statement, exit)))
@@ -194,12 +197,26 @@ export class TrackedConnection implements PgConnection.PgConnection {
     if (unit !== undefined && !commits && !Commits.isRollback(sql)) UnitOfWork.addEffects(unit, 1)
   }
 
+  /** A borrowed statement is under its borrower's deadline; on a leased connection each statement has to look. */
+  private untilDeadline<A, E, R>(work: Effect.Effect<A, E, R>): Effect.Effect<A, E | SqlError, R> {
+    return Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>): Effect.Effect<A, E | SqlError, R> => {
+      const deadlineAt = Deadline.unenforced(fiber, UnitOfWork.of(fiber))
+      return deadlineAt === Infinity ? work : this.observer.enforce(work, deadlineAt)
+    })
+  }
+
   private owe(unit: UnitOfWork.UnitOfWork | undefined, count: 1 | -1): void {
     this.session.busy += count
     if (unit !== undefined) UnitOfWork.addAwaited(unit, this.session, count)
   }
 
   private track<A, R>(sql: string, statement: Effect.Effect<A, SqlError, R>): Effect.Effect<A, SqlError, R> {
+    return this.permit === undefined && this.transaction !== "Committing"
+      ? this.untilDeadline(this.trackNow(sql, statement))
+      : this.trackNow(sql, statement)
+  }
+
+  private trackNow<A, R>(sql: string, statement: Effect.Effect<A, SqlError, R>): Effect.Effect<A, SqlError, R> {
     return Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
       const begun = this.begin(sql, fiber)
       this.owe(begun.unit, 1)

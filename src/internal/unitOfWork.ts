@@ -6,9 +6,14 @@ import type { Session } from "./session.ts"
 
 /** What holds for everything inside of a unit. */
 export interface Terms {
-  readonly retry: Schedule<unknown, unknown> | false
+  /** `undefined`: what the executor has. */
+  readonly retry: Schedule<unknown, unknown> | false | undefined
   /** Wall-clock milliseconds. */
   readonly deadlineAt: number
+  /** Milliseconds; `undefined`: what the pool has. */
+  readonly acquireTimeout: number | undefined
+  /** Whether a circuit that rejects a call is waited for. */
+  readonly waitsForCircuit: boolean
 }
 
 /**
@@ -66,6 +71,10 @@ export const run = <A, E, R>(effect: Effect.Effect<A, E, R>, unit: UnitOfWork): 
     })
   })
 
+/** Runs an effect as nobody's unit of work. */
+export const detached = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
+  Effect.provideService(effect, Current, undefined)
+
 /** The unit that a fiber works for, if any. */
 export const of = (fiber: Fiber<unknown, unknown>): UnitOfWork | undefined =>
   underWay === 0 ? undefined : fiber.getRef(Current)
@@ -76,6 +85,12 @@ const Current = Context.Reference<UnitOfWork | undefined>("effect-pg-pool/UnitOf
 
 /** Whether statements of the running fiber have been declared repeatable. */
 export const Idempotent = Context.Reference<boolean>("effect-pg-pool/Idempotent", { defaultValue: () => false })
+
+/** Whether a COMMIT whose answer is lost is looked up on the server. */
+export const ResolveCommit = Context.Reference<boolean>("effect-pg-pool/ResolveCommit", { defaultValue: () => false })
+
+/** The number of the attempt that is running, from 1. */
+export const CurrentAttempt = Context.Reference<number>("effect-pg-pool/CurrentAttempt", { defaultValue: () => 1 })
 
 /** Whether the running fiber is inside a transaction, of which no part can be repeated alone. */
 export const InTransaction = Context.Reference<boolean>("effect-pg-pool/InTransaction", { defaultValue: () => false })

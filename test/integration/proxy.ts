@@ -4,12 +4,14 @@ import type * as Scope from "effect/Scope"
 import * as Net from "node:net"
 
 /** One connection through the proxy. */
-interface Link {
+export interface Link {
   readonly id: number
   /** Resets both ends. */
   readonly cut: () => void
   /** From now on, nothing of what the server says gets through. */
   readonly mute: () => void
+  /** Resets the client's end only: the server keeps its session, waiting for a statement. */
+  readonly strand: () => void
 }
 
 /** A TCP proxy in front of a server: it sees every byte, and can lose them. */
@@ -62,6 +64,7 @@ export const makeProxy = Effect.fnUntraced(function*(
   const server = Net.createServer({ noDelay: true }, (client) => {
     const upstream = Net.connect({ host: target.hostname, port: Number(target.port || 5432), noDelay: true })
     let muted = false
+    let stranded = false
     const link: Link = {
       id: ++accepted,
       cut: () => {
@@ -71,6 +74,10 @@ export const makeProxy = Effect.fnUntraced(function*(
       },
       mute: () => {
         muted = true
+      },
+      strand: () => {
+        stranded = true
+        client.resetAndDestroy()
       }
     }
     open++
@@ -90,7 +97,7 @@ export const makeProxy = Effect.fnUntraced(function*(
     upstream.on("end", () => client.end())
     client.once("close", () => {
       open--
-      upstream.end()
+      if (!stranded) upstream.end()
     })
     upstream.once("close", () => client.destroy())
   })
