@@ -110,7 +110,7 @@ export const make = (
         const { tracked } = connection
         const once = commitOnce(connection, UnitOfWork.of(fiber))
         return tickets.has(tracked)
-          ? Effect.catch(once, (error) => source.resolve(error, tickets.get(tracked)))
+          ? Effect.catchTag(once, "SqlError", (error) => source.resolve(error, tickets.get(tracked)))
           : once
       })
 
