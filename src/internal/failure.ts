@@ -13,12 +13,23 @@ export const PoolErrorTypeId = "~effect-pg-pool/Errors/PoolError"
 
 const longestText = 300
 
+/** More than this is not even looked at. */
+const longestRead = 1_000
+
+/** The beginning of a long text, without a URL that is cut in half: its credentials could not be told from its host. */
+const beginning = (text: string): string =>
+  text.length <= longestRead ? text : text.slice(0, longestRead).replace(/:\/\/\S*$/, "...")
+
+const urlWithCredentials = /([a-z][a-z0-9+.-]*:\/\/)\S*@/gi
+
+const namedSecret =
+  /(password|passwd|pwd|secret|token|api[_-]?key)(["']?\s*[=:]\s*)("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|\S*[^\s,;&]|\S+)/gi
+
 /** One line, no credentials, not too long. */
 const discreet = (text: string): string => {
-  const line = text
-    .replace(/\s+/g, " ")
-    .replace(/([a-z][a-z0-9+.-]*:\/\/)\S*@/gi, "$1***@")
-    .replace(/\b(password|passwd|pwd|secret|token|api[_-]?key)(\s*[=:]\s*)("[^"]*"|'[^']*'|[^\s,;&]+)/gi, "$1$2***")
+  const line = beginning(text.replace(/\s+/g, " "))
+    .replace(urlWithCredentials, "$1***@")
+    .replace(namedSecret, "$1$2***")
     .trim()
   return line.length <= longestText ? line : `${line.slice(0, longestText - 3)}...`
 }
