@@ -218,6 +218,8 @@ describe("a server that says no", () => {
     ["waits for ROLLBACK", error("25P02"), "Transaction", "Rejected RolledBack Never Success Keep"],
     ["waits for a ROLLBACK that nobody owes, so the session goes", error("25P02"), "InFlight", "Rejected RolledBack Never Success Evict"],
     ["had a function raise", error("P0001"), "InFlight", "Rejected RolledBack Never Success Keep"],
+    ["could not reach a foreign server, and is well itself", error("08001", "could not connect to server \"warehouse\""), "InFlight", "Rejected RolledBack Never Success Keep"],
+    ["could not reach the server of a dblink, and is well itself", error("08001", "could not establish connection"), "Transaction", "Rejected RolledBack Never Success Keep"],
     ["has a code nobody knows", error("Z9Z99"), "InFlight", "Rejected RolledBack Never Success Keep"],
     ["has a code nobody knows, at the door", fatal("Z9Z99"), "Connect", "Rejected NotRun Never Success Evict"],
     ["ends the session with a code nobody knows", fatal("Z9Z99"), "InFlight", "Rejected Unknown Never Success Evict"]
