@@ -14,10 +14,12 @@
  *
  * @since 0.1.0
  */
+import * as Context from "effect/Context"
 import * as Predicate from "effect/Predicate"
 import * as Schema from "effect/Schema"
 import { ConnectionError, SqlError, UnknownError } from "effect/sql/SqlError"
-import * as Classify from "./internal/classify.ts"
+import { abstain, type Classify as ClassifyFunction } from "./internal/classifier.ts"
+import * as Tables from "./internal/classify.ts"
 import { describe, digFailure, PoolErrorTypeId as TypeId, shown } from "./internal/failure.ts"
 import type * as V from "./internal/verdict.ts"
 
@@ -184,7 +186,56 @@ export const failureOf = (error: unknown): Failure => digFailure(error)
  * @category classification
  * @since 0.1.0
  */
-export const classify: (failure: Failure, circumstances: Circumstances) => Verdict = Classify.classify
+export const classify: (failure: Failure, circumstances: Circumstances) => Verdict = Tables.classify
+
+/**
+ * A function that judges a failure which has a verdict already, `byDefault`. The failure's `message` is all of the
+ * server's text, which may quote values of a row: compare it, and do not pass it on.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Classify = ClassifyFunction
+
+/**
+ * What a program knows better than `classify`: the meaning of its own error codes, of a pooler nobody has heard of. It
+ * is read once, when an executor is made, so a value provided to the layer of one pool is for that pool alone; the
+ * option `classify` of `Pg.layer` is asked after it and has the last word. Default: `byDefault`.
+ *
+ * Some things are facts, and stay so whatever it returns:
+ *
+ * - Whether anything was run follows from the phase: `NotRun` after a write is corrected to `RolledBack`, and before
+ *   the first byte all is `NotRun`. A `RolledBack` after a write is taken at its word.
+ * - Without a reply of the server (no SQLSTATE), an `Unknown` effect stays `Unknown`: nobody can know. Declare such work
+ *   idempotent instead.
+ * - A session that is over is not kept.
+ *
+ * It must not block and needs no state. If it throws, or returns something else than a verdict, `byDefault` stands and
+ * the first such defect is logged as a warning.
+ *
+ * @example
+ * ```ts
+ * import * as Layer from "effect/Layer"
+ * import * as Pg from "effect-pg-pool"
+ *
+ * // What our functions raise when somebody else was faster: the transaction is worth another try.
+ * const seats: Pg.Errors.Classify = (failure, _circumstances, byDefault) =>
+ *   failure.sqlState === "P0001" && failure.message === "seat was taken"
+ *     ? { ...byDefault, kind: "Contention", retry: "Backoff" }
+ *     : byDefault
+ *
+ * export const one = Pg.layer({ database: "seats", classify: seats })
+ *
+ * export const all = Layer.succeed(Pg.Errors.Classifier, seats)
+ * export const another = Pg.layer({ database: "seats" }).pipe(Layer.provide(all))
+ * ```
+ *
+ * @category classification
+ * @since 0.1.0
+ */
+export const Classifier: Context.Reference<Classify> = Context.Reference<Classify>("effect-pg-pool/Errors/Classifier", {
+  defaultValue: () => abstain
+})
 
 /**
  * Whether failed work may be repeated, and whether that could help. `idempotent` is the caller's declaration that

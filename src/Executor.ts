@@ -22,6 +22,7 @@ import * as Scope from "effect/Scope"
 import { ConnectionError, isSqlError, SqlError } from "effect/sql/SqlError"
 import * as Breaker from "./Breaker.ts"
 import * as Errors from "./Errors.ts"
+import * as Classifier from "./internal/classifier.ts"
 import * as Evidence from "./internal/evidence.ts"
 import type { Session } from "./internal/session.ts"
 import * as TimeLimit from "./internal/timeLimit.ts"
@@ -112,6 +113,11 @@ export class Executor extends Context.Service<Executor, {
 export interface Options {
   /** The retry schedule, or options for it; `false` for no retries. Default: `Schedule.transient`. */
   readonly retry?: Schedule.RetryOptions | EffectSchedule.Schedule<unknown, unknown> | false | undefined
+  /**
+   * Judges failures that the program knows better, for this executor only; it is asked after `Errors.Classifier` and
+   * has the last word. Default: what `Errors.Classifier` says, which by default is what `Errors.classify` says.
+   */
+  readonly classify?: Errors.Classify | undefined
 }
 
 /** Overload is answered more slowly than a lost connection. */
@@ -153,7 +159,14 @@ export const make = Effect.fnUntraced(function*(
   // judging failures
   // ---------------------------------------------------------------------------------------------------------------
 
+  const runFork = Effect.runForkWith(yield* Effect.context<never>())
+  const reclassify = Classifier.compose(
+    [yield* Errors.Classifier, options.classify],
+    (defect) => runFork(Effect.logWarning("A classifier failed; the default verdict stands", Cause.die(defect)))
+  )
+
   const evidence = Evidence.make({
+    reclassify,
     monotonicNanos: () => clock.monotonicTimeNanosUnsafe(),
     observe: (outcome, seconds) => store.query[outcome].observe(seconds),
     count: ({ kind }) => store.errors[kind]++,
@@ -334,12 +347,11 @@ export const make = Effect.fnUntraced(function*(
       case "driver":
       case "pool":
         return "Ignored"
-      case "server":
-        return Errors.classify({ sqlState: obituary.sqlState, severity: "FATAL", message: obituary.message }, {
-          phase: "Transaction",
-          reused: true,
-          replied: true
-        }).breaker
+      case "server": {
+        const failure: Errors.Failure = { sqlState: obituary.sqlState, severity: "FATAL", message: obituary.message }
+        const circumstances: Errors.Circumstances = { phase: "Transaction", reused: true, replied: true }
+        return reclassify(failure, circumstances, Errors.classify(failure, circumstances)).breaker
+      }
       default:
         return "Failure"
     }

@@ -33,6 +33,8 @@ export interface Options extends Pool.Options {
   readonly breaker?: Breaker.Options | false | undefined
   /** Retries of what is proved not to have run; `false` for none. */
   readonly retry?: Schedule.RetryOptions | false | undefined
+  /** Judges failures that the program knows better, for this pool only: see {@link Errors.Classifier}. */
+  readonly classify?: Errors.Classify | undefined
   /** Attributes of every statement's span. */
   readonly spanAttributes?: Record<string, unknown> | undefined
   /** Turns column names into property names. */
@@ -67,7 +69,7 @@ export type Services =
  */
 export const layer = (options: Options = {}): Layer.Layer<Services, Errors.InvalidOption> =>
   client(options).pipe(
-    Layer.provideMerge(Executor.layer({ retry: options.retry })),
+    Layer.provideMerge(Executor.layer({ retry: options.retry, classify: options.classify })),
     Layer.provideMerge(Layer.merge(Pool.layer(options), breakerLayer(options.breaker))),
     Layer.provideMerge(Metrics.layer({ name: options.name ?? options.applicationName })),
     Layer.provide(Reactivity.layer)

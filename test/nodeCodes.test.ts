@@ -67,9 +67,11 @@ describe("every code of this Node has a verdict, or a reason why it cannot come"
   })
 
   it("the resolver's, as the constants of node:dns name them", () => {
-    const codes = [...Object.entries(Dns), ...Object.entries(Dns.promises)]
-      .filter((entry): entry is [string, string] => /^[A-Z]+$/.test(entry[0]) && typeof entry[1] === "string")
-      .map(([, code]) => code)
+    const constants: ReadonlyArray<readonly [string, unknown]> = [
+      ...Object.entries(Dns),
+      ...Object.entries(Dns.promises)
+    ]
+    const codes = constants.flatMap(([name, code]) => /^[A-Z]+$/.test(name) && typeof code === "string" ? [code] : [])
     assert.isAbove(codes.length, 20)
     assert.deepStrictEqual(unknownTo({}, codes), [])
   })

@@ -204,8 +204,8 @@ const compact = ({ code, message, severity, sqlState }: Failure): Failure => {
   }
 }
 
-/** The failure in an error of any shape. The server's word counts most, then a code, then a text. */
-export const digFailure = (error: unknown): Failure => {
+/** The failure in an error of any shape, with all of its text. The server's word counts most, then a code, then a text. */
+export const digWhole = (error: unknown): Failure => {
   const findings: Findings = {
     reply: undefined,
     coded: undefined,
@@ -214,5 +214,8 @@ export const digFailure = (error: unknown): Failure => {
     innermost: undefined
   }
   dig(error, findings, new Set())
-  return compact(findings.reply ?? findings.coded ?? { message: textOf(findings) })
+  return findings.reply ?? findings.coded ?? { message: textOf(findings) }
 }
+
+/** The failure, with as much of its text as may be shown. */
+export const digFailure = (error: unknown): Failure => compact(digWhole(error))
