@@ -46,10 +46,12 @@ import type * as V from "./internal/verdict.ts"
 export type Kind = V.Kind
 
 /**
- * How far the work had come when it failed.
+ * How far the work had come when it failed, by the bytes that its socket had been given (`bytesWritten`) and by what
+ * they were.
  *
  * - `Connect`: there was no session yet.
- * - `BeforeWrite`: a session was in hand, and no byte had been written since it was checked out.
+ * - `BeforeWrite`: a session was in hand, and its socket had been given no byte of the statement: `bytesWritten` was
+ *   the same before and after. The socket was dead already, or the statement could not be sent.
  * - `InFlight`: a statement outside of a transaction was written, or may have been.
  * - `Transaction`: a transaction was open and its COMMIT had not been written.
  * - `Commit`: COMMIT was written, and not answered.
@@ -98,11 +100,13 @@ export type Failure = V.Failure
 
 /**
  * The circumstances of a failure. A code alone says too little: the same `ECONNRESET` is harmless before the first byte
- * and an open question after it.
+ * and an open question after it, and says nothing of the server's present state when the session is an old one.
  *
- * - `phase`: how far the work had come.
- * - `reused`: the session had served an earlier checkout.
- * - `replied`: the server has answered something since this checkout.
+ * - `phase`: how far the work had come, which is what was written: see {@link Phase}. It alone decides `NotRun`.
+ * - `reused`, `replied`: the age of the connection, as far as it matters. `reused`: the session had served an earlier
+ *   checkout, so it may have died since, unnoticed. `replied`: the server has answered something since this checkout,
+ *   so it was alive after that. A loss `BeforeWrite` of a session that is `reused` and has not `replied` is a
+ *   `StaleConnection`.
  *
  * @category models
  * @since 0.1.0

@@ -104,6 +104,89 @@ describe("a session that the server ends", () => {
   ])
 })
 
+describe("the same failure in each phase", () => {
+  const phases: ReadonlyArray<Phase> = ["Connect", "BeforeWrite", "InFlight", "Transaction", "Commit"]
+  // dprint-ignore
+  const rows: ReadonlyArray<readonly [name: string, failure: Failure, verdicts: ReadonlyArray<string>]> = [
+    ["ECONNRESET", code("ECONNRESET"), [
+      "Unreachable NotRun Backoff Failure Evict",
+      "Unreachable NotRun Backoff Failure Evict",
+      "Unreachable Unknown Backoff Failure Evict",
+      "Unreachable RolledBack Backoff Failure Evict",
+      "Unreachable Unknown Backoff Failure Evict"
+    ]],
+    ["57P01", fatal("57P01"), [
+      "Unreachable NotRun Backoff Failure Evict",
+      "Unreachable NotRun Backoff Failure Evict",
+      "Unreachable Unknown Backoff Failure Evict",
+      "Unreachable RolledBack Backoff Failure Evict",
+      "Unreachable Unknown Backoff Failure Evict"
+    ]],
+    ["57P03", fatal("57P03"), [
+      "Unreachable NotRun Backoff Failure Evict",
+      "Unreachable NotRun Backoff Failure Evict",
+      "Unreachable RolledBack Backoff Failure Evict",
+      "Unreachable RolledBack Backoff Failure Evict",
+      "Unreachable Unknown Backoff Failure Evict"
+    ]],
+    ["53300", fatal("53300"), [
+      "Overloaded NotRun BackoffSlow Failure Evict",
+      "Overloaded NotRun BackoffSlow Failure Evict",
+      "Overloaded RolledBack BackoffSlow Failure Evict",
+      "Overloaded RolledBack BackoffSlow Failure Evict",
+      "Overloaded Unknown BackoffSlow Failure Evict"
+    ]],
+    ["25006", error("25006"), [
+      "ReadOnly NotRun Now Ignored EvictAll",
+      "ReadOnly NotRun Now Ignored EvictAll",
+      "ReadOnly RolledBack Now Ignored EvictAll",
+      "ReadOnly RolledBack Now Ignored EvictAll",
+      "ReadOnly RolledBack Now Ignored EvictAll"
+    ]],
+    ["40001", error("40001"), [
+      "Contention NotRun Backoff Success Evict",
+      "Contention NotRun Backoff Success Keep",
+      "Contention RolledBack Backoff Success Keep",
+      "Contention RolledBack Backoff Success Keep",
+      "Contention RolledBack Backoff Success Keep"
+    ]],
+    ["08P01 of a pooler", fatal("08P01", "something new"), [
+      "Unreachable NotRun Backoff Failure Evict",
+      "Unreachable NotRun Backoff Failure Evict",
+      "Unreachable Unknown Never Failure Evict",
+      "Unreachable RolledBack Never Failure Evict",
+      "Unreachable Unknown Never Failure Evict"
+    ]],
+    ["08P01 of PostgreSQL", error("08P01", "insufficient data left in message"), [
+      "Unreachable NotRun Backoff Failure Evict",
+      "Unreachable NotRun Backoff Failure Evict",
+      "Rejected RolledBack Never Success Keep",
+      "Rejected RolledBack Never Success Keep",
+      "Rejected RolledBack Never Success Keep"
+    ]]
+  ]
+  for (const [name, failure, verdicts] of rows) {
+    it(`${name} means something else before, within and after`, () => {
+      assert.deepStrictEqual(phases.map((phase) => short(classify(failure, at(phase)))), verdicts)
+    })
+  }
+
+  it("matters by age only before the first byte", () => {
+    const ages = [true, false].flatMap((reused) => [true, false].map((replied) => ({ reused, replied })))
+    for (const [name, failure] of rows) {
+      for (const phase of phases.filter((phase) => phase !== "BeforeWrite")) {
+        const verdicts = new Set(ages.map((age) => short(classify(failure, { phase, ...age }))))
+        assert.strictEqual(verdicts.size, 1, `${name} ${phase}`)
+      }
+    }
+    for (const failure of [code("ECONNRESET"), fatal("57P01"), fatal("57P03"), fatal("08P01", "something new")]) {
+      const verdicts = ages.map((age) => classify(failure, { phase: "BeforeWrite", ...age }))
+      assert.deepStrictEqual(verdicts.map(({ kind }) => kind === "StaleConnection"), [false, true, false, false])
+      assert.isTrue(verdicts.every(({ effect }) => effect === "NotRun"))
+    }
+  })
+})
+
 describe("a stale session", () => {
   const stale = at("BeforeWrite", { reused: true, replied: false })
 
