@@ -7,6 +7,7 @@
  * - The typed errors (`PoolError`) are what a caller of this library handles; `toSqlError` and `fromSqlError` carry
  *   them through the `SqlClient` interface, whose error type is fixed, and `truthful` corrects what the driver says
  *   about its own errors.
+ * - `Classifier` is how a program judges its own codes otherwise, for each pool.
  *
  * The rules themselves are tables: SQLSTATEs in the order of PostgreSQL's Appendix A, socket, DNS and TLS codes, and
  * the texts of poolers that speak through a code meant for something else. Anything that is in no table falls to the
@@ -161,7 +162,8 @@ export const failureOf = (error: unknown): Failure => digFailure(error)
 /**
  * Judges a failure in its circumstances. Pure and total.
  *
- * The rules, in the order in which they are applied:
+ * `docs/classification.md` in this package has the verdict of every code and text in every phase, and the source of
+ * each. The rules, in the order in which they are applied:
  *
  * 1. Before the first byte (`Connect`, `BeforeWrite`) nothing can have run, whatever the failure says. No other phase
  *    ever yields `NotRun` (pgx `SafeToRetry`: https://github.com/jackc/pgx, `pgconn/errors.go`).
@@ -173,7 +175,8 @@ export const failureOf = (error: unknown): Failure => digFailure(error)
  * 4. A FATAL in flight or in COMMIT proves nothing: an autocommit statement commits at Sync, and the session can be
  *    terminated after that (PostgreSQL, `SyncRepWaitForLSN` in `src/backend/replication/syncrep.c`, says as much: the
  *    transaction "has already committed locally"). Exceptions are refusals that precede any statement (57P03, 53300,
- *    class 28, a pooler's) and sessions that were ended while idle (57P05, 25P03).
+ *    class 28, a pooler's) and sessions that were ended while idle (57P05, 25P03). A pooler's refusal is known by its
+ *    text alone: PgBouncer says nearly all of them through 08P01, Supavisor and Neon through XX000.
  * 5. A missing answer in flight or in COMMIT is `Unknown`.
  * 6. A lost connection on a session that had served before, when nothing was written and nothing was answered since
  *    its checkout, is a `StaleConnection`: no fault of the server's present state, so it is repeated at once and not
