@@ -28,6 +28,7 @@ import * as SqlClient from "effect/sql/SqlClient"
 import { ConnectionError, isSqlError, SqlError } from "effect/sql/SqlError"
 import * as Breaker from "./Breaker.ts"
 import * as Errors from "./Errors.ts"
+import * as Classifier from "./internal/classifier.ts"
 import * as CommitFate from "./internal/commitFate.ts"
 import * as Deadlines from "./internal/deadline.ts"
 import * as Evidence from "./internal/evidence.ts"
@@ -141,6 +142,11 @@ export interface Options {
    * Default: 10 tokens, of which each success brings back 0.1.
    */
   readonly retryBudget?: Schedule.BudgetOptions | false | undefined
+  /**
+   * Judges failures that the program knows better, for this executor only; it is asked after `Errors.Classifier` and
+   * has the last word. Default: what `Errors.Classifier` says, which by default is what `Errors.classify` says.
+   */
+  readonly classify?: Errors.Classify | undefined
 }
 
 const effectOf = ({ effects }: UnitOfWork.UnitOfWork) => (effects === 0 ? "NotRun" : "Unknown")
@@ -199,7 +205,14 @@ export const make = Effect.fnUntraced(function*(
   // judging failures
   // ---------------------------------------------------------------------------------------------------------------
 
+  const runFork = Effect.runForkWith(yield* Effect.context<never>())
+  const reclassify = Classifier.compose(
+    [yield* Errors.Classifier, options.classify],
+    (defect) => runFork(Effect.logWarning("A classifier failed; the default verdict stands", Cause.die(defect)))
+  )
+
   const evidence = Evidence.make({
+    reclassify,
     monotonicNanos: () => clock.monotonicTimeNanosUnsafe(),
     observe: (outcome, seconds) => {
       store.query[outcome].observe(seconds)
@@ -389,12 +402,11 @@ export const make = Effect.fnUntraced(function*(
       case "driver":
       case "pool":
         return "Ignored"
-      case "server":
-        return Errors.classify({ sqlState: obituary.sqlState, severity: "FATAL", message: obituary.message }, {
-          phase: "Transaction",
-          reused: true,
-          replied: true
-        }).breaker
+      case "server": {
+        const failure: Errors.Failure = { sqlState: obituary.sqlState, severity: "FATAL", message: obituary.message }
+        const circumstances: Errors.Circumstances = { phase: "Transaction", reused: true, replied: true }
+        return reclassify(failure, circumstances, Errors.classify(failure, circumstances)).breaker
+      }
       default:
         return "Failure"
     }

@@ -35,6 +35,8 @@ export interface Options extends Pool.Options {
   readonly retry?: Schedule.RetryOptions | false | undefined
   /** What bounds the retries of all calls together; `false` for no bound. Default: 10 tokens, 0.1 back for each success. */
   readonly retryBudget?: Schedule.BudgetOptions | false | undefined
+  /** Judges failures that the program knows better, for this pool only: see {@link Errors.Classifier}. */
+  readonly classify?: Errors.Classify | undefined
   /** Attributes of every statement's span. */
   readonly spanAttributes?: Record<string, unknown> | undefined
   /** Turns column names into property names. */
@@ -69,7 +71,9 @@ export type Services =
  */
 export const layer = (options: Options = {}): Layer.Layer<Services, Errors.InvalidOption> =>
   client(options).pipe(
-    Layer.provideMerge(Executor.layer({ retry: options.retry, retryBudget: options.retryBudget })),
+    Layer.provideMerge(
+      Executor.layer({ retry: options.retry, retryBudget: options.retryBudget, classify: options.classify })
+    ),
     Layer.provideMerge(Layer.merge(Pool.layer(options), breakerLayer(options.breaker))),
     Layer.provideMerge(Metrics.layer({ name: options.name ?? options.applicationName })),
     Layer.provide(Reactivity.layer)

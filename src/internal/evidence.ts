@@ -1,11 +1,12 @@
 import type { SqlError } from "effect/sql/SqlError"
 import type { Permit } from "./breakerMachine.ts"
-import { classify } from "./classify.ts"
+import type { Classify } from "./classifier.ts"
+import * as Tables from "./classify.ts"
 import * as Commits from "./commits.ts"
-import { digFailure } from "./failure.ts"
+import { digFailure, digWhole } from "./failure.ts"
 import type { Session } from "./session.ts"
 import type { Observer, Statement, TrackedConnection } from "./trackedConnection.ts"
-import type { Failure, Phase, Signal, Verdict } from "./verdict.ts"
+import type { Circumstances, Failure, Phase, Signal, Verdict } from "./verdict.ts"
 
 /** A verdict with the source of the evidence: what fails together counts once. */
 export interface Judgement {
@@ -19,6 +20,8 @@ export interface Judgement {
 /** Who acts on what is found out. */
 export interface Bench {
   readonly monotonicNanos: () => bigint
+  /** What the program knows better. */
+  readonly reclassify: Classify
   readonly observe: (outcome: "ok" | "error" | "interrupted", seconds: number) => void
   /** Counts a judged failure. */
   readonly count: (verdict: Verdict) => void
@@ -105,21 +108,23 @@ export const make = (bench: Bench): Evidence => {
     const { connection, sql } = statement
     const { session } = connection
     const failure = digFailure(error)
-    const verdict = classify(failure, {
+    const circumstances: Circumstances = {
       phase: phaseOf(statement, written),
       reused: session.uses > 1,
       // A shared connection is another checkout for each statement.
       replied: connection.permit === undefined && connection.replied
-    })
+    }
+    const verdict = Tables.classify(failure, circumstances)
+    // The caller's own READ ONLY says nothing about the host.
+    const byDefault: Verdict = connection.isReadOnlyByChoice && failure.sqlState === "25006"
+      ? refusal
+      : connection.transaction === "None" && verdict.effect === "RolledBack" && Commits.isOnItsWay(sql)
+      ? { ...verdict, effect: "Unknown" }
+      : verdict
     return {
       elapsed,
       failure,
-      // The caller's own READ ONLY says nothing about the host.
-      verdict: connection.isReadOnlyByChoice && failure.sqlState === "25006"
-        ? refusal
-        : connection.transaction === "None" && verdict.effect === "RolledBack" && Commits.isOnItsWay(sql)
-        ? { ...verdict, effect: "Unknown" }
-        : verdict,
+      verdict: bench.reclassify(digWhole(error), circumstances, byDefault),
       // A broken socket fails all its statements at once; a session that lives says something new with each answer.
       source: session.wire.isDead() ? sourceOfLoss(session) : -++events
     }
@@ -139,7 +144,8 @@ export const make = (bench: Bench): Evidence => {
     },
     judgeConnect: (error) => {
       const failure = digFailure(error)
-      const verdict = classify(failure, { phase: "Connect", reused: false, replied: false })
+      const circumstances: Circumstances = { phase: "Connect", reused: false, replied: false }
+      const verdict = bench.reclassify(digWhole(error), circumstances, Tables.classify(failure, circumstances))
       const judgement: Judgement = { failure, verdict, source: -++events, elapsed: 0 }
       judgements.set(error, judgement)
       bench.count(verdict)
