@@ -36,7 +36,8 @@ const test = Effect.gen(function*() {
 
   yield* TestClock.adjust("100 millis")
   assert.equal(yield* Fiber.join(probe), "row")
-  assert.deepEqual(yield* breaker.state, { _tag: "Closed", failures: 0 })
+  // Closed, and careful: one call at a time, then two, four, eight, for as long as they succeed.
+  assert.deepEqual(yield* breaker.state, { _tag: "Closed", failures: 0, limit: 1 })
   assert.equal(yield* breaker.protect(query), "row")
 
   const log = (yield* Fiber.join(changes)).map(({ at, from, to }) => `${at} ms: ${from} -> ${to}`)

@@ -9,6 +9,11 @@
  *   circuit, one that fails opens it again for longer, one that is interrupted leaves its place to the next call, and
  *   one that does not answer loses it when its lease ends.
  *
+ * - **Isolated** and **Disabled**: somebody rejects all calls, or lets all in, by hand.
+ *
+ * A circuit that has just closed lets a few calls in at a time, and more as they succeed (`ramp`), so that a server
+ * which is barely back is not met by everybody at once.
+ *
  * Nothing runs in the background: the state is computed from the clock when a call asks. The vocabulary is that of
  * `effect/persistence/CircuitBreaker`.
  *
@@ -25,12 +30,19 @@ import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as PubSub from "effect/PubSub"
 import * as Random from "effect/Random"
+import * as Schema from "effect/Schema"
 import * as Scope from "effect/Scope"
+import * as Semaphore from "effect/Semaphore"
 import * as Stream from "effect/Stream"
 import type * as Take from "effect/Take"
 import * as Errors from "./Errors.ts"
+import * as Line from "./internal/breakerLine.ts"
 import * as Machine from "./internal/breakerMachine.ts"
-import { millis } from "./internal/millis.ts"
+import * as Settings from "./internal/breakerSettings.ts"
+import * as Memory from "./internal/breakerSnapshot.ts"
+import * as Tally from "./internal/breakerTally.ts"
+import * as View from "./internal/breakerView.ts"
+import * as Latest from "./internal/latest.ts"
 
 /**
  * What a call says about the database. `Success`: it answered, be it with an error. `Failure`: it could not be
@@ -66,38 +78,77 @@ export interface FailureSummary extends Errors.Failure {
 }
 
 /**
- * The state of the circuit at one moment. `retryAfter` is in milliseconds, and 0 when the next call will be let in as
- * the probe; an open circuit stays `Open` until that call comes.
+ * The state of the circuit at one moment.
+ *
+ * - `retryAfter` is in milliseconds, and 0 when the next call will be let in as the probe; an open circuit stays `Open`
+ *   until that call comes.
+ * - `failures` are those that count towards opening now.
+ * - `limit`, while the circuit recovers, is how many calls it lets in at a time.
  *
  * @category models
  * @since 0.1.0
  */
-export type State =
-  | { readonly _tag: "Closed"; readonly failures: number }
-  | { readonly _tag: "Open"; readonly retryAfter: number; readonly lastFailure: Errors.Failure | null }
-  | { readonly _tag: "HalfOpen"; readonly retryAfter: number }
+export type State = View.State
 
 /**
  * A change of state of the circuit `key`. `at` is the time on the clock, in milliseconds.
  *
+ * One from `Disabled` to `Disabled` changes nothing: it tells that the circuit would have opened, if it were not
+ * disabled.
+ *
  * @category models
  * @since 0.1.0
  */
-export type Transition =
-  | {
-    readonly key: string
-    readonly from: "Closed" | "HalfOpen"
-    readonly to: "Open"
-    readonly at: number
-    /** How long the circuit stays open, in milliseconds. */
-    readonly retryAfter: number
-    /** Openings without a quiet time between them, this one included. */
-    readonly consecutiveOpenings: number
-    /** The failure that opened it. */
-    readonly failure?: Errors.Failure | undefined
-  }
-  | { readonly key: string; readonly from: "Open"; readonly to: "HalfOpen"; readonly at: number }
-  | { readonly key: string; readonly from: "HalfOpen"; readonly to: "Closed"; readonly at: number }
+export type Transition = View.Transition
+
+/**
+ * When a circuit opens: see {@link consecutive} and {@link rate}.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export type Trip = Settings.Trip
+
+const count = Schema.Int.check(Schema.isGreaterThanOrEqualTo(0))
+const duration = Schema.Finite.check(Schema.isGreaterThanOrEqualTo(0))
+
+/**
+ * Schema of what a circuit can tell its successor in another process. It is plain JSON without row data: `lastFailure`
+ * has codes, and texts about the server. Calls in flight, isolation and disabling are not part of it, and of the counts
+ * only a streak is.
+ *
+ * - `takenAt` and all other times are milliseconds of the wall clock, `null` is "never".
+ * - `version` changes with the shape; a snapshot of a version that is not known is not used.
+ *
+ * @category schemas
+ * @since 0.1.0
+ */
+export const Snapshot = Schema.Struct({
+  version: Schema.Literal(1),
+  key: Schema.String,
+  takenAt: Schema.Finite,
+  lastFailure: Schema.NullOr(Errors.Failure),
+  circuit: Schema.Union([
+    Schema.TaggedStruct("Closed", {
+      failures: count,
+      lastFailureAt: Schema.NullOr(Schema.Finite),
+      openings: count,
+      closedAt: Schema.NullOr(Schema.Finite),
+      lastOpenFor: duration,
+      limit: Schema.NullOr(Schema.Int.check(Schema.isGreaterThanOrEqualTo(1)))
+    }),
+    Schema.TaggedStruct("Open", { openedAt: Schema.Finite, openFor: duration, openings: count }),
+    Schema.TaggedStruct("HalfOpen", { openFor: duration, openings: count })
+  ])
+})
+
+/**
+ * What {@link Snapshot} describes.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Snapshot = typeof Snapshot.Type
 
 /**
  * How to judge the exit of a protected effect.
@@ -150,7 +201,7 @@ export class Breaker extends Context.Service<Breaker, {
    */
   readonly closedPermitUnsafe: () => Permit | undefined
 
-  /** True while the circuit is closed and no streak is running: then a success has nothing to tell it. */
+  /** True while a success has nothing to tell the circuit: it lets every call in, and counts failures in a row. */
   readonly isCalmUnsafe: () => boolean
 
   /**
@@ -164,6 +215,26 @@ export class Breaker extends Context.Service<Breaker, {
 
   /** The state of the circuit at `now` (milliseconds of the wall clock). */
   readonly stateUnsafe: (now: number) => State
+
+  /**
+   * Rejects every call with `CircuitIsolated`, which names the reason, until the scope closes: to keep away from a
+   * database that is being moved, say. Neither time nor a probe ends it. Whoever isolates a circuit that is isolated
+   * keeps it so for as long as his own scope is open. The last one leaves it closed, with all that was counted forgotten.
+   */
+  readonly isolate: (reason: string) => Effect.Effect<void, never, Scope.Scope>
+
+  /**
+   * Lets every call in until the scope closes. Outcomes are counted all the same, and `transitions` tells, by one from
+   * `Disabled` to `Disabled`, when the circuit would have opened; as long as it would then be open it counts nothing.
+   * Isolation wins over it. The last scope that closes leaves the circuit closed, with all that was counted forgotten.
+   */
+  readonly disable: Effect.Effect<void, never, Scope.Scope>
+
+  /** Closes the circuit, with all that was counted and all openings forgotten. Ends neither isolation nor disabling. */
+  readonly reset: Effect.Effect<void>
+
+  /** What the option `snapshot` of a breaker elsewhere, or later, goes on from. */
+  readonly snapshot: Effect.Effect<Snapshot>
 
   /**
    * The changes of state from now on, until the scope of the breaker closes. An observer that is slow, or fails, never
@@ -181,35 +252,12 @@ export class Breaker extends Context.Service<Breaker, {
  * @category options
  * @since 0.1.0
  */
-export interface Options {
-  /** Names the circuit in errors, transitions and snapshots. Default: `"default"`. */
-  readonly key?: string | undefined
-  /** Failures in a row that open the circuit: 1 or more. Default: 5. */
-  readonly failures?: number | undefined
-  /** How long the first opening lasts; each one after it lasts twice the previous. Default: 30 seconds. */
-  readonly openFor?: Duration.Input | undefined
+export interface Options extends Settings.BreakerOptions {
   /**
-   * An opening lasts a random number between these two times its base, so that many instances do not probe at the same
-   * moment. At least 1, so that it is never shorter than `openFor`. Default: `[1, 1.2]`.
+   * A {@link Snapshot} to go on from. One that is not of this circuit, or cannot be read, is logged as a warning and not
+   * used. Default: the circuit begins closed.
    */
-  readonly jitter?: readonly [min: number, max: number] | "none" | undefined
-  /** No opening lasts longer, jitter included. Default: 5 minutes, or `openFor` when that is longer. */
-  readonly maxOpenFor?: Duration.Input | undefined
-  /**
-   * A failure that comes later than this after the previous one begins a new streak: four failures before the
-   * environment was frozen and one after it do not open the circuit. Default: 60 seconds.
-   */
-  readonly streakWindow?: Duration.Input | undefined
-  /**
-   * A probe that has not answered by then loses its place to the next call. At most `openFor`. Default: 5 seconds, or
-   * `openFor` when that is shorter.
-   */
-  readonly probeLease?: Duration.Input | undefined
-  /**
-   * How long connecting may take when the call is the probe. While the database is down, this is what the breaker still
-   * costs. At most `probeLease`. Default: 2 seconds, or `probeLease` when that is shorter.
-   */
-  readonly probeTimeout?: Duration.Input | undefined
+  readonly snapshot?: unknown
   /**
    * Called with every change of state, at once and in the fiber that caused it: keep it short. What it throws is logged
    * and changes nothing.
@@ -217,51 +265,53 @@ export interface Options {
   readonly onTransition?: ((transition: Transition) => void) | undefined
 }
 
-interface Settings extends Machine.Config {
-  readonly key: string
-  readonly probeTimeout: number
+/**
+ * Opens after so many failures in a row. The default, with 5.
+ *
+ * A database that answers now and then is never left alone by it: four failures and a success, over and over, keep the
+ * circuit closed. See {@link rate}.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export const consecutive = (failures: number): Trip => ({ _tag: "Consecutive", failures })
+
+/**
+ * Opens when the share of failures among the last `size` outcomes reaches `threshold`, once there are `minimumCalls`
+ * of them, one failure at least. Outcomes older than `window` do not count. Every outcome is counted, which costs a
+ * healthy call more than {@link consecutive} does.
+ *
+ * - `threshold`: from 0 to 1. Default: 0.5.
+ * - `size`: Default: 100.
+ * - `minimumCalls`: at most `size`. Default: `size`.
+ * - `window`: Default: the breaker's `streakWindow`, 60 seconds.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export const rate = (
+  options: {
+    readonly threshold?: number | undefined
+    readonly size?: number | undefined
+    readonly minimumCalls?: number | undefined
+    readonly window?: Duration.Input | undefined
+  } = {}
+): Trip => {
+  const size = options.size ?? 100
+  return {
+    _tag: "Rate",
+    threshold: options.threshold ?? 0.5,
+    size,
+    minimumCalls: options.minimumCalls ?? size,
+    window: options.window
+  }
 }
 
-const optional = (input: Duration.Input | undefined, byDefault: number): number =>
-  input === undefined ? byDefault : millis(input)
-
-const settingsOf = (options: Options): Effect.Effect<Settings, Errors.InvalidOption> => {
-  const failures = options.failures ?? 5
-  const openFor = optional(options.openFor, 30_000)
-  const [jitterMin, jitterMax] = options.jitter === "none" ? [1, 1] : options.jitter ?? [1, 1.2]
-  const maxOpenFor = optional(options.maxOpenFor, Math.max(300_000, openFor))
-  const streakWindow = optional(options.streakWindow, 60_000)
-  const probeLease = optional(options.probeLease, Math.min(5_000, openFor))
-  const probeTimeout = optional(options.probeTimeout, Math.min(2_000, probeLease))
-  const rules: ReadonlyArray<readonly [option: keyof Options, allowed: string, holds: boolean]> = [
-    ["failures", "a whole number, 1 or more", Number.isSafeInteger(failures) && failures >= 1],
-    ["openFor", "a finite duration, 1 millisecond or more", openFor >= 1 && openFor < Infinity],
-    [
-      "jitter",
-      "\"none\", or two finite numbers [min, max] with 1 <= min <= max",
-      jitterMin >= 1 && jitterMax >= jitterMin && jitterMax < Infinity
-    ],
-    ["maxOpenFor", "a finite duration, openFor or more", maxOpenFor >= openFor && maxOpenFor < Infinity],
-    ["streakWindow", "a duration, 1 millisecond or more", streakWindow >= 1],
-    ["probeLease", "a duration from 1 millisecond to openFor", probeLease >= 1 && probeLease <= openFor],
-    ["probeTimeout", "a duration from 1 millisecond to probeLease", probeTimeout >= 1 && probeTimeout <= probeLease]
-  ]
-  const broken = rules.find(([, , holds]) => !holds)
-  return broken === undefined
-    ? Effect.succeed({
-      key: options.key ?? "default",
-      failures,
-      openFor,
-      jitterMin,
-      jitterMax,
-      maxOpenFor,
-      streakWindow,
-      probeLease,
-      probeTimeout
-    })
-    : Effect.fail(
-      new Errors.InvalidOption({ option: `breaker.${broken[0]}`, value: options[broken[0]], allowed: broken[1] })
-    )
+const settingsOf = (options: Options): Effect.Effect<Settings.Settings, Errors.InvalidOption> => {
+  const settings = Settings.resolve(options)
+  return "allowed" in settings
+    ? Effect.fail(new Errors.InvalidOption({ ...settings, option: `breaker.${settings.option}` }))
+    : Effect.succeed(settings)
 }
 
 /**
@@ -303,13 +353,17 @@ export const make: (
     const pubsub = yield* PubSub.sliding<Take.Take<Transition>>(128)
     yield* Scope.addFinalizer(yield* Effect.scope, PubSub.end(pubsub, Exit.void))
 
-    let circuit: Machine.Circuit = Machine.initial
-    let lastFailure: Errors.Failure | null = null
+    const restored = options.snapshot === undefined ? undefined : yield* readSnapshot(options.snapshot, settings)
+    let circuit: Machine.Circuit = restored?.circuit ?? Machine.initial(settings)
+    let lastFailure: Errors.Failure | null = restored?.lastFailure ?? null
+    let holds: Machine.Holds = { isolations: [], disablings: 0 }
 
     const advance = (next: Machine.Circuit, now: number): void => {
       const previous = circuit
       circuit = next
-      if (next._tag !== previous._tag) announce(transitionOf(settings.key, previous, next, now, lastFailure))
+      const transition = View.transitionOf(settings.key, previous, next, now, lastFailure)
+      if (transition !== undefined) announce(transition)
+      line.serve(now)
     }
 
     const announce = (transition: Transition): void => {
@@ -323,18 +377,30 @@ export const make: (
       }
     }
 
-    const ask = (now: number): Permit | Errors.CircuitError => {
+    /** A permit, a rejection, or `undefined`: a circuit that recovers has no room now. */
+    const ask = (now: number): Permit | Errors.CircuitError | undefined => {
       const admission = Machine.admit(circuit, now, settings)
       if (admission.circuit !== undefined) advance(admission.circuit, now)
       if (admission.permit !== undefined) return admission.permit
       const { key } = settings
       const { retryAfter } = admission
-      return circuit._tag === "HalfOpen"
-        ? new Errors.CircuitHalfOpen({ key, retryAfter })
-        : new Errors.CircuitOpen({ key, retryAfter, lastFailure })
+      switch (circuit._tag) {
+        case "HalfOpen":
+          return new Errors.CircuitHalfOpen({ key, retryAfter })
+        case "Isolated":
+          return new Errors.CircuitIsolated({ key, reason: circuit.reason })
+        case "Open":
+          return new Errors.CircuitOpen({ key, retryAfter, lastFailure })
+        default:
+          return undefined
+      }
     }
 
-    const closedPermitUnsafe = () => circuit._tag === "Closed" ? circuit.admission.permit : undefined
+    /** Who waits for room in a circuit that recovers. */
+    const line = Line.make(ask)
+
+    const closedPermitUnsafe = () =>
+      circuit._tag === "Closed" || circuit._tag === "Disabled" ? circuit.admission.permit : undefined
 
     const withPermit: Breaker["Service"]["withPermit"] = (use) =>
       Effect.suspend(() => {
@@ -345,50 +411,104 @@ export const make: (
     const withAskedPermit = <A, E, R>(use: (permit: Permit) => Effect.Effect<A, E, R>) => {
       let clock: Clock.Clock
       let permit: Permit | undefined
+      const proceed = (answer: Permit | Errors.CircuitError): Effect.Effect<A, E | Errors.CircuitError, R> => {
+        if (answer._tag !== "Permit") return Effect.fail(answer)
+        permit = answer
+        return use(answer)
+      }
+      // Noted when it is given: from then on it has to be given back, however the waiting ends.
+      const waitForRoom = line.stand(() => clock.currentTimeMillisUnsafe(), (answer) => {
+        if (answer._tag === "Permit") permit = answer
+      }).pipe(
+        Effect.timeoutOrElse({
+          duration: settings.probeLease,
+          // First in line by now, and who held it up may have lost his place just as well.
+          orElse: () =>
+            Effect.sync(() => {
+              const now = clock.currentTimeMillisUnsafe()
+              const retryAfter = () => Machine.retryAfter(circuit, now, settings)
+              return permit ?? ask(now) ?? new Errors.CircuitHalfOpen({ key: settings.key, retryAfter: retryAfter() })
+            })
+        })
+      )
       // The finalizer is in place before leave is asked for: a fiber can be interrupted between any two steps.
       return Effect.onExitPrimitive(
         Effect.withFiber((fiber): Effect.Effect<A, E | Errors.CircuitError, R> => {
           clock = fiber.getRef(Clock.Clock)
-          const answer = ask(clock.currentTimeMillisUnsafe())
-          if (answer._tag !== "Permit") return Effect.fail(answer)
-          permit = answer
-          return use(permit)
+          const now = clock.currentTimeMillisUnsafe()
+          line.serve(now)
+          const answer = line.isEmpty() ? ask(now) : undefined
+          return answer === undefined ? Effect.flatMap(waitForRoom, proceed) : proceed(answer)
         }),
         () => {
-          if (permit?.probe === true) settleUnsafe(permit, "Ignored", clock.currentTimeMillisUnsafe())
+          if (permit !== undefined && (permit.probe || permit.ramp)) {
+            settleUnsafe(permit, "Ignored", clock.currentTimeMillisUnsafe())
+          }
           return undefined
         }
       )
     }
 
     const settleUnsafe = (permit: Permit, outcome: Outcome, now: number, failure?: FailureSummary): void => {
-      const draw = outcome === "Failure" ? random.nextDoubleUnsafe() : 0
+      // A success, too, can open a circuit that goes by a rate: it may be the call that was missing.
+      const mayOpen = outcome === "Failure" || (outcome === "Success" && settings.trip._tag === "Rate")
+      const draw = mayOpen ? random.nextDoubleUnsafe() : 0
       const next = Machine.settle(circuit, permit, outcome, now, settings, failure?.source, draw)
       if (next === circuit) return
       if (outcome === "Failure") lastFailure = failure === undefined ? null : withoutSource(failure)
       advance(next, now)
     }
 
-    const stateUnsafe = (now: number): State => {
-      switch (circuit._tag) {
-        case "Closed":
-          return { _tag: "Closed", failures: Machine.streak(circuit, now, settings) }
-        case "Open":
-          return { _tag: "Open", retryAfter: Machine.retryAfter(circuit, now, settings), lastFailure }
-        case "HalfOpen":
-          return { _tag: "HalfOpen", retryAfter: Machine.retryAfter(circuit, now, settings) }
-      }
-    }
+    const isCalmUnsafe = () => (circuit._tag === "Closed" || circuit._tag === "Disabled") && Tally.isCalm(circuit.tally)
+
+    const stateUnsafe = (now: number): State => View.stateOf(circuit, now, settings, lastFailure)
+
+    const hold = (change: (current: Machine.Holds) => Machine.Holds): Effect.Effect<void> =>
+      Effect.map(Clock.currentTimeMillis, (now) => {
+        holds = change(holds)
+        advance(Machine.hold(circuit, holds, settings), now)
+      })
+
+    const isolate = (reason: string) =>
+      Effect.suspend(() => {
+        const isolation = { reason }
+        return Effect.acquireRelease(
+          hold(({ disablings, isolations }) => ({ disablings, isolations: [...isolations, isolation] })),
+          () =>
+            hold(({ disablings, isolations }) => ({
+              disablings,
+              isolations: isolations.filter((other) => other !== isolation)
+            }))
+        )
+      })
+
+    const disable = Effect.acquireRelease(
+      hold(({ disablings, isolations }) => ({ disablings: disablings + 1, isolations })),
+      () => hold(({ disablings, isolations }) => ({ disablings: disablings - 1, isolations }))
+    )
 
     return Breaker.of({
       key: settings.key,
-      protect: protectWith(withPermit, settleUnsafe),
+      protect: protectWith(withPermit, settleUnsafe, isCalmUnsafe),
       withPermit,
       closedPermitUnsafe,
-      isCalmUnsafe: () => circuit._tag === "Closed" && circuit.streak === 0,
+      isCalmUnsafe,
       settleUnsafe,
       state: Effect.map(Clock.currentTimeMillis, stateUnsafe),
       stateUnsafe,
+      isolate,
+      disable,
+      reset: Effect.map(Clock.currentTimeMillis, (now) => {
+        lastFailure = null
+        advance(Machine.reset(circuit, settings), now)
+      }),
+      snapshot: Effect.map(Clock.currentTimeMillis, (takenAt) => ({
+        version: 1,
+        key: settings.key,
+        takenAt,
+        lastFailure,
+        circuit: Memory.remember(circuit)
+      })),
       transitions: Stream.fromPubSubTake(pubsub),
       probeTimeout: settings.probeTimeout
     })
@@ -397,35 +517,35 @@ export const make: (
 
 const withoutSource = ({ source: _, ...failure }: FailureSummary): Errors.Failure => failure
 
-const transitionOf = (
-  key: string,
-  from: Machine.Circuit,
-  to: Machine.Circuit,
-  at: number,
-  failure: Errors.Failure | null
-): Transition =>
-  to._tag === "Open"
-    ? {
-      key,
-      from: from._tag as "Closed" | "HalfOpen",
-      to: "Open",
-      at,
-      retryAfter: to.openFor,
-      consecutiveOpenings: to.openings,
-      failure: failure ?? undefined
-    }
-    : to._tag === "HalfOpen"
-    ? { key, from: "Open", to: "HalfOpen", at }
-    : { key, from: "HalfOpen", to: "Closed", at }
+const readSnapshot = (
+  snapshot: unknown,
+  settings: Settings.Settings
+): Effect.Effect<{ readonly circuit: Machine.Circuit; readonly lastFailure: Errors.Failure | null } | undefined> =>
+  Schema.decodeUnknownEffect(Snapshot)(snapshot).pipe(
+    Effect.flatMap((known) =>
+      known.key === settings.key ? Effect.succeed(known) : Effect.fail(`It is of the circuit ${known.key}.`)
+    ),
+    Effect.flatMap(({ circuit, lastFailure }) =>
+      Effect.map(Clock.currentTimeMillis, (now) => ({ circuit: Memory.recall(circuit, now, settings), lastFailure }))
+    ),
+    Effect.catch((problem) =>
+      Effect.as(
+        Effect.logWarning(`The snapshot of the circuit ${settings.key} is of no use, so it begins closed`, problem),
+        undefined
+      )
+    )
+  )
 
 const protectWith = (
   withPermit: Breaker["Service"]["withPermit"],
-  settleUnsafe: Breaker["Service"]["settleUnsafe"]
+  settleUnsafe: Breaker["Service"]["settleUnsafe"],
+  isCalmUnsafe: Breaker["Service"]["isCalmUnsafe"]
 ): Breaker["Service"]["protect"] =>
 <A, E, R>(self: Effect.Effect<A, E, R>, options?: ProtectOptions<A, E>) =>
   withPermit((permit) =>
     Effect.withFiber((fiber) =>
       Effect.onExitPrimitive(self, (exit) => {
+        if (options?.classify === undefined && exit._tag === "Success" && isCalmUnsafe()) return undefined
         judge(permit, exit, options?.classify ?? classifyExit, fiber.getRef(Clock.Clock), settleUnsafe)
         return undefined
       })
@@ -499,7 +619,7 @@ export const layer = (options?: Options | undefined): Layer.Layer<Breaker, Error
   Layer.effect(Breaker, make(options))
 
 /**
- * A breaker that lets every call in and never opens.
+ * A breaker that lets every call in and never opens, not even by hand.
  *
  * @category layers
  * @since 0.1.0
@@ -517,6 +637,136 @@ export const layerNoop: Layer.Layer<Breaker> = Layer.sync(Breaker, () => {
     state: Effect.succeed(state),
     stateUnsafe: () => state,
     transitions: Stream.empty,
-    probeTimeout: Infinity
+    probeTimeout: Infinity,
+    isolate: () => Effect.void,
+    disable: Effect.void,
+    reset: Effect.void,
+    snapshot: Effect.map(Clock.currentTimeMillis, (takenAt): Snapshot => ({
+      version: 1,
+      key: "default",
+      takenAt,
+      lastFailure: null,
+      circuit: Memory.blank
+    }))
   }
 })
+
+/**
+ * A breaker that remembers: it goes on from the snapshot that `load` gives, and has the snapshot of every change of
+ * state saved, so that a cold start does not have to find out by failing calls that the database is down.
+ *
+ * `load` runs while the layer is built. `save` runs in the background, one at a time and always with the newest
+ * snapshot, and once more when the scope closes; it never delays a call. Failures of either are logged as warnings: the
+ * circuit then begins closed, or is not saved. Bound their time yourself.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerHydrated = <R = never, R2 = never>(
+  { load, save, ...options }: Omit<Options, "snapshot"> & {
+    readonly load: Effect.Effect<unknown, unknown, R>
+    readonly save: (snapshot: Snapshot) => Effect.Effect<unknown, unknown, R2>
+  }
+): Layer.Layer<Breaker, Errors.InvalidOption, R | R2> =>
+  Layer.effect(
+    Breaker,
+    Effect.gen(function*() {
+      const loaded = yield* Effect.catchCause(load, (cause) =>
+        Effect.as(Effect.logWarning("The snapshot of a circuit could not be loaded, so it begins closed", cause), null))
+      const saveNow = Effect.suspend(() =>
+        breaker.snapshot
+      ).pipe(
+        Effect.flatMap(save),
+        Effect.catchCause((cause) => Effect.logWarning("The snapshot of a circuit could not be saved", cause))
+      )
+      const saveSoon = yield* Latest.make(saveNow)
+      const breaker: Breaker["Service"] = yield* make({
+        ...options,
+        snapshot: loaded ?? undefined,
+        onTransition: (transition) => {
+          saveSoon()
+          options.onTransition?.(transition)
+        }
+      })
+      yield* Effect.addFinalizer(() => saveNow)
+      return breaker
+    })
+  )
+
+/**
+ * Names the circuit of one server, and of one role of it where they fail apart: `db1:5432/app#standby`. The port is
+ * 5432 if it is left out.
+ *
+ * @category keys
+ * @since 0.1.0
+ */
+export const keyOf = (
+  { database, host, port = 5432, role }: {
+    readonly host: string
+    readonly port?: number | undefined
+    readonly database?: string | undefined
+    readonly role?: string | undefined
+  }
+): string =>
+  `${host.includes(":") ? `[${host}]` : host}:${port}${database === undefined ? "" : `/${database}`}${
+    role === undefined ? "" : `#${role}`
+  }`
+
+/**
+ * Many circuits, one for each key: two servers fail by themselves, and so should their circuits. See {@link keyOf}.
+ *
+ * @category services
+ * @since 0.1.0
+ */
+export class Breakers extends Context.Service<Breakers, {
+  /**
+   * The circuit of this key, made when it is first asked for, with these options over those of the layer. Without
+   * options it is given as it is; with others than it was made with it fails with an `InvalidOption` that names the key.
+   */
+  readonly get: (
+    key: string,
+    options?: Omit<Options, "key"> | undefined
+  ) => Effect.Effect<Breaker["Service"], Errors.InvalidOption>
+}>()("effect-pg-pool/Breaker/Breakers") {
+  /**
+   * Circuits for as long as the layer's scope is open. The options are those of every circuit that asks for no other.
+   *
+   * @since 0.1.0
+   */
+  static readonly layer = (
+    common: Omit<Options, "key" | "snapshot"> = {}
+  ): Layer.Layer<Breakers, Errors.InvalidOption> =>
+    Layer.effect(
+      Breakers,
+      Effect.gen(function*() {
+        yield* settingsOf(common)
+        const scope = yield* Effect.scope
+        const known = new Map<
+          string,
+          { readonly breaker: Breaker["Service"]; readonly made: string; readonly by: Options }
+        >()
+        const one = Semaphore.makeUnsafe(1)
+        const get = Effect.fnUntraced(function*(key: string, own?: Omit<Options, "key">) {
+          const options: Options = { ...common, ...own, key }
+          const made = JSON.stringify(yield* settingsOf(options))
+          const existing = known.get(key)
+          if (existing === undefined) {
+            const breaker = yield* Scope.provide(make(options), scope)
+            known.set(key, { breaker, made, by: options })
+            return breaker
+          }
+          const isSame = own === undefined ||
+            (made === existing.made && options.onTransition === existing.by.onTransition)
+          return isSame ? existing.breaker : yield* Effect.fail(
+            new Errors.InvalidOption({
+              option: "breaker.key",
+              value: key,
+              allowed: "asked for with the options that its circuit was made with"
+            })
+          )
+        })
+        // One at a time, so that two who ask at once get the same circuit.
+        return { get: (key, options) => one.withPermit(get(key, options)) }
+      })
+    )
+}

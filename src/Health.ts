@@ -132,7 +132,7 @@ const seconds = (milliseconds: number): string => `${(milliseconds / 1_000).toFi
  * Makes a check that goes down this ladder and stops at the first step that tells:
  *
  * 1. The pool is closing: `down`.
- * 2. The breaker is open: `down`, without a query. When its time is over it waits for a call to let through, which a
+ * 2. The breaker is isolated by hand: `down`, without a query. The breaker is open: `down`, without a query. When its time is over it waits for a call to let through, which a
  *    balancer that went by our answer would never send: then the database is asked, and `degraded` calls for traffic.
  *    Half-open: `degraded`.
  * 3. A query succeeded within the last 5 seconds: `up`, without a query.
@@ -173,6 +173,9 @@ export const make = (sources: Sources): Effect.Effect<Effect.Effect<Report>> =>
 
       if (sources.isClosing()) return yield* report("down", "The pool is closing and takes no new work.")
 
+      if (breaker._tag === "Isolated") {
+        return yield* report("down", `The circuit breaker was isolated by hand: ${breaker.reason}`)
+      }
       if (breaker._tag === "Open" && breaker.retryAfter > 0) {
         const { retryAfter } = breaker
         const reason = `The circuit breaker is open after repeated failures; it lets a call through in ${
@@ -190,7 +193,7 @@ export const make = (sources: Sources): Effect.Effect<Effect.Effect<Report>> =>
       const lastReplyAt = sources.lastReplyAt()
       const age = lastReplyAt === undefined ? Infinity : now - lastReplyAt
       // A negative age is a clock that was set back, and proves nothing.
-      if (breaker._tag === "Closed" && age >= 0 && age <= freshFor) {
+      if (breaker._tag !== "Open" && age >= 0 && age <= freshFor) {
         return yield* report("up", `The database was used with success ${seconds(age)} ago.`)
       }
 
@@ -202,7 +205,7 @@ export const make = (sources: Sources): Effect.Effect<Effect.Effect<Report>> =>
       const answer = yield* asked
       if (answer._tag === "Answered") {
         const details = { latencyMs: answer.latencyMs }
-        return yield* breaker._tag === "Closed"
+        return yield* breaker._tag !== "Open"
           ? report("up", "The database answered SELECT 1.", details)
           : report("degraded", "The database answers again; the circuit breaker closes with the next call.", details)
       }

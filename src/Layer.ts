@@ -74,7 +74,8 @@ export const layer = (options: Options = {}): Layer.Layer<Services, Errors.Inval
     Layer.provideMerge(
       Executor.layer({ retry: options.retry, retryBudget: options.retryBudget, classify: options.classify })
     ),
-    Layer.provideMerge(Layer.merge(Pool.layer(options), breakerLayer(options.breaker))),
+    Layer.provideMerge(breakerLayer(options.breaker)),
+    Layer.provideMerge(Pool.layer(options)),
     Layer.provideMerge(Metrics.layer({ name: options.name ?? options.applicationName })),
     Layer.provide(Reactivity.layer)
   )
@@ -101,16 +102,28 @@ export const layerConfig = (
 export const fromEnvironment: Config.Config<Options> = Environment.options
 
 const breakerLayer = (options: Breaker.Options | false | undefined) =>
-  options === false ? Breaker.layerNoop : Layer.unwrap(
-    Effect.map(Metrics.Metrics, ({ store }) =>
-      Breaker.layer({
+  options === false ? Breaker.layerNoop : Layer.effect(
+    Breaker.Breaker,
+    Effect.gen(function*() {
+      const { store } = yield* Metrics.Metrics
+      const { settings } = yield* Pool.Pool
+      const { database, host, path, port } = settings.target.address
+      const breaker = yield* Breaker.make({
+        key: Breaker.keyOf({ host: path ?? host, port, database }),
+        ramp: settings.max,
         ...options,
         onTransition: (transition) => {
-          store.breakerState = transition.to
-          store.breakerTransitions[transition.to]++
+          if (transition.from !== transition.to) {
+            store.breakerState = transition.to
+            store.breakerTransitions[transition.to]++
+          }
           options?.onTransition?.(transition)
         }
-      }))
+      })
+      // A snapshot may have opened it without a change to tell.
+      store.breakerState = (yield* breaker.state)._tag
+      return breaker
+    })
   )
 
 const client = (options: Options) =>

@@ -37,7 +37,7 @@ export type CloseReason = SessionEnd
  * @category models
  * @since 0.1.0
  */
-export type BreakerState = "Closed" | "Open" | "HalfOpen"
+export type BreakerState = "Closed" | "Open" | "HalfOpen" | "Isolated" | "Disabled"
 
 /**
  * How a query ended. `interrupted` is neither a success nor a failure of the database.
@@ -232,7 +232,7 @@ const makeStore = (): Store => ({
   acquireTimeouts: 0,
   connectionsOpened: 0,
   connectionsClosed: instruments.counters(["idle", "lifetime", "uses", "invalid", "error", "shutdown"]),
-  breakerTransitions: instruments.counters(["Closed", "Open", "HalfOpen"]),
+  breakerTransitions: instruments.counters(["Closed", "Open", "HalfOpen", "Isolated", "Disabled"]),
   breakerState: "Closed"
 })
 
@@ -342,7 +342,13 @@ const distribution = (
 const gauge = (read: (stats: PoolStats) => number) => ({ pool, stats }: Snapshot): ReadonlyArray<Sample> =>
   stats === undefined ? [] : [one(read(stats), { pool })]
 
-const stateLabel: Record<BreakerState, string> = { Closed: "closed", Open: "open", HalfOpen: "half_open" }
+const stateLabel: Record<BreakerState, string> = {
+  Closed: "closed",
+  Open: "open",
+  HalfOpen: "half_open",
+  Isolated: "isolated",
+  Disabled: "disabled"
+}
 
 const families: ReadonlyArray<Family> = [
   {

@@ -29,7 +29,7 @@ const reply = (code: string) => Object.assign(new Error(`reply ${code}`), { code
 const down = Effect.fail(new Down({ code: "ECONNREFUSED" }))
 const up = Effect.succeed("row")
 
-const make = Breaker.make({ jitter: "none" })
+const make = Breaker.make({ jitter: "none", ramp: false })
 
 const calls = (breaker: Service, effect: Effect.Effect<unknown, unknown>, times: number) =>
   Effect.forEach(Array.from({ length: times }), () => Effect.exit(breaker.protect(effect)))

@@ -1,25 +1,26 @@
 import { assert, describe, it } from "@effect/vitest"
-import * as fc from "fast-check"
 import type { Admission, Circuit, Config, Outcome, Permit } from "../src/internal/breakerMachine.ts"
 import * as Machine from "../src/internal/breakerMachine.ts"
+import type * as Tally from "../src/internal/breakerTally.ts"
 
 const config: Config = {
-  failures: 5,
+  trip: { _tag: "Consecutive", failures: 5, window: 60_000 },
   openFor: 30_000,
   jitterMin: 1,
   jitterMax: 1,
   maxOpenFor: 300_000,
-  streakWindow: 60_000,
-  probeLease: 5_000
+  probeLease: 5_000,
+  ramp: 0
 }
 
 /** A circuit with a clock beside it, for the length of a test. */
 class Bench {
-  circuit: Circuit = Machine.initial
+  circuit: Circuit
   now = 0
   readonly config: Config
   constructor(config_: Config = config) {
     this.config = config_
+    this.circuit = Machine.initial(config_)
   }
   admit(): Admission {
     const admission = Machine.admit(this.circuit, this.now, this.config)
@@ -57,7 +58,7 @@ class Bench {
   }
   streak(): number {
     assert(this.circuit._tag === "Closed", `is ${this.circuit._tag}`)
-    return Machine.streak(this.circuit, this.now, this.config)
+    return Machine.failures(this.circuit, this.now, this.config)
   }
 }
 
@@ -68,8 +69,8 @@ describe("breakerMachine", () => {
       const admission = bench.admit()
       assert.strictEqual(bench.admit(), admission)
       assert.strictEqual(
-        Machine.settle(Machine.initial, admission.permit!, "Success", 1, config, undefined, 0),
-        Machine.initial
+        Machine.settle(bench.circuit, admission.permit!, "Success", 1, config, undefined, 0),
+        bench.circuit
       )
     })
 
@@ -114,7 +115,10 @@ describe("breakerMachine", () => {
     })
 
     it("opens at the first failure when it is told so", () => {
-      assert.strictEqual(new Bench({ ...config, failures: 1 }).fail(1).circuit._tag, "Open")
+      assert.strictEqual(
+        new Bench({ ...config, trip: { _tag: "Consecutive", failures: 1, window: 60_000 } }).fail(1).circuit._tag,
+        "Open"
+      )
     })
   })
 
@@ -259,125 +263,178 @@ describe("breakerMachine", () => {
     })
   })
 
-  it("46: any interleaving of calls, outcomes and time keeps every promise", () => {
-    const settings: Config = { ...config, failures: 3, jitterMax: 1.2 }
-    const outcome = fc.constantFrom<Outcome>("Success", "Failure", "Failure", "Ignored")
-    const step = fc.oneof(
-      { weight: 4, arbitrary: fc.record({ do: fc.constant("admit" as const) }) },
-      {
-        weight: 5,
-        arbitrary: fc.record({
-          do: fc.constant("settle" as const),
-          which: fc.nat(),
-          outcome,
-          source: fc.option(fc.nat(3), { nil: undefined }),
-          draw: fc.double({ min: 0, max: 1, noNaN: true, maxExcluded: true })
-        })
-      },
-      {
-        weight: 2,
-        arbitrary: fc.record({
-          do: fc.constant("wait" as const),
-          ms: fc.oneof(
-            fc.integer({ min: 0, max: 6_000 }),
-            fc.integer({ min: 0, max: 70_000 }),
-            fc.constantFrom(1, 4_999, 5_000, 29_999, 30_000, 36_000, 60_000, 60_001, 3_600_000, -1, -3_600_000)
-          )
-        })
+  describe("by rate", () => {
+    const rate = (settings: Partial<Tally.Trip & { readonly _tag: "Rate" }> = {}): Config => ({
+      ...config,
+      trip: { _tag: "Rate", threshold: 0.5, size: 10, minimumCalls: 4, window: 60_000, ...settings }
+    })
+
+    it("47: opens at four failures and a success, over and over, which failures in a row never notice", () => {
+      const bench = new Bench(rate({ threshold: 0.8, minimumCalls: 10 }))
+      bench.fail(4).call("Success").fail(4)
+      assert.strictEqual(bench.circuit._tag, "Closed")
+      // It is a success that completes the ten: eight of them failed.
+      assert.strictEqual(bench.call("Success").circuit._tag, "Open")
+    })
+
+    it("47: does not judge before it has seen as many calls as it must", () => {
+      const bench = new Bench(rate())
+      assert.strictEqual(bench.fail(3).circuit._tag, "Closed")
+      assert.strictEqual(bench.fail(1).circuit._tag, "Open")
+    })
+
+    it("47: never opens without a failure, not even at a threshold of 0", () => {
+      const bench = new Bench(rate({ threshold: 0 }))
+      for (let i = 0; i < 20; i++) bench.call("Success")
+      assert.strictEqual(bench.circuit._tag, "Closed")
+      assert.strictEqual(bench.fail(1).circuit._tag, "Open")
+    })
+
+    it("looks at the last calls only, and at those that are not too old", () => {
+      const crowded = new Bench(rate({ minimumCalls: 10 })).fail(3)
+      for (let i = 0; i < 10; i++) crowded.call("Success")
+      assert.strictEqual(crowded.fail(4).streak(), 4)
+      const frozen = new Bench(rate()).fail(3).pass(60_001).fail(3)
+      assert.strictEqual(frozen.streak(), 3)
+      assert.strictEqual(frozen.pass(60_001).streak(), 0)
+      assert.strictEqual(new Bench(rate()).fail(3).pass(60_000).fail(1).circuit._tag, "Open")
+    })
+
+    it("does not count what an ignored outcome says, and counts a socket once", () => {
+      const bench = new Bench(rate())
+      for (let i = 0; i < 32; i++) bench.call("Failure", 7).call("Ignored")
+      assert.strictEqual(bench.streak(), 1)
+    })
+
+    it("does not keep old outcomes for longer when the clock goes back", () => {
+      const bench = new Bench(rate())
+      bench.now = 10_000_000
+      assert.strictEqual(bench.fail(3).pass(-3_600_000).fail(1).streak(), 1)
+    })
+
+    it("is as quick with a hundred thousand calls to look at as with ten", () => {
+      const bench = new Bench(rate({ size: 100_000, minimumCalls: 100_000 }))
+      for (let i = 0; i < 300_000; i++) bench.call(i % 3 === 0 ? "Failure" : "Success")
+      assert.strictEqual(bench.streak(), 33_333)
+    })
+  })
+
+  describe("after a close", () => {
+    const careful: Config = { ...config, ramp: 8 }
+
+    /** A circuit that has just closed. */
+    const recovering = (settings: Config = careful) => new Bench(settings).fail(5).pass(30_000).call("Success")
+
+    /** As many permits as it gives now. */
+    const all = (bench: Bench): Array<Permit> => {
+      const permits: Array<Permit> = []
+      for (let { permit } = bench.admit(); permit !== undefined; { permit } = bench.admit()) {
+        permits.push(permit)
+        if (!permit.ramp) break
       }
-    )
-    const legal = new Set(["Closed>Open", "Open>HalfOpen", "HalfOpen>Open", "HalfOpen>Closed"])
-    const seen = new Set<string>()
+      return permits
+    }
 
-    fc.assert(
-      fc.property(fc.array(step, { minLength: 1, maxLength: 120, size: "max" }), (steps) => {
-        let circuit = Object.freeze(Machine.initial) as Circuit
-        let now = 1_700_000_000_000
-        const inFlight: Array<Permit> = []
-        // What the closed circuit has counted, kept the naive way.
-        let counted: Array<{ readonly at: number; readonly source: number | undefined }> = []
+    it("30: lets in 1, 2, 4 and 8 at a time, each until as many have succeeded, and then all", () => {
+      const bench = recovering()
+      const limits: Array<number> = []
+      while (bench.circuit._tag === "Ramping") {
+        const permits = all(bench)
+        limits.push(permits.length)
+        for (const permit of permits) bench.settle(permit, "Success")
+      }
+      assert.deepStrictEqual(limits, [1, 2, 4, 8])
+      assert.strictEqual(bench.circuit._tag, "Closed")
+      assert.isFalse(bench.permit().ramp)
+    })
 
-        const move = (next: Circuit): void => {
-          if (next === circuit) return
-          if (next._tag !== circuit._tag) {
-            const edge = `${circuit._tag}>${next._tag}`
-            assert(legal.has(edge), edge)
-            seen.add(edge)
-            assert(next.generation > circuit.generation, "a new state is a new generation")
-            counted = []
-          }
-          assert(next.generation >= circuit.generation, "generations only grow")
-          if (next._tag === "Open" && circuit._tag !== "Open") {
-            assert(next.openings === 1 || next.openings === circuit.openings + 1, "openings count one by one")
-            assert(next.openFor >= settings.openFor && next.openFor <= settings.maxOpenFor, `open for ${next.openFor}`)
-          }
-          circuit = Object.freeze(next)
+    it("30: goes no further than it was told", () => {
+      const limitsTo = (ramp: number) => {
+        const bench = recovering({ ...config, ramp })
+        const limits: Array<number> = []
+        while (bench.circuit._tag === "Ramping") {
+          limits.push(bench.circuit.limit)
+          bench.call("Success")
         }
+        return [...new Set(limits)]
+      }
+      assert.deepStrictEqual(limitsTo(1), [1])
+      assert.deepStrictEqual(limitsTo(5), [1, 2, 4, 5])
+      assert.deepStrictEqual(limitsTo(20), [1, 2, 4, 8, 16, 20])
+    })
 
-        for (const step of steps) {
-          const before = circuit
-          const wait = Machine.retryAfter(before, now, settings)
-          switch (step.do) {
-            case "wait":
-              now += step.ms
-              break
-            case "admit": {
-              const admission = Machine.admit(circuit, now, settings)
-              if (admission.circuit !== undefined) move(admission.circuit)
-              // What reading says and what asking says is the same, and an open circuit lets nobody in.
-              assert.strictEqual(admission.permit !== undefined, wait === 0)
-              assert.strictEqual(admission.retryAfter, wait)
-              if (admission.permit === undefined) break
-              assert.strictEqual(admission.permit.probe, before._tag !== "Closed")
-              assert.strictEqual(admission.permit.generation, circuit.generation)
-              inFlight.push(admission.permit)
-              break
-            }
-            case "settle": {
-              if (inFlight.length === 0) break
-              const [permit] = inFlight.splice(step.which % inFlight.length, 1)
-              const next = Machine.settle(circuit, permit!, step.outcome, now, settings, step.source, step.draw)
-              const late = permit!.generation !== circuit.generation
-              if (late) assert.strictEqual(next, before, "a late outcome changes nothing")
-              if (!late && before._tag === "Closed") {
-                if (step.outcome === "Success") counted = []
-                if (step.outcome === "Failure") {
-                  const last = counted.at(-1)
-                  if (last !== undefined && now - last.at > settings.streakWindow) counted = []
-                  const known = step.source !== undefined && counted.some((one) => one.source === step.source)
-                  if (!known) counted.push({ at: now, source: step.source })
-                }
-                assert.strictEqual(next._tag, counted.length >= settings.failures ? "Open" : "Closed")
-                if (next._tag === "Closed") assert.strictEqual(next.streak, counted.length)
-              }
-              if (!late && before._tag === "HalfOpen") {
-                assert.strictEqual(
-                  next._tag,
-                  step.outcome === "Success" ? "Closed" : step.outcome === "Failure" ? "Open" : "HalfOpen"
-                )
-                assert.strictEqual(
-                  Machine.settle(next, permit!, "Failure", now, settings, undefined, 0),
-                  next,
-                  "a probe settles once"
-                )
-              }
-              move(next)
-              break
-            }
-          }
-          const left = Machine.retryAfter(circuit, now, settings)
-          const bound = circuit._tag === "Open"
-            ? circuit.openFor
-            : circuit._tag === "HalfOpen"
-            ? settings.probeLease
-            : 0
-          assert(left >= 0 && left <= bound, `retryAfter ${left} of ${bound}`)
-          const probes = inFlight.filter((permit) => permit.probe && permit.generation === circuit.generation).length
-          assert.strictEqual(probes, circuit._tag === "HalfOpen" && circuit.probeSince !== undefined ? 1 : 0)
-        }
-      }),
-      { numRuns: 5_000 }
-    )
-    assert.deepStrictEqual(seen, legal)
+    it("30: a failure at four reopens it at once and for longer, and the other three say nothing any more", () => {
+      const bench = recovering()
+      while (bench.circuit._tag === "Ramping" && bench.circuit.limit < 4) bench.call("Success")
+      const [first, ...others] = all(bench)
+      assert.strictEqual(others.length, 3)
+      bench.settle(first!, "Failure")
+      assert.strictEqual(bench.open().openFor, 60_000)
+      const circuit = bench.circuit
+      for (const other of others) bench.settle(other, "Success").settle(other, "Failure")
+      assert.strictEqual(bench.circuit, circuit)
+    })
+
+    it("lets one after another pass without a wait", () => {
+      const bench = recovering()
+      for (let i = 0; i < 30; i++) bench.pass(10).call(i % 4 === 0 ? "Ignored" : "Success")
+      assert.strictEqual(bench.circuit._tag, "Closed")
+    })
+
+    it("takes the outcome of a call once", () => {
+      const bench = recovering()
+      const permit = bench.permit()
+      const settled = bench.settle(permit, "Success").circuit
+      bench.settle(permit, "Success").settle(permit, "Failure").settle(permit, "Ignored")
+      assert.strictEqual(bench.circuit, settled)
+    })
+
+    it("gives the place of a call without an answer to another after its lease, and drops its late answer", () => {
+      const bench = recovering()
+      const hung = bench.permit()
+      assert.strictEqual(bench.pass(4_999).rejected(), 1)
+      bench.pass(1).permit()
+      const circuit = bench.circuit
+      assert.strictEqual(bench.settle(hung, "Failure").circuit, circuit)
+    })
+
+    it("an ignored call leaves its place and proves nothing", () => {
+      const bench = recovering()
+      bench.call("Ignored").call("Ignored")
+      assert.deepInclude(bench.circuit, { _tag: "Ramping", limit: 1, successes: 0, slots: [] })
+    })
+
+    it("is careful for as long as the first opening at most", () => {
+      const bench = recovering()
+      bench.pass(29_999)
+      assert.isTrue(bench.permit().ramp)
+      assert.strictEqual(Machine.retryAfter(bench.circuit, bench.now, careful), 5_000)
+      bench.pass(1)
+      assert.strictEqual(Machine.retryAfter(bench.circuit, bench.now, careful), 0)
+      assert.isFalse(bench.permit().ramp)
+      assert.strictEqual(bench.circuit._tag, "Closed")
+    })
+
+    it("counts a failure that comes after that time as the first of a streak", () => {
+      const bench = recovering()
+      const slow = bench.permit()
+      assert.strictEqual(bench.pass(30_000).settle(slow, "Failure").streak(), 1)
+    })
+
+    it("holds no place for longer, and is careful no longer, when the clock goes back", () => {
+      const bench = recovering()
+      bench.now = 10_000_000
+      bench.circuit = Machine.initial(careful)
+      bench.fail(5).pass(30_000).call("Success").permit()
+      assert.strictEqual(bench.pass(-3_600_000).rejected(), 5_000)
+      assert.isTrue(bench.pass(5_000).permit().ramp)
+      assert.isFalse(bench.pass(25_000).permit().ramp)
+    })
+
+    it("29: a circuit that closed again for long enough has forgotten its openings, careful or not", () => {
+      const bench = recovering()
+      while (bench.circuit._tag === "Ramping") bench.call("Success")
+      assert.strictEqual(bench.pass(30_000).fail(5).open().openFor, 30_000)
+    })
   })
 })

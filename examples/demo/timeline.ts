@@ -200,7 +200,10 @@ const transitionSpans = (transition: Pg.Breaker.Transition): ReadonlyArray<Span>
     case "HalfOpen":
       return [from, ["yellow", "HalfOpen"], "; one call may try"]
     case "Closed":
-      return [from, ["green", "Closed"], "; the probe succeeded"]
+      return [from, ["green", "Closed"], transition.from === "HalfOpen" ? "; the probe succeeded" : ""]
+    case "Isolated":
+    case "Disabled":
+      return [from, ["yellow", transition.to]]
   }
 }
 

@@ -8,14 +8,15 @@
  *
  * A step changes the `_tag` at most once: the transition is the difference between the circuit before and after.
  */
+import * as Tally from "./breakerTally.ts"
 
 /** What a call may report when it is done. */
 export type Outcome = "Success" | "Failure" | "Ignored"
 
 /** The numbers that shape a circuit, all durations in milliseconds. */
 export interface Config {
-  /** Failures in a row that open the circuit. */
-  readonly failures: number
+  /** What opens the circuit. */
+  readonly trip: Tally.Trip
   /** How long the first opening lasts; each one after it lasts twice the previous. */
   readonly openFor: number
   /** An opening lasts its base times a number between these two. */
@@ -23,10 +24,10 @@ export interface Config {
   readonly jitterMax: number
   /** No opening lasts longer. */
   readonly maxOpenFor: number
-  /** A failure that comes later than this after the previous one begins a new streak. */
-  readonly streakWindow: number
-  /** A probe that has not answered by then loses its slot to the next call. */
+  /** A probe that has not answered by then loses its slot to the next call; so does a call of a ramp. */
   readonly probeLease: number
+  /** How many calls at a time a recovering circuit lets in at most before it is fully closed; 0 for no ramp. */
+  readonly ramp: number
 }
 
 /** Leave to make one call. Its outcome must be settled once, whatever happens to the call. */
@@ -43,26 +44,41 @@ export interface Permit {
 export interface Admission {
   /** The circuit after it, `undefined` when it stays as it was. */
   readonly circuit: Circuit | undefined
-  /** `undefined` when the call is rejected. */
+  /** `undefined` when the call is rejected or, by a ramping circuit, has to wait its turn. */
   readonly permit: Permit | undefined
   /** How long a rejected call has to wait, in milliseconds: 0 for an admitted one. */
   readonly retryAfter: number
 }
 
-/** Calls run; failures in a row are counted. */
-export interface Closed {
-  readonly _tag: "Closed"
-  readonly generation: number
-  readonly streak: number
-  readonly lastFailureAt: number
-  /** The sockets whose failure is already in the streak: a broken one fails all its statements, and counts once. */
-  readonly sources: ReadonlyArray<number>
+/** What a circuit remembers of its past openings, to stay open longer when they follow one another. */
+interface Past {
   /** Openings without a quiet time between them, up to this close. */
   readonly openings: number
   readonly closedAt: number
   readonly lastOpenFor: number
+}
+
+/** Calls run; their outcomes are counted. */
+export interface Closed extends Past {
+  readonly _tag: "Closed"
+  readonly generation: number
+  readonly tally: Tally.Tally
   /** What every call gets in this generation, made once so that a healthy call allocates nothing. */
   readonly admission: Admission
+}
+
+/**
+ * A circuit that has just closed: a few calls run at a time, and twice as many whenever as many as that have
+ * succeeded, so that a server which has just come back is not met by all who wait for it.
+ */
+export interface Ramping extends Past {
+  readonly _tag: "Ramping"
+  readonly generation: number
+  /** How many calls may run at a time now. */
+  readonly limit: number
+  /** How many have succeeded since the limit was last raised. */
+  readonly successes: number
+  readonly slots: ReadonlyArray<{ readonly permit: Permit; readonly since: number }>
 }
 
 /** Calls are rejected. */
@@ -84,24 +100,73 @@ export interface HalfOpen {
   readonly lastOpenFor: number
 }
 
-export type Circuit = Closed | Open | HalfOpen
+/** Calls are rejected until somebody ends it: neither time nor a probe does. */
+export interface Isolated {
+  readonly _tag: "Isolated"
+  readonly generation: number
+  readonly reason: string
+}
 
-const none: ReadonlyArray<number> = []
+/** All calls run. Outcomes are counted, so that it can be told when the circuit would have opened. */
+export interface Disabled {
+  readonly _tag: "Disabled"
+  readonly generation: number
+  readonly tally: Tally.Tally
+  /** How many times it would have opened. */
+  readonly wouldHaveOpened: number
+  /** When it last would have: like an open circuit it then counts nothing for `openFor`. */
+  readonly lastAt: number
+  readonly admission: Admission
+}
 
-const closed = (generation: number, openings: number, closedAt: number, lastOpenFor: number): Closed => ({
+export type Circuit = Closed | Ramping | Open | HalfOpen | Isolated | Disabled
+
+/** Who keeps a circuit by hand from going its own way. Isolation wins. */
+export interface Holds {
+  readonly isolations: ReadonlyArray<{ readonly reason: string }>
+  readonly disablings: number
+}
+
+const admitting = (generation: number): Admission => ({
+  circuit: undefined,
+  permit: { _tag: "Permit", generation, probe: false, ramp: false },
+  retryAfter: 0
+})
+
+const noPast: Past = { openings: 0, closedAt: -Infinity, lastOpenFor: 0 }
+
+const pastOf = ({ closedAt, lastOpenFor, openings }: Past): Past => ({ openings, closedAt, lastOpenFor })
+
+/** A closed circuit that has counted nothing yet. */
+export const closed = (generation: number, past: Past, config: Config): Closed => ({
   _tag: "Closed",
   generation,
-  streak: 0,
-  lastFailureAt: -Infinity,
-  sources: none,
-  openings,
-  closedAt,
-  lastOpenFor,
-  admission: { circuit: undefined, permit: { _tag: "Permit", generation, probe: false, ramp: false }, retryAfter: 0 }
+  tally: Tally.empty(config.trip),
+  ...past,
+  admission: admitting(generation)
 })
 
 /** A circuit that has seen nothing yet. */
-export const initial: Closed = closed(0, 0, -Infinity, 0)
+export const initial = (config: Config): Closed => closed(0, noPast, config)
+
+/** A circuit that begins to recover. */
+export const ramping = (generation: number, past: Past, limit: number): Ramping => ({
+  _tag: "Ramping",
+  generation,
+  limit,
+  successes: 0,
+  slots: [],
+  ...past
+})
+
+const disabled = (generation: number, config: Config): Disabled => ({
+  _tag: "Disabled",
+  generation,
+  tally: Tally.empty(config.trip),
+  wouldHaveOpened: 0,
+  lastAt: -Infinity,
+  admission: admitting(generation)
+})
 
 /** What is left of `length` since `start`: 0 to `length`, also when the clock went back before `start`. */
 const timeLeft = (start: number, length: number, now: number): number => Math.max(0, length - Math.max(0, now - start))
@@ -127,11 +192,40 @@ const probe = (circuit: Open | HalfOpen, now: number): Admission => {
   }
 }
 
+/** A ramp ends at the latest when the circuit has been closed for as long as a first opening lasts. */
+const isRampOver = (circuit: Ramping, now: number, config: Config): boolean =>
+  timeLeft(circuit.closedAt, config.openFor, now) <= 0
+
+const endRamp = (circuit: Ramping, config: Config): Closed => closed(circuit.generation + 1, pastOf(circuit), config)
+
+const admitToRamp = (circuit: Ramping, now: number, config: Config): Admission => {
+  if (isRampOver(circuit, now, config)) {
+    const next = endRamp(circuit, config)
+    return { ...next.admission, circuit: next }
+  }
+  // The clock went back: count from what is seen now, or a slot would be held as much longer.
+  const isSetBack = now < circuit.closedAt || circuit.slots.some(({ since }) => now < since)
+  const current = isSetBack
+    ? {
+      ...circuit,
+      closedAt: Math.min(circuit.closedAt, now),
+      slots: circuit.slots.map(({ permit, since }) => ({ permit, since: Math.min(since, now) }))
+    }
+    : circuit
+  const held = current.slots.filter(({ since }) => timeLeft(since, config.probeLease, now) > 0)
+  if (held.length >= circuit.limit) return reject(retryAfter(current, now, config), isSetBack ? current : undefined)
+  const permit: Permit = { _tag: "Permit", generation: circuit.generation, probe: false, ramp: true }
+  return { circuit: { ...current, slots: [...held, { permit, since: now }] }, permit, retryAfter: 0 }
+}
+
 /** Decides on one call. */
 export const admit = (circuit: Circuit, now: number, config: Config): Admission => {
   switch (circuit._tag) {
     case "Closed":
+    case "Disabled":
       return circuit.admission
+    case "Ramping":
+      return admitToRamp(circuit, now, config)
     case "Open": {
       const left = timeLeft(circuit.openedAt, circuit.openFor, now)
       if (left <= 0) return probe(circuit, now)
@@ -144,6 +238,8 @@ export const admit = (circuit: Circuit, now: number, config: Config): Admission 
       if (left <= 0) return probe(circuit, now)
       return reject(left, now < circuit.probeSince ? { ...circuit, probeSince: now } : undefined)
     }
+    case "Isolated":
+      return reject(Infinity, undefined)
   }
 }
 
@@ -167,31 +263,6 @@ const open = (generation: number, openings: number, now: number, draw: number, c
   openings
 })
 
-const fail = (
-  circuit: Closed,
-  now: number,
-  config: Config,
-  source: number | undefined,
-  draw: number
-): Closed | Open => {
-  const fresh = now - circuit.lastFailureAt > config.streakWindow
-  const sources = fresh ? none : circuit.sources
-  if (source !== undefined && sources.includes(source)) return circuit
-  const streak = fresh ? 1 : circuit.streak + 1
-  if (streak < config.failures) {
-    return {
-      ...circuit,
-      streak,
-      lastFailureAt: now,
-      sources: source === undefined ? sources : [...sources, source],
-      // The clock went back: the quiet time is counted from here.
-      closedAt: Math.min(circuit.closedAt, now)
-    }
-  }
-  const quiet = now - circuit.closedAt >= circuit.lastOpenFor
-  return open(circuit.generation, quiet ? 1 : circuit.openings + 1, now, draw, config)
-}
-
 const settleClosed = (
   circuit: Closed,
   outcome: Outcome,
@@ -200,14 +271,60 @@ const settleClosed = (
   source: number | undefined,
   draw: number
 ): Closed | Open => {
-  switch (outcome) {
-    case "Success":
-      return circuit.streak === 0 ? circuit : { ...circuit, streak: 0, lastFailureAt: -Infinity, sources: none }
-    case "Failure":
-      return fail(circuit, now, config, source, draw)
-    case "Ignored":
-      return circuit
+  if (outcome === "Ignored") return circuit
+  const tally = Tally.add(circuit.tally, outcome === "Failure", source, now, config.trip)
+  if (tally === circuit.tally) return circuit
+  if (Tally.trips(tally, config.trip)) {
+    const isQuiet = now - circuit.closedAt >= circuit.lastOpenFor
+    return open(circuit.generation, isQuiet ? 1 : circuit.openings + 1, now, draw, config)
   }
+  // The clock went back: the quiet time is counted from here.
+  const closedAt = outcome === "Failure" ? Math.min(circuit.closedAt, now) : circuit.closedAt
+  return { ...circuit, tally, closedAt }
+}
+
+const settleRamping = (
+  circuit: Ramping,
+  permit: Permit,
+  outcome: Outcome,
+  now: number,
+  config: Config,
+  source: number | undefined,
+  draw: number
+): Circuit => {
+  const slots = circuit.slots.filter((slot) => slot.permit !== permit)
+  // It was settled before, or its slot was given to another call.
+  if (slots.length === circuit.slots.length) return circuit
+  if (isRampOver(circuit, now, config)) {
+    return settleClosed(endRamp(circuit, config), outcome, now, config, source, draw)
+  }
+  switch (outcome) {
+    case "Ignored":
+      return { ...circuit, slots }
+    case "Failure":
+      return open(circuit.generation, circuit.openings + 1, now, draw, config)
+    case "Success": {
+      const successes = circuit.successes + 1
+      if (successes < circuit.limit) return { ...circuit, slots, successes }
+      if (circuit.limit >= config.ramp) return endRamp(circuit, config)
+      return { ...circuit, slots, successes: 0, limit: Math.min(circuit.limit * 2, config.ramp) }
+    }
+  }
+}
+
+const settleDisabled = (
+  circuit: Disabled,
+  outcome: Outcome,
+  now: number,
+  config: Config,
+  source: number | undefined
+): Disabled => {
+  if (outcome === "Ignored" || timeLeft(circuit.lastAt, config.openFor, now) > 0) return circuit
+  const tally = Tally.add(circuit.tally, outcome === "Failure", source, now, config.trip)
+  if (tally === circuit.tally) return circuit
+  return Tally.trips(tally, config.trip)
+    ? { ...circuit, tally: Tally.empty(config.trip), wouldHaveOpened: circuit.wouldHaveOpened + 1, lastAt: now }
+    : { ...circuit, tally }
 }
 
 /**
@@ -229,12 +346,20 @@ export const settle = (
   switch (circuit._tag) {
     case "Closed":
       return settleClosed(circuit, outcome, now, config, source, draw)
+    case "Ramping":
+      return settleRamping(circuit, permit, outcome, now, config, source, draw)
+    case "Disabled":
+      return settleDisabled(circuit, outcome, now, config, source)
     case "Open":
+    case "Isolated":
       return circuit
     case "HalfOpen":
       switch (outcome) {
-        case "Success":
-          return closed(circuit.generation + 1, circuit.openings, now, circuit.lastOpenFor)
+        case "Success": {
+          const { generation, lastOpenFor, openings } = circuit
+          const past: Past = { openings, closedAt: now, lastOpenFor }
+          return config.ramp === 0 ? closed(generation + 1, past, config) : ramping(generation + 1, past, 1)
+        }
         case "Failure":
           return open(circuit.generation, circuit.openings + 1, now, draw, config)
         case "Ignored":
@@ -243,18 +368,56 @@ export const settle = (
   }
 }
 
+/** The circuit under the hands that are on it; a fresh one when the last has let go. */
+export const hold = (circuit: Circuit, { disablings, isolations }: Holds, config: Config): Circuit => {
+  const isolation = isolations.at(-1)
+  if (isolation !== undefined) {
+    const { reason } = isolation
+    if (circuit._tag !== "Isolated") return { _tag: "Isolated", generation: circuit.generation + 1, reason }
+    return circuit.reason === reason ? circuit : { ...circuit, reason }
+  }
+  if (disablings > 0) return circuit._tag === "Disabled" ? circuit : disabled(circuit.generation + 1, config)
+  return circuit._tag === "Isolated" || circuit._tag === "Disabled"
+    ? closed(circuit.generation + 1, noPast, config)
+    : circuit
+}
+
+/** The circuit with all that it has counted and remembers forgotten; whoever holds it goes on holding it. */
+export const reset = (circuit: Circuit, config: Config): Circuit => {
+  switch (circuit._tag) {
+    case "Isolated":
+      return circuit
+    case "Disabled":
+      return disabled(circuit.generation + 1, config)
+    default:
+      return closed(circuit.generation + 1, noPast, config)
+  }
+}
+
 /** How long a call that comes now would be told to wait, in milliseconds: 0 when it would be let in. */
 export const retryAfter = (circuit: Circuit, now: number, config: Config): number => {
   switch (circuit._tag) {
     case "Closed":
+    case "Disabled":
       return 0
+    case "Ramping": {
+      if (isRampOver(circuit, now, config)) return 0
+      const left = circuit.slots.map(({ since }) => timeLeft(since, config.probeLease, now)).filter((ms) => ms > 0)
+      return left.length < circuit.limit ? 0 : Math.min(...left)
+    }
     case "Open":
       return timeLeft(circuit.openedAt, circuit.openFor, now)
     case "HalfOpen":
       return circuit.probeSince === undefined ? 0 : timeLeft(circuit.probeSince, config.probeLease, now)
+    case "Isolated":
+      return Infinity
   }
 }
 
-/** The failures in a row that still count now. */
-export const streak = (circuit: Closed, now: number, config: Config): number =>
-  now - circuit.lastFailureAt > config.streakWindow ? 0 : circuit.streak
+/** The failures that count towards opening now. */
+export const failures = (circuit: Closed | Ramping | Disabled, now: number, config: Config): number =>
+  circuit._tag === "Ramping" ? 0 : Tally.failures(circuit.tally, now, config.trip)
+
+/** How many calls at a time a recovering circuit lets in, `undefined` when any number. */
+export const limitOf = (circuit: Closed | Ramping, now: number, config: Config): number | undefined =>
+  circuit._tag === "Ramping" && !isRampOver(circuit, now, config) ? circuit.limit : undefined

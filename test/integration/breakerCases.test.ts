@@ -27,12 +27,16 @@ describe("the breaker of a pool", () => {
     Effect.gen(function*() {
       const { url, witness } = yield* makeTable
       yield* Effect.gen(function*() {
-        const { breaker, sql } = yield* services
-        const five = Effect.forEach(range(5), () => sql`SELECT pg_sleep(0.05)`, { concurrency: 5 })
+        const { breaker, metrics, sql } = yield* services
+        const five = Pg.Executor.idempotent(
+          Effect.forEach(range(5), () => sql`SELECT pg_sleep(0.05)`, { concurrency: 5 })
+        )
         yield* five
         assert.strictEqual(yield* witness.count, 5)
         yield* witness.terminate(yield* witness.sessions)
         yield* five
+        const { StaleConnection, Unreachable } = (yield* metrics.snapshot).retries
+        assert.isAtMost(StaleConnection + Unreachable, 5)
         const { _tag } = yield* breaker.state
         assert.strictEqual(_tag, "Closed")
       }).pipe(Effect.provide(Pg.layer({ url, max: 5 })))

@@ -514,7 +514,7 @@ describe("an open circuit", () => {
         assert.deepStrictEqual(rejected, Array.from({ length: 19 }, () => "CircuitHalfOpen"))
         // The probe's own question, and its work.
         assert.strictEqual(proxy.statements() - before, 2)
-        assert.deepStrictEqual(yield* breaker.state, { _tag: "Closed", failures: 0 })
+        assert.strictEqual((yield* breaker.state)._tag, "Closed")
         assert.strictEqual((yield* sql`SELECT 1`).length, 1)
       }).pipe(Effect.provide(Pg.layer({ url: proxy.url, max: 4, breaker: { openFor: 100, jitter: "none" } })))
     }))
