@@ -28,11 +28,13 @@ import * as SqlClient from "effect/sql/SqlClient"
 import { ConnectionError, isSqlError, SqlError } from "effect/sql/SqlError"
 import * as Breaker from "./Breaker.ts"
 import * as Errors from "./Errors.ts"
+import * as Admission from "./internal/admission.ts"
 import * as Classifier from "./internal/classifier.ts"
 import * as CommitFate from "./internal/commitFate.ts"
 import * as Deadlines from "./internal/deadline.ts"
 import * as Evidence from "./internal/evidence.ts"
 import * as History from "./internal/history.ts"
+import * as LostCommit from "./internal/lostCommit.ts"
 import { millis } from "./internal/millis.ts"
 import * as Recovery from "./internal/recovery.ts"
 import type { Session } from "./internal/session.ts"
@@ -264,158 +266,19 @@ export const make = Effect.fnUntraced(function*(
     return truth
   }
 
-  // ---------------------------------------------------------------------------------------------------------------
-  // the breaker around a checkout
-  // ---------------------------------------------------------------------------------------------------------------
-
-  /** What a checkout that handed nothing out says. Statements speak for themselves, through the observer. */
-  const settle = (permit: Breaker.Permit, cause: Cause.Cause<unknown>): void => {
-    const failed = Cause.findErrorOption(cause)
-    const error = failed._tag === "Some" ? failed.value : undefined
-    const judgement = judgeCheckout(error)
-    if (judgement !== undefined) {
-      const { failure, source, verdict } = judgement
-      return breaker.settleUnsafe(permit, verdict.breaker, now(), { ...failure, source })
-    }
-    // A probe that waited for the server in vain has found out what it was sent for; the queue says nothing.
-    const isInVain = (permit.probe || permit.ramp) && Errors.isPoolError(error) && error._tag === "AcquireTimeout" &&
-      error.phase !== "Queue"
-    breaker.settleUnsafe(permit, isInVain ? "Failure" : "Ignored", now(), isInVain ? { code: "ETIMEDOUT" } : undefined)
-  }
-
-  const checkoutOptions = (unit: UnitOfWork.UnitOfWork | undefined): Pool.CheckoutOptions | undefined =>
-    unit?.acquireTimeout === undefined ? undefined : { timeout: unit.acquireTimeout }
-
-  const admittedCheckout = (
-    permit: Breaker.Permit,
-    usual: Pool.CheckoutOptions | undefined
-  ): Pool.CheckoutOptions | undefined =>
-    permit.probe
-      ? { prove: true, timeout: Math.min(breaker.probeTimeout, usual?.timeout ?? Infinity) }
-      : permit.ramp
-      ? { ...usual, prove: true }
-      : usual
-
-  /** A probe is settled as soon as the server has answered, and not when the caller's work ends. */
-  const settleProbe = (permit: Breaker.Permit): void => {
-    if (permit.probe) breaker.settleUnsafe(permit, "Success", now())
-  }
-
-  const admitted = <A, E, R>(
-    checkout: (permit: Breaker.Permit, options: Pool.CheckoutOptions | undefined) => Effect.Effect<A, E, R>
-  ): Effect.Effect<A, E | Errors.CircuitError, R> =>
-    Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
-      const usual = checkoutOptions(UnitOfWork.of(fiber))
-      return breaker.withPermit((permit) =>
-        Effect.onExitPrimitive(checkout(permit, admittedCheckout(permit, usual)), (exit) => {
-          if (exit._tag === "Failure") settle(permit, exit.cause)
-          return undefined
-        })
-      )
-    })
-
-  const track = (
-    session: Session,
-    connection: PgConnection.PgConnection,
-    exclude?: Effect.Effect<void, never, Scope.Scope>
-  ): TrackedConnection => {
-    evidence.meet(session)
-    return new TrackedConnection(session, connection, evidence.observer, exclude)
-  }
-  const trackShared = (session: Session) => track(session, session.connection, pool.exclude(session))
-
-  const trackedSessions = new WeakMap<Session, TrackedConnection>()
-  const tracked = (session: Session): TrackedConnection => {
-    let connection = trackedSessions.get(session)
-    if (connection === undefined) {
-      connection = trackShared(session)
-      trackedSessions.set(session, connection)
-    }
-    return connection
-  }
-
-  /** Binds a statement to what admitted it, so that its outcome is told under that permit and no later one. */
-  const underPermit = <A, R>(
-    permit: Breaker.Permit,
-    f: (connection: TrackedConnection) => Effect.Effect<A, SqlError, R>
-  ) =>
-  (session: Session): Effect.Effect<A, SqlError, R> => {
-    const connection = tracked(session)
-    connection.permit = permit
-    return f(connection)
-  }
-
-  const borrowAdmitted = <A, R>(f: (connection: TrackedConnection) => Effect.Effect<A, SqlError, R>) =>
-    admitted((permit, options) =>
-      pool.use((session) => {
-        settleProbe(permit)
-        return underPermit(permit, f)(session)
-      }, options)
-    )
-
-  /** A lease is one outcome for the breaker: whether its session was alive in the end. */
-  const leaseOnce = (
-    checkout: (
-      options: Pool.CheckoutOptions | undefined
-    ) => Effect.Effect<TrackedConnection, Pool.AcquireError, Scope.Scope>
-  ) =>
-    admitted((permit, options) =>
-      Effect.tap(checkout(options), (connection) => {
-        // Nor may a long lease hold up the recovery of a circuit.
-        if (permit.probe || permit.ramp) breaker.settleUnsafe(permit, "Success", now())
-        return Effect.addFinalizer((exit) => Effect.sync(() => settleLease(permit, connection, exit)))
-      })
-    )
-
-  const settleLease = (
-    permit: Breaker.Permit,
-    connection: TrackedConnection,
-    exit: Exit.Exit<unknown, unknown>
-  ): void => {
-    const { lastFailure, session } = connection
-    const outcome = leaseOutcome(connection, exit)
-    const evidenceOfLoss = () => ({
-      ...Errors.failureOf(session.wire.obituary()),
-      source: evidence.sourceOfLoss(session)
-    })
-    breaker.settleUnsafe(
-      permit,
-      outcome,
-      now(),
-      outcome === "Failure" ? lastFailure ?? evidenceOfLoss() : undefined
-    )
-  }
-
-  const leaseOutcome = ({ session, signal }: TrackedConnection, exit: Exit.Exit<unknown, unknown>): Breaker.Outcome => {
-    if (!session.wire.isDead()) {
-      return signal === "Failure"
-        ? signal
-        : Exit.isFailure(exit) && Cause.hasInterruptsOnly(exit.cause)
-        ? "Ignored"
-        : "Success"
-    }
-    if (pool.isClosing()) return "Ignored"
-    // Whoever judged the failure that ended the session knows best.
-    if (signal !== undefined) return signal
-    const obituary = session.wire.obituary()
-    switch (obituary?.by) {
-      case "driver":
-      case "pool":
-        return "Ignored"
-      case "server": {
-        const failure: Errors.Failure = { sqlState: obituary.sqlState, severity: "FATAL", message: obituary.message }
-        const circumstances: Errors.Circumstances = { phase: "Transaction", reused: true, replied: true }
-        return reclassify(failure, circumstances, Errors.classify(failure, circumstances)).breaker
-      }
-      default:
-        return "Failure"
-    }
-  }
-
-  const leaseShared = leaseOnce((options) => Effect.map(pool.get(options), trackShared))
-  const leaseExclusive = leaseOnce((options) =>
-    Effect.map(pool.reserve(options), ({ connection, session }) => track(session, connection))
-  )
+  const { borrowAdmitted, checkoutOptions, leaseExclusive, leaseShared, settle, underPermit } = Admission.make<
+    Errors.CircuitError,
+    Pool.AcquireError
+  >({
+    breaker,
+    pool,
+    evidence,
+    now,
+    judge: judgeCheckout,
+    judgeEnd: (failure, circumstances) =>
+      reclassify(failure, circumstances, Errors.classify(failure, circumstances)).breaker,
+    hasWaitedInVain: (error) => Errors.isPoolError(error) && error._tag === "AcquireTimeout" && error.phase !== "Queue"
+  })
 
   // ---------------------------------------------------------------------------------------------------------------
   // trying again
@@ -650,75 +513,43 @@ export const make = Effect.fnUntraced(function*(
   // a COMMIT whose answer was lost
   // ---------------------------------------------------------------------------------------------------------------
 
-  /** Asked as nobody's unit of work, since a question has no effect, and again and again by whoever asks. */
-  const ask = <Row>(
-    { params, sql }: { readonly sql: string; readonly params: ReadonlyArray<unknown> },
-    until: number
-  ) =>
-    Effect.map(
-      borrow((connection) => connection.query(sql, params, false)),
-      ({ rows }) => rows[0] as Row | undefined
-    ).pipe(
-      idempotent,
-      Effect.provideService(Deadlines.Deadline, until),
-      UnitOfWork.detached
-    )
-
-  const rolledBack = (lost: SqlError): SqlError => {
-    const message = "The answer to COMMIT was lost; the server says that the transaction was rolled back."
-    const error = new SqlError({ reason: new ConnectionError({ cause: lost, message, operation: "commit" }) })
-    evidence.record(error, { ...Errors.failureOf(lost), message }, {
-      kind: "Unreachable",
-      effect: "RolledBack",
-      retry: "Backoff",
-      breaker: "Ignored",
-      connection: "Keep"
-    })
-    return error
-  }
-
-  const resolve = (error: SqlError, ticket: CommitFate.Ticket | undefined): Effect.Effect<void, SqlError> =>
-    Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
-      const lost = Errors.fromSqlError(error)
-      const isUnknown = (lost?._tag === "OutcomeUnknown" || lost?._tag === "StatementTimeout") &&
-        find(error)?.verdict.effect === "Unknown"
-      if (!isUnknown) return Effect.fail(error)
-      const unresolved = (reason: string): SqlError => {
-        const told = Errors.toSqlError(
-          new Errors.OutcomeUnknown({ operation: "commit", failure: lost.failure, cause: error, unresolved: reason })
-        )
-        const judgement = find(error)
-        if (judgement !== undefined) evidence.remember(told, judgement)
-        return told
-      }
-      if (ticket === undefined) {
-        return Effect.fail(unresolved("the server would not say which transaction it was"))
-      }
-      // On a standby there was nothing to be lost.
-      if (ticket.xid === undefined) return Effect.void
-      const unit = UnitOfWork.of(fiber)
-      const deadlineAt = Math.min(unit?.deadlineAt ?? Infinity, fiber.getRef(Deadlines.Deadline))
-      const until = Math.min(deadlineAt, now() + (unit?.acquireTimeout ?? pool.settings.acquireTimeout))
-      return CommitFate.resolve({
-        ask: Effect.map(
-          ask<CommitFate.Answer>(CommitFate.question(ticket), until),
-          (answer) => CommitFate.fateOf(ticket, answer)
-        ),
-        fence: ask(CommitFate.fence(ticket), until),
-        until,
-        now
-      }).pipe(Effect.flatMap((fate) => {
-        switch (fate._tag) {
-          case "Committed":
-            return Effect.void
-          case "Aborted":
-            if (unit !== undefined) UnitOfWork.addEffects(unit, -1)
-            return Effect.fail(rolledBack(error))
-          case "Unknown":
-            return Effect.fail(unresolved(fate.reason))
-        }
-      }))
-    })
+  const resolve = LostCommit.make({
+    now,
+    ask: ({ params, sql }, until) =>
+      // Nobody's unit of work, since a question has no effect.
+      borrow((connection) => connection.query(sql, params, false)).pipe(
+        idempotent,
+        Effect.provideService(Deadlines.Deadline, until),
+        UnitOfWork.detached
+      ),
+    acquireTimeout: pool.settings.acquireTimeout,
+    isUnknown: (error) => {
+      const typed = Errors.fromSqlError(error)
+      const isLost = typed?._tag === "OutcomeUnknown" || typed?._tag === "StatementTimeout"
+      return isLost && find(error)?.verdict.effect === "Unknown"
+    },
+    rolledBack: (lost) => {
+      const message = "The answer to COMMIT was lost; the server says that the transaction was rolled back."
+      const error = new SqlError({ reason: new ConnectionError({ cause: lost, message, operation: "commit" }) })
+      evidence.record(error, { ...Errors.failureOf(lost), message }, {
+        kind: "Unreachable",
+        effect: "RolledBack",
+        retry: "Backoff",
+        breaker: "Ignored",
+        connection: "Keep"
+      })
+      return error
+    },
+    unresolved: (lost, reason) => {
+      const failure = Errors.failureOf(lost)
+      const error = Errors.toSqlError(
+        new Errors.OutcomeUnknown({ operation: "commit", failure, cause: lost, unresolved: reason })
+      )
+      const judgement = find(lost)
+      if (judgement !== undefined) evidence.remember(error, judgement)
+      return error
+    }
+  })
 
   return Executor.of({
     run: (effect, options = {}) => unit(effect, options),

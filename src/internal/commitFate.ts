@@ -44,8 +44,13 @@ export const ticketOf = (row: ReadonlyArray<string | null> | undefined): Ticket 
   return { xid: xid ?? undefined, cluster, timeline, epoch: epoch ?? "" }
 }
 
-/** Asks the server; the parameter is the transaction id. What is of another server or time is not asked for. */
-export const question = (ticket: Ticket): { readonly sql: string; readonly params: ReadonlyArray<unknown> } => ({
+export interface Question {
+  readonly sql: string
+  readonly params: ReadonlyArray<unknown>
+}
+
+/** Asks the server; the first parameter is the transaction id. What is of another server or time is not asked for. */
+export const question = (ticket: Ticket): Question => ({
   sql: `SELECT place.*,
     CASE WHEN place.cluster = $2 AND place.timeline = $3 AND $1::text::xid8 < place.next
       THEN pg_xact_status($1::text::xid8) END AS status,
@@ -56,7 +61,7 @@ export const question = (ticket: Ticket): { readonly sql: string; readonly param
 })
 
 /** Ends a session that waits for a statement which will never come, with the transaction that it holds open. */
-export const fence = (ticket: Ticket): { readonly sql: string; readonly params: ReadonlyArray<unknown> } => ({
+export const fence = (ticket: Ticket): Question => ({
   sql: `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
     WHERE backend_xid = $1::text::xid8::xid AND state LIKE 'idle in transaction%' AND pid <> pg_backend_pid()`,
   params: [ticket.xid]
