@@ -82,6 +82,26 @@ describe("Health.make", () => {
       assert.strictEqual((yield* check).status, "down")
     }))
 
+  it.effect("an isolated breaker is down without a query, and says why", () =>
+    Effect.gen(function*() {
+      const { check, world } = makeWorld()
+      world.breaker = { _tag: "Isolated", reason: "moving to another host" }
+      world.lastReplyAt = 0
+      const report = yield* check
+      assert.deepStrictEqual([report.status, report.breaker], ["down", "Isolated"])
+      assert.deepStrictEqual(report.reasons, ["The circuit breaker was isolated by hand: moving to another host"])
+      assert.isUndefined(report.retryAfter)
+      assert.strictEqual(world.pings, 0)
+    }))
+
+  it.effect("a disabled breaker says nothing about the database", () =>
+    Effect.gen(function*() {
+      const { check, world } = makeWorld()
+      world.breaker = { _tag: "Disabled", failures: 4 }
+      world.lastReplyAt = 0
+      assert.strictEqual((yield* check).status, "up")
+    }))
+
   it.effect("a half-open breaker is degraded without a query", () =>
     Effect.gen(function*() {
       const { check, world } = makeWorld()

@@ -210,6 +210,8 @@ db_query_duration_seconds_count{pool="main",outcome="ok"} 8`
           "db_circuit_breaker_state{pool=\"main\",state=\"closed\"} 0",
           "db_circuit_breaker_state{pool=\"main\",state=\"open\"} 0",
           "db_circuit_breaker_state{pool=\"main\",state=\"half_open\"} 1",
+          "db_circuit_breaker_state{pool=\"main\",state=\"isolated\"} 0",
+          "db_circuit_breaker_state{pool=\"main\",state=\"disabled\"} 0",
           "db_circuit_breaker_transitions_total{pool=\"main\",to=\"closed\"} 1",
           "db_circuit_breaker_transitions_total{pool=\"main\",to=\"open\"} 3",
           "db_circuit_breaker_transitions_total{pool=\"main\",to=\"half_open\"} 2"

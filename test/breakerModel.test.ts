@@ -17,10 +17,10 @@ const settingsOf = (trip: Trip): Config => ({
   ramp: 4
 })
 
-const trips: ReadonlyArray<Trip> = [
+const trip = fc.constantFrom<Trip>(
   { _tag: "Consecutive", failures: 3, window: 60_000 },
   { _tag: "Rate", threshold: 0.5, size: 6, minimumCalls: 4, window: 60_000 }
-]
+)
 
 const does = <K extends string>(kind: K) => fc.record({ do: fc.constant(kind) })
 
@@ -43,13 +43,16 @@ const step = fc.oneof(
       ms: fc.constantFrom(0, 1, 100, 4_999, 5_000, 29_999, 30_000, 36_000, 60_000, 60_001, 3_600_000, -1, -3_600_000)
     })
   },
+  { weight: 3, arbitrary: does("wait to be let in") },
   { weight: 1, arbitrary: does("isolate") },
-  { weight: 2, arbitrary: does("end isolation") },
+  { weight: 3, arbitrary: does("end isolation") },
   { weight: 1, arbitrary: does("disable") },
-  { weight: 2, arbitrary: does("enable") },
+  { weight: 3, arbitrary: does("enable") },
   { weight: 1, arbitrary: does("reset") },
   { weight: 1, arbitrary: does("move to another process") }
 )
+
+const start = fc.constantFrom("Closed", "Open", "HalfOpen", "Ramping", "Ramping")
 
 const byItself = [
   "Closed>Open",
@@ -153,6 +156,11 @@ class Model {
     if (isLate) assert.strictEqual(next, before, "a late outcome changes nothing")
     else this.expect(before, next, permit!, outcome, source)
     this.move(next, byItself)
+    // A recovery that is over when its call ends has ended before it: the outcome is the first that is counted.
+    if (!isLate && before._tag === "Ramping" && next._tag === "Closed" && this.isRecovered(before)) {
+      if (outcome !== "Ignored") this.counted.add(outcome === "Failure", source, this.now)
+      assert.strictEqual(next.tally.failures, this.counted.failures)
+    }
     if (permit!.probe || permit!.ramp) {
       for (const again of ["Success", "Failure", "Ignored"] as const) {
         const settled = Machine.settle(next, permit!, again, this.now, this.settings, undefined, 0)
@@ -178,7 +186,7 @@ class Model {
       case "Ramping": {
         const isHeld = before.slots.some((slot) => slot.permit === permit)
         if (!isHeld) return assert.strictEqual(next, before, "a place that was lost is lost")
-        if (this.now - before.closedAt >= this.settings.openFor) return assert.strictEqual(next._tag, "Closed")
+        if (this.isRecovered(before)) return assert.strictEqual(next._tag, "Closed")
         if (outcome === "Failure") return assert.strictEqual(next._tag, "Open")
         if (next._tag === "Ramping") {
           assert.strictEqual(next.slots.length, before.slots.length - 1)
@@ -191,6 +199,10 @@ class Model {
       default:
         return assert.strictEqual(next, before)
     }
+  }
+
+  isRecovered({ closedAt }: Machine.Ramping): boolean {
+    return this.now - closedAt >= this.settings.openFor
   }
 
   hold(holds: Holds): void {
@@ -240,6 +252,18 @@ class Model {
     }
   }
 
+  /** Brings the circuit into a state that chance seldom leads to. */
+  goTo(state: "Closed" | "Open" | "HalfOpen" | "Ramping"): void {
+    if (state === "Closed") return
+    while (this.circuit._tag === "Closed") {
+      this.admit()
+      this.settle(0, "Failure", undefined, 0.5)
+    }
+    if (state === "Open") return
+    this.take({ do: "wait to be let in" })
+    if (state === "Ramping") this.settle(0, "Success", undefined, 0)
+  }
+
   take(one: typeof step extends fc.Arbitrary<infer A> ? A : never): void {
     const { disablings, isolations } = this.holds
     switch (one.do) {
@@ -250,6 +274,11 @@ class Model {
       case "wait":
         this.now += one.ms
         return
+      case "wait to be let in": {
+        const left = Machine.retryAfter(this.circuit, this.now, this.settings)
+        if (left < Infinity) this.now += left
+        return this.admit()
+      }
       case "isolate":
         return this.hold({ disablings, isolations: [...isolations, { reason: `reason ${isolations.length}` }] })
       case "end isolation":
@@ -284,21 +313,20 @@ class Model {
 }
 
 describe("breakerMachine", () => {
-  for (const trip of trips) {
-    it(`46: any interleaving of calls, outcomes, time, hands and moves keeps every promise (${trip._tag})`, () => {
-      const seen = new Set<string>()
-      fc.assert(
-        fc.property(fc.array(step, { minLength: 1, maxLength: 60, size: "max" }), (steps) => {
-          const model = new Model(settingsOf(trip), seen)
-          for (const one of steps) {
-            model.take(one)
-            model.check()
-          }
-        }),
-        { numRuns: 10_000 }
-      )
-      // What was never reached was not proved.
-      assert.deepStrictEqual([...seen].sort(), [...new Set([...byItself, ...byHand, ...byReset])].sort())
-    })
-  }
+  it("46: any interleaving of calls, outcomes, time, hands and moves keeps every promise", () => {
+    const seen = new Set<string>()
+    fc.assert(
+      fc.property(trip, start, fc.array(step, { minLength: 1, maxLength: 30, size: "max" }), (by, state, steps) => {
+        const model = new Model(settingsOf(by), seen)
+        model.goTo(state)
+        for (const one of steps) {
+          model.take(one)
+          model.check()
+        }
+      }),
+      { numRuns: 10_000 }
+    )
+    // What was never reached was not proved.
+    assert.deepStrictEqual([...seen].sort(), [...new Set([...byItself, ...byHand, ...byReset])].sort())
+  })
 })
