@@ -528,6 +528,7 @@ export const make = Effect.fnUntraced(function*(
       const isLost = typed?._tag === "OutcomeUnknown" || typed?._tag === "StatementTimeout"
       return isLost && find(error)?.verdict.effect === "Unknown"
     },
+    isRefusal: (error) => find(error)?.verdict.kind === "Rejected",
     rolledBack: (lost) => {
       const message = "The answer to COMMIT was lost; the server says that the transaction was rolled back."
       const error = new SqlError({ reason: new ConnectionError({ cause: lost, message, operation: "commit" }) })

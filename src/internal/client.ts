@@ -1,14 +1,15 @@
 import * as PgClient from "@effect/sql-pg/PgClient"
 import type * as PgConnection from "@effect/sql-pg/PgConnection"
 import * as Effect from "effect/Effect"
-import * as Fiber from "effect/Fiber"
+import type * as Fiber from "effect/Fiber"
 import type * as Queue from "effect/Queue"
 import type * as Reactivity from "effect/reactivity/Reactivity"
 import type * as Scope from "effect/Scope"
 import * as SqlClient from "effect/sql/SqlClient"
 import { SqlError, UnknownError } from "effect/sql/SqlError"
 import * as Statement from "effect/sql/Statement"
-import * as CommitFate from "./commitFate.ts"
+import * as Begin from "./begin.ts"
+import type * as CommitFate from "./commitFate.ts"
 import * as Deadline from "./deadline.ts"
 import { SqlConnection } from "./sqlConnection.ts"
 import type { TrackedConnection } from "./trackedConnection.ts"
@@ -74,9 +75,6 @@ const commitOnce = (
     )
   })
 
-/** Tells one transaction from another: only those that asked for it have one. */
-const tickets = new WeakMap<TrackedConnection, CommitFate.Ticket | undefined>()
-
 /** Builds the `PgClient` whose sessions come from a guarded source, and which is otherwise the driver's own. */
 export const make = (
   source: Source,
@@ -105,66 +103,22 @@ export const make = (
         ? Effect.void
         : Effect.catchCause(Effect.asVoid(tracked.query(sql)), () => Effect.sync(() => source.evict(tracked)))
 
+    const transactions = Begin.make()
     const commit = (connection: SqlConnection): Effect.Effect<void, SqlError> =>
       Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
         const { tracked } = connection
         const once = commitOnce(connection, UnitOfWork.of(fiber))
-        return tickets.has(tracked)
-          ? Effect.catchTag(once, "SqlError", (error) => source.resolve(error, tickets.get(tracked)))
-          : once
-      })
-
-    let canIdentify = true
-    const beginOn = (tracked: TrackedConnection, statement: string | undefined): Effect.Effect<unknown, SqlError> => {
-      tracked.transaction = "Open"
-      tracked.isReadOnlyByChoice = statement !== undefined && /\bread\s+only\b/i.test(statement)
-      // A statement of the caller's own is not fixed, so it is not worth a name on the server.
-      return statement === undefined ? tracked.query("BEGIN") : tracked.query(statement, [], false)
-    }
-
-    /**
-     * The transaction's id comes with the answer to BEGIN, at no round trip. A server that refuses to give it has failed
-     * the transaction with that, so it is begun anew, and not asked again.
-     */
-    const beginWithTicket = (tracked: TrackedConnection, statement = "BEGIN"): Effect.Effect<unknown, SqlError> =>
-      Effect.suspend(() => {
-        tickets.set(tracked, undefined)
-        if (!canIdentify) return beginOn(tracked, statement)
-        const riding = Effect.forkChild(tracked.session.wire.ride(CommitFate.identify), { startImmediately: true })
-        return Effect.flatMap(riding, (fiber) =>
-          Effect.onError(Effect.andThen(beginOn(tracked, statement), Fiber.join(fiber)), () =>
-            Fiber.interrupt(fiber)))
-          .pipe(Effect.flatMap((answer) => {
-            const ticket = CommitFate.ticketOf(answer)
-            tickets.set(tracked, ticket)
-            if (ticket !== undefined) {
-              return Effect.void
-            }
-            return Effect.andThen(
-              tracked.query("ROLLBACK"),
-              Effect.suspend(() => {
-                canIdentify = false
-                return beginOn(tracked, statement)
-              })
-            )
-          }))
+        const inquiry = transactions.inquiryOf(tracked)
+        return inquiry === undefined
+          ? once
+          : Effect.catchTag(once, "SqlError", (error) => source.resolve(error, inquiry.ticket))
       })
 
     const inTransaction = SqlClient.makeWithTransaction<SqlClient.TransactionConnection, SqlConnection>({
       transactionService: client.transactionService as never,
       spanAttributes,
       // BEGIN belongs to the checkout: until it has succeeded, another session will do.
-      acquireConnection: (restore) =>
-        Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
-          const statement = fiber.getRef(SqlClient.BeginTransaction)
-          const begin = fiber.getRef(UnitOfWork.ResolveCommit) ? beginWithTicket : beginOn
-          return restore(Effect.map(
-            source.reserve((tracked) =>
-              begin(tracked, statement)
-            ),
-            asSqlConnection
-          ))
-        }),
+      acquireConnection: (restore) => restore(Effect.map(source.reserve(transactions.begin), asSqlConnection)),
       begin: () => Effect.void,
       savepoint: ({ tracked }, id) => Effect.asVoid(tracked.query(`SAVEPOINT effect_sql_${id}`)),
       releaseSavepoint: (connection, id) => rollBack(`RELEASE SAVEPOINT effect_sql_${id}`)(connection),

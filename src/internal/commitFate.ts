@@ -1,3 +1,4 @@
+import * as Cause from "effect/Cause"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
@@ -35,8 +36,8 @@ const timeline = `CASE WHEN pg_is_in_recovery() THEN 'standby' ELSE left(pg_walf
 /** The question takes a number itself: what is not below it had not been given before. */
 const next = `CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_current_xact_id() END`
 
-/** Gives the transaction its number, and tells what that is worth. */
-export const identify = `SELECT (${next})::text, ${cluster}, ${timeline}, ${epoch}`
+/** The columns that give the transaction its number, and tell what that is worth. */
+export const identity: ReadonlyArray<string> = [`(${next})::text`, cluster, timeline, epoch]
 
 export const ticketOf = (row: ReadonlyArray<string | null> | undefined): Ticket | undefined => {
   const [xid, cluster, timeline, epoch] = row ?? []
@@ -51,7 +52,7 @@ export interface Question {
 
 /** Asks the server; the first parameter is the transaction id. What is of another server or time is not asked for. */
 export const question = (ticket: Ticket): Question => ({
-  sql: `SELECT place.*,
+  sql: `SELECT place.cluster, place.timeline, place.epoch,
     CASE WHEN place.cluster = $2 AND place.timeline = $3 AND $1::text::xid8 < place.next
       THEN pg_xact_status($1::text::xid8) END AS status,
     $1::text::xid8 >= place.next AS "isAhead",
@@ -110,6 +111,8 @@ const patience = Schedule.min([Schedule.exponential("5 millis", 1.5), Schedule.s
 export const resolve = Effect.fnUntraced(function*(options: {
   readonly ask: Effect.Effect<Fate, SqlError>
   readonly fence: Effect.Effect<unknown, SqlError>
+  /** Whether the server has answered, and will not answer otherwise the next time. */
+  readonly isRefusal: (error: SqlError) => boolean
   readonly until: number
   readonly now: () => number
 }): Effect.fn.Return<Exclude<Fate, { readonly _tag: "InProgress" }>> {
@@ -125,6 +128,10 @@ export const resolve = Effect.fnUntraced(function*(options: {
       idleTimes = fate.isIdle ? idleTimes + 1 : 0
       if (idleTimes >= 2) yield* Effect.ignore(options.fence)
     } else {
+      const error = Cause.findErrorOption(exit.cause)
+      if (error._tag === "Some" && options.isRefusal(error.value)) {
+        return { _tag: "Unknown", reason: "the server refused to tell" }
+      }
       reason = "the server could not be asked in time"
     }
     const next = yield* Effect.exit(step(options.now(), undefined))

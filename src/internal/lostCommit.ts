@@ -15,6 +15,8 @@ export interface Inquiry {
   readonly acquireTimeout: number
   /** Whether the error leaves open what became of the COMMIT. */
   readonly isUnknown: (error: SqlError) => boolean
+  /** Whether the server has said no, so that asking again is no use. */
+  readonly isRefusal: (error: SqlError) => boolean
   readonly rolledBack: (lost: SqlError) => SqlError
   readonly unresolved: (lost: SqlError, reason: string) => SqlError
 }
@@ -38,6 +40,7 @@ export const make =
           ({ rows }) => CommitFate.fateOf(ticket, rows[0] as CommitFate.Answer | undefined)
         ),
         fence: inquiry.ask(CommitFate.fence(ticket), until),
+        isRefusal: inquiry.isRefusal,
         until,
         now: inquiry.now
       }).pipe(Effect.flatMap((fate) => {

@@ -6,7 +6,7 @@ import * as Redacted from "effect/Redacted"
 import { SqlClient } from "effect/sql/SqlClient"
 import * as Pg from "../../src/index.ts"
 import { type Link, makeProxy } from "./proxy.ts"
-import { makeTable } from "./witness.ts"
+import { eventually, makeTable } from "./witness.ts"
 
 const { CurrentAttempt, transaction } = Pg.Executor
 
@@ -161,6 +161,72 @@ describe("Executor.transaction", () => {
         assert.strictEqual(never.message, "attemptTimeout is -1, but must be a duration above 0.")
         assert.strictEqual(yield* rows, 0)
       }).pipe(Effect.provide(Pg.layer({ url, max: 1 })))
+    }))
+})
+
+describe("the deadline of a transaction", () => {
+  it.live("is told to the server with BEGIN, in case that nobody comes to end it", () =>
+    Effect.gen(function*() {
+      const { url } = yield* makeTable
+      const proxy = yield* makeProxy(url)
+      let requests = 0
+      proxy.onRequest(() => {
+        requests++
+        return "pass"
+      })
+      yield* Effect.gen(function*() {
+        const millis = (setting: string) =>
+          value(`SELECT (extract(epoch FROM current_setting('${setting}')::interval) * 1000)::int`)
+        const limits = Effect.all([millis("statement_timeout"), millis("idle_in_transaction_session_timeout")])
+        const count = Effect.fnUntraced(function*(deadline: number | undefined) {
+          const before = requests
+          const found = yield* transaction(limits, { deadline })
+          return { found, requests: requests - before }
+        })
+        yield* count(undefined)
+        const free = yield* count(undefined)
+        assert.deepStrictEqual(free.found, [15_000, 60_000])
+        const bound = yield* count(5_000)
+        for (const found of bound.found as Array<number>) {
+          assert.isAtMost(found, 6_000)
+          assert.isAbove(found, 1_000)
+        }
+        assert.strictEqual(bound.requests, free.requests)
+        // The session's own limits stay where they are tighter, and come back.
+        assert.deepStrictEqual((yield* count(30_000)).found[0], 15_000)
+        assert.deepStrictEqual((yield* count(undefined)).found, [15_000, 60_000])
+      }).pipe(Effect.provide(Pg.layer({ url: proxy.url, max: 1 })))
+    }))
+
+  it.live("ends it on the server when the client is frozen", () =>
+    Effect.gen(function*() {
+      const { rows, url, witness } = yield* makeTable
+      const proxy = yield* makeProxy(url)
+      yield* Effect.gen(function*() {
+        const error = yield* Effect.flip(transaction(
+          Effect.gen(function*() {
+            yield* insert
+            // From here on neither side hears of the other.
+            proxy.onRequest((_, link) => {
+              link.mute()
+              return "drop"
+            })
+            yield* value("SELECT 1")
+          }),
+          { deadline: 500, retry: false }
+        ))
+        assert.strictEqual(error._tag, "DeadlineExceeded")
+        yield* eventually(
+          "the end of the transaction",
+          Effect.map(
+            witness.value<number>(
+              "SELECT count(*)::int FROM pg_stat_activity WHERE state LIKE 'idle in transaction%' AND datname = current_database()"
+            ),
+            (count) => count === 0
+          )
+        )
+        assert.strictEqual(yield* rows, 0)
+      }).pipe(Effect.provide(Pg.layer({ url: proxy.url, max: 1 })))
     }))
 })
 
