@@ -27,7 +27,7 @@ export type Fate =
  * The statistics are thrown away by crash recovery and kept over an orderly restart, so the time of their reset tells
  * whether numbers may have been given twice (`pgstat_reset_after_failure`, `src/backend/utils/activity/pgstat.c`).
  */
-const epoch = `(SELECT stats_reset::text FROM pg_stat_bgwriter)`
+const epoch = `(SELECT (extract(epoch FROM stats_reset) * 1000000)::bigint::text FROM pg_stat_bgwriter)`
 const cluster = `(SELECT system_identifier::text FROM pg_control_system())`
 /** On a standby there is no WAL to be written, and the function refuses to name its file. */
 const timeline = `CASE WHEN pg_is_in_recovery() THEN 'standby' ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) END`
@@ -44,9 +44,12 @@ export const ticketOf = (row: ReadonlyArray<string | null> | undefined): Ticket 
   return { xid: xid ?? undefined, cluster, timeline, epoch: epoch ?? "" }
 }
 
-/** Asks the server; the parameter is the transaction id. What is of another server or time is not asked for. */
+/**
+ * Asks the server; the parameter is the transaction id. What is of another server or time is not asked for. Nothing but
+ * text and booleans comes back: a program may read transaction ids as whatever it likes, or not at all.
+ */
 export const question = (ticket: Ticket): { readonly sql: string; readonly params: ReadonlyArray<unknown> } => ({
-  sql: `SELECT place.*,
+  sql: `SELECT place.cluster, place.timeline, place.epoch,
     CASE WHEN place.cluster = $2 AND place.timeline = $3 AND $1::text::xid8 < place.next
       THEN pg_xact_status($1::text::xid8) END AS status,
     $1::text::xid8 >= place.next AS "isAhead",
