@@ -28,7 +28,7 @@ export type Fate =
  * The statistics are thrown away by crash recovery and kept over an orderly restart, so the time of their reset tells
  * whether numbers may have been given twice (`pgstat_reset_after_failure`, `src/backend/utils/activity/pgstat.c`).
  */
-const epoch = `(SELECT stats_reset::text FROM pg_stat_bgwriter)`
+const epoch = `(SELECT (extract(epoch FROM stats_reset) * 1000000)::bigint::text FROM pg_stat_bgwriter)`
 const cluster = `(SELECT system_identifier::text FROM pg_control_system())`
 /** On a standby there is no WAL to be written, and the function refuses to name its file. */
 const timeline = `CASE WHEN pg_is_in_recovery() THEN 'standby' ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) END`
@@ -50,7 +50,10 @@ export interface Question {
   readonly params: ReadonlyArray<unknown>
 }
 
-/** Asks the server; the first parameter is the transaction id. What is of another server or time is not asked for. */
+/**
+ * Asks the server; the first parameter is the transaction id. What is of another server or time is not asked for. Nothing
+ * but text and booleans comes back: a program may read transaction ids as whatever it likes, or not at all.
+ */
 export const question = (ticket: Ticket): Question => ({
   sql: `SELECT place.cluster, place.timeline, place.epoch,
     CASE WHEN place.cluster = $2 AND place.timeline = $3 AND $1::text::xid8 < place.next
