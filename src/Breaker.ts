@@ -28,6 +28,7 @@ import * as Exit from "effect/Exit"
 import { dual } from "effect/Function"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
+import * as CircuitBreaker from "effect/persistence/CircuitBreaker"
 import * as PubSub from "effect/PubSub"
 import * as Random from "effect/Random"
 import * as Schema from "effect/Schema"
@@ -43,6 +44,8 @@ import * as Memory from "./internal/breakerSnapshot.ts"
 import * as Tally from "./internal/breakerTally.ts"
 import * as View from "./internal/breakerView.ts"
 import * as Latest from "./internal/latest.ts"
+import { millis } from "./internal/millis.ts"
+import * as Shared from "./internal/sharedCircuit.ts"
 
 /**
  * What a call says about the database. `Success`: it answered, be it with an error. `Failure`: it could not be
@@ -342,10 +345,20 @@ const outcomeOf = (error: unknown): Outcome => {
  * @category constructors
  * @since 0.1.0
  */
-export const make: (
+export const make = (
   options?: Options | undefined
-) => Effect.Effect<Breaker["Service"], Errors.InvalidOption, Scope.Scope> = Effect.fnUntraced(
-  function*(options: Options = {}) {
+): Effect.Effect<Breaker["Service"], Errors.InvalidOption, Scope.Scope> => makeIn(undefined, options)
+
+/** A breaker, alone or in a fleet. */
+const makeIn = Effect.fnUntraced(
+  function*(
+    join:
+      | ((
+        local: Shared.Local<Errors.CircuitError>
+      ) => Effect.Effect<Shared.Fleet<Errors.CircuitError>, Errors.InvalidOption, Scope.Scope>)
+      | undefined,
+    options: Options = {}
+  ): Effect.fn.Return<Breaker["Service"], Errors.InvalidOption, Scope.Scope> {
     const settings = yield* settingsOf(options)
     const onTransition = options.onTransition
     const random = yield* Random.Random
@@ -399,6 +412,14 @@ export const make: (
     /** Who waits for room in a circuit that recovers. */
     const line = Line.make(ask)
 
+    const fleet = join === undefined ? undefined : yield* join({
+      settings,
+      circuit: () => circuit,
+      advance,
+      ask,
+      reject: (retryAfter) => new Errors.CircuitHalfOpen({ key: settings.key, retryAfter })
+    })
+
     const closedPermitUnsafe = () =>
       circuit._tag === "Closed" || circuit._tag === "Disabled" ? circuit.admission.permit : undefined
 
@@ -417,9 +438,10 @@ export const make: (
         return use(answer)
       }
       // Noted when it is given: from then on it has to be given back, however the waiting ends.
-      const waitForRoom = line.stand(() => clock.currentTimeMillisUnsafe(), (answer) => {
-        if (answer._tag === "Permit") permit = answer
-      }).pipe(
+      const note = (answer: Permit | Errors.CircuitError | undefined): void => {
+        if (answer?._tag === "Permit") permit = answer
+      }
+      const waitForRoom = line.stand(() => clock.currentTimeMillisUnsafe(), note).pipe(
         Effect.timeoutOrElse({
           duration: settings.probeLease,
           // First in line by now, and who held it up may have lost his place just as well.
@@ -437,8 +459,11 @@ export const make: (
           clock = fiber.getRef(Clock.Clock)
           const now = clock.currentTimeMillisUnsafe()
           line.serve(now)
-          const answer = line.isEmpty() ? ask(now) : undefined
-          return answer === undefined ? Effect.flatMap(waitForRoom, proceed) : proceed(answer)
+          const enter = (answer: Permit | Errors.CircuitError | undefined) =>
+            answer === undefined ? Effect.flatMap(waitForRoom, proceed) : proceed(answer)
+          if (!line.isEmpty()) return enter(undefined)
+          const leave = fleet?.leave(now, note)
+          return leave === undefined ? enter(ask(now)) : Effect.flatMap(leave, enter)
         }),
         () => {
           if (permit !== undefined && (permit.probe || permit.ramp)) {
@@ -453,10 +478,13 @@ export const make: (
       // A success, too, can open a circuit that goes by a rate: it may be the call that was missing.
       const mayOpen = outcome === "Failure" || (outcome === "Success" && settings.trip._tag === "Rate")
       const draw = mayOpen ? random.nextDoubleUnsafe() : 0
-      const next = Machine.settle(circuit, permit, outcome, now, settings, failure?.source, draw)
-      if (next === circuit) return
-      if (outcome === "Failure") lastFailure = failure === undefined ? null : withoutSource(failure)
-      advance(next, now)
+      const previous = circuit
+      const next = Machine.settle(previous, permit, outcome, now, settings, failure?.source, draw)
+      if (next !== previous) {
+        if (outcome === "Failure") lastFailure = failure === undefined ? null : withoutSource(failure)
+        advance(next, now)
+      }
+      fleet?.settled(permit, outcome, previous, next)
     }
 
     const isCalmUnsafe = () => (circuit._tag === "Closed" || circuit._tag === "Disabled") && Tally.isCalm(circuit.tally)
@@ -617,6 +645,54 @@ export const protect: {
  */
 export const layer = (options?: Options | undefined): Layer.Layer<Breaker, Errors.InvalidOption> =>
   Layer.effect(Breaker, make(options))
+
+/**
+ * A breaker whose circuit a fleet of processes shares through a `CircuitBreakerStore` of
+ * `effect/persistence/CircuitBreaker`, as its `layerStoreRedis` provides it. All who use the same store and `key` are one
+ * fleet: give them the same options, and share only between processes that reach the database on the same way, for the
+ * circuit that one of them opens is open for all.
+ *
+ * - As long as calls succeed the store is asked nothing, and neither is it by building the layer.
+ * - A failure that counts asks, in the background, whether the fleet's circuit is open: then so is this one. Failures are
+ *   counted by each process for itself; the one whose circuit opens opens the fleet's, for as long as the back-off of
+ *   the whole fleet says.
+ * - When the open time is over the next call asks the store, and one process of the fleet probes. The others are rejected
+ *   until the outcome is known. Each of them closes with a `ramp` of its own.
+ * - A store that is down, slow or answers nonsense is no reason to reject a call: the circuit of this process decides by
+ *   itself until the store answers again. Both are logged once for each outage.
+ * - `transitions` and `state` are those of this process. `isolate`, `disable` and `reset` act on this process alone: after
+ *   a `reset` the next failure asks whether the fleet's circuit is still open.
+ *
+ * `storeTimeout` is how long the store may take for an answer, and so the most that it delays a call: the one that would
+ * be the probe. At most `probeLease`. Default: 250 milliseconds, or `probeLease` when that is shorter.
+ *
+ * A process that dies while it probes keeps the others from it until the lease in the store ends: its `probeLease`, 10
+ * seconds by default in Redis. The store in memory has no lease.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerShared = (
+  options: Options & { readonly storeTimeout?: Duration.Input | undefined } = {}
+): Layer.Layer<Breaker, Errors.InvalidOption, CircuitBreaker.CircuitBreakerStore> =>
+  Layer.effect(
+    Breaker,
+    Effect.flatMap(CircuitBreaker.CircuitBreakerStore, (store) =>
+      makeIn((local) => {
+        const { probeLease } = local.settings
+        const value = options.storeTimeout
+        const storeTimeout = value === undefined ? Math.min(250, probeLease) : millis(value)
+        return storeTimeout >= 1 && storeTimeout <= probeLease
+          ? Shared.make(local, store, storeTimeout)
+          : Effect.fail(
+            new Errors.InvalidOption({
+              option: "breaker.storeTimeout",
+              value,
+              allowed: "a duration from 1 millisecond to probeLease"
+            })
+          )
+      }, options))
+  )
 
 /**
  * A breaker that lets every call in and never opens, not even by hand.

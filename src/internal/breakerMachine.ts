@@ -327,6 +327,14 @@ const settleDisabled = (
     : { ...circuit, tally }
 }
 
+/** The circuit once it is known that the database is back. */
+export const recovered = (circuit: Open | HalfOpen, now: number, config: Config): Closed | Ramping => {
+  const { generation, openings } = circuit
+  const lastOpenFor = circuit._tag === "Open" ? circuit.openFor : circuit.lastOpenFor
+  const past: Past = { openings, closedAt: now, lastOpenFor }
+  return config.ramp === 0 ? closed(generation + 1, past, config) : ramping(generation + 1, past, 1)
+}
+
 /**
  * Takes the outcome of an admitted call.
  *
@@ -355,11 +363,8 @@ export const settle = (
       return circuit
     case "HalfOpen":
       switch (outcome) {
-        case "Success": {
-          const { generation, lastOpenFor, openings } = circuit
-          const past: Past = { openings, closedAt: now, lastOpenFor }
-          return config.ramp === 0 ? closed(generation + 1, past, config) : ramping(generation + 1, past, 1)
-        }
+        case "Success":
+          return recovered(circuit, now, config)
         case "Failure":
           return open(circuit.generation, circuit.openings + 1, now, draw, config)
         case "Ignored":
