@@ -9,7 +9,7 @@ const session = Effect.flatMap(freshDatabase, (url) => PgConnection.make({ url }
 
 const identify = (connection: PgConnection.PgConnection) =>
   Effect.map(
-    connection.queryValues(CommitFate.identify, [], false),
+    connection.queryValues(`SELECT ${CommitFate.identity.join(", ")}`, [], false),
     ([row]) => CommitFate.ticketOf(row as ReadonlyArray<string | null>) ?? assert.fail("no ticket")
   )
 
