@@ -35,11 +35,16 @@ const take = (what: Effect.Effect<void, never, Scope.Scope>) =>
     return Scope.close(scope, Exit.void)
   })
 
-/** What becomes of a snapshot of this circuit in another process. */
-const hydrated = Effect.fnUntraced(function*(engine: Engine, circuit: Circuit, settings: Settings = {}) {
+/** A circuit that goes on, after `later`, from what this one leaves in a snapshot. */
+const goesOn = Effect.fnUntraced(function*(
+  engine: Engine,
+  circuit: Circuit,
+  later: Effect.Effect<void, never, Time>,
+  settings: Settings = {}
+) {
   const snapshot = JSON.stringify(yield* yield* power("snapshot", circuit.snapshot))
-  return (later: Effect.Effect<void, never, Time>) =>
-    Effect.andThen(later, engine.make({ ...settings, snapshot: JSON.parse(snapshot) }))
+  yield* later
+  return yield* engine.make({ ...settings, snapshot: JSON.parse(snapshot) })
 })
 
 /** Asks by so many failures how many of them in a row open it. */
@@ -140,12 +145,12 @@ export const powers: ReadonlyArray<Case> = [
       const settings = { backoff: true }
       const circuit = yield* halfOpened(engine, settings)
       yield* start(circuit)
-      const elsewhere = yield* (yield* hydrated(engine, circuit, settings))(pass(0))
+      const elsewhere = yield* goesOn(engine, circuit, Effect.void, settings)
       yield* is(elsewhere, "Open", { retryAfter: 0 })
       yield* fail(elsewhere, 1)
       yield* is(elsewhere, "Open", { retryAfter: seconds(60) })
       yield* staysOpenFor(elsewhere, seconds(60))
-      yield* succeed(elsewhere)
+      yield* when("60 s after it opened again")(succeed(elsewhere))
     })
   },
   {
@@ -153,18 +158,17 @@ export const powers: ReadonlyArray<Case> = [
     title: "a snapshot of an open circuit goes on 10 s later, 40 s later, an hour before; and garbage",
     expected: "20 s left; a probe; 30 s left; closed with a warning",
     run: Effect.fnUntraced(function*(engine) {
-      const goesOn = Effect.fnUntraced(function*(later: Effect.Effect<void, never, Time>) {
-        return yield* (yield* hydrated(engine, yield* opened(engine)))(later)
-      })
       yield* when("10 s later")(Effect.gen(function*() {
-        const circuit = yield* goesOn(pass(seconds(10)))
+        const circuit = yield* goesOn(engine, yield* opened(engine), pass(seconds(10)))
         yield* is(circuit, "Open", { retryAfter: seconds(20) })
         yield* staysOpenFor(circuit, seconds(20))
         yield* succeed(circuit)
       }))
-      yield* when("40 s later")(Effect.flatMap(goesOn(pass(seconds(40))), succeed))
+      yield* when("40 s later")(Effect.gen(function*() {
+        yield* succeed(yield* goesOn(engine, yield* opened(engine), pass(seconds(40))))
+      }))
       yield* when("an hour before")(Effect.gen(function*() {
-        const circuit = yield* goesOn(turnBack(minutes(60)))
+        const circuit = yield* goesOn(engine, yield* opened(engine), turnBack(minutes(60)))
         yield* is(circuit, "Open", { retryAfter: seconds(30) })
         yield* staysOpenFor(circuit, seconds(30))
         yield* succeed(circuit)
