@@ -274,11 +274,13 @@ export const make = Effect.fnUntraced(
           const exit = yield* Effect.exit(
             restore(Effect.timeout(answerOf(store.admit(key), isAdmission), settings.probeLease))
           )
-          const now = yield* Clock.currentTimeMillis
           inquiry = undefined
-          const reply = exit._tag === "Success" ? exit.value : undefined
+          // The scope closes.
+          if (exit._tag === "Failure" && Cause.hasInterrupts(exit.cause)) return
           if (exit._tag === "Failure") noteSilence(exit.cause)
           else if (!own.isLate) noteAnswer()
+          const reply = exit._tag === "Success" ? exit.value : undefined
+          const now = yield* Clock.currentTimeMillis
           const verdict = own.taker === undefined ? undefined : handOut(reply, own.taker, now)
           if (reply === undefined || !("generation" in reply) || !reply.probe) return
           const ignored: Verdict = { outcome: "Ignored", openFor: undefined }
