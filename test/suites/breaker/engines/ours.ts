@@ -114,3 +114,8 @@ const ours = (
 })
 
 export const inProcess: Engine = ours("effect-pg-pool", Breaker.layer, { name: "layer", isShared: false })
+
+export const shared: Engine = ours("effect-pg-pool, shared", Breaker.layerShared, {
+  name: "layerShared",
+  isShared: true
+})
