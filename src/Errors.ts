@@ -525,9 +525,14 @@ export class OutcomeUnknown extends Schema.TaggedError<OutcomeUnknown>("effect-p
       : this.operation === "statement"
       ? "The statement"
       : "The work"
-    return `${what} may have been applied: it was sent, and its answer was lost (${describe(this.failure)}).${
-      this.unresolved === undefined ? "" : ` Its fate could not be resolved: ${this.unresolved}.`
-    } Verify in the database before repeating it, or declare it idempotent.`
+    // A procedure and a DO block may commit on their way to an error.
+    const how = this.failure.severity === "ERROR"
+      ? `the server answered with ${
+        describe(this.failure)
+      }, but such a statement may have committed parts of itself before`
+      : `it was sent, and its answer was lost (${describe(this.failure)})`
+    const fate = this.unresolved === undefined ? "" : ` Its fate could not be resolved: ${this.unresolved}.`
+    return `${what} may have been applied: ${how}.${fate} Verify in the database before repeating it, or declare it idempotent.`
   }
   /** Repeating could apply it twice. @since 0.1.0 */
   get isRetryable(): boolean {

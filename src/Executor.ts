@@ -151,8 +151,6 @@ export interface Options {
   readonly classify?: Errors.Classify | undefined
 }
 
-const effectOf = ({ effects }: UnitOfWork.UnitOfWork) => (effects === 0 ? "NotRun" : "Unknown")
-
 /** Milliseconds. What is no duration is a mistake in the program, and not a failure that it could handle. */
 const timeLimit = (
   option: "attemptTimeout" | "deadline" | "acquireTimeout",
@@ -359,7 +357,7 @@ export const make = Effect.fnUntraced(function*(
   }
 
   const deadlineExceeded = (allowed: number, unit: UnitOfWork.UnitOfWork): SqlError =>
-    Errors.toSqlError(new Errors.DeadlineExceeded({ deadline: allowed, effect: effectOf(unit) }))
+    Errors.toSqlError(new Errors.DeadlineExceeded({ deadline: allowed, effect: UnitOfWork.effectOf(unit) }))
 
   const enforce = <A, E, R>(work: Effect.Effect<A, E, R>, deadlineAt: number): Effect.Effect<A, E | SqlError, R> =>
     Deadlines.enforce(work, deadlineAt, now, deadlineExceeded)
@@ -428,7 +426,7 @@ export const make = Effect.fnUntraced(function*(
   }
 
   const attemptTimedOut = (timeout: number, own: UnitOfWork.UnitOfWork): Errors.StatementTimeout => {
-    const effect = effectOf(own)
+    const effect = UnitOfWork.effectOf(own)
     const error = new Errors.StatementTimeout({ timeout, by: "client", effect, failure: { code: "ETIMEDOUT" } })
     evidence.record(error, { code: "ETIMEDOUT", message: error.message }, {
       kind: "Unreachable",
@@ -492,7 +490,7 @@ export const make = Effect.fnUntraced(function*(
         }, history))
       const allowed = Math.max(0, ownDeadlineAt - startedAt)
       const outOfTime = () => {
-        const error = new Errors.DeadlineExceeded({ deadline: allowed, effect: effectOf(current) })
+        const error = new Errors.DeadlineExceeded({ deadline: allowed, effect: UnitOfWork.effectOf(current) })
         History.remember(error, history)
         return error
       }
@@ -575,9 +573,10 @@ export const idempotent = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effe
   Effect.provideService(effect, UnitOfWork.Idempotent, true)
 
 /**
- * The time at which all work of a fiber must be done, in milliseconds of the wall clock (as `Clock.currentTimeMillis` has
- * it); `Infinity` for none, which is the default. Every statement, checkout, transaction and `run` honours it: what is
- * not done by then fails with `DeadlineExceeded` and is cancelled on the server. Set it with {@link withDeadline}, or
+ * The time at which all work of a fiber must be done: a point in time and not a duration, in milliseconds of the wall
+ * clock (as `Clock.currentTimeMillis` has it); `Infinity` for none, which is the default. Every statement, checkout,
+ * transaction and `run` honours it: what is not done by then fails with `DeadlineExceeded` (in a `SqlError`, where the
+ * error of a statement is one) and is cancelled on the server. Set it with {@link withDeadline}, or
  * provide it where a platform says how long there is.
  *
  * @category references
@@ -630,7 +629,7 @@ export const withDeadline: {
         Effect.provideService(self, Deadline, deadlineAt),
         deadlineAt,
         now,
-        (allowed, unit) => new Errors.DeadlineExceeded({ deadline: allowed, effect: effectOf(unit) })
+        (allowed, unit) => new Errors.DeadlineExceeded({ deadline: allowed, effect: UnitOfWork.effectOf(unit) })
       )
     })
 )

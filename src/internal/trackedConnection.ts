@@ -156,7 +156,10 @@ export class TrackedConnection implements PgConnection.PgConnection {
     const unit = UnitOfWork.of(fiber)
     const commits = this.transaction === "Open" && Commits.isByHand(sql)
     const counts = commits || this.transaction !== "Open"
-    if (unit !== undefined && counts) UnitOfWork.addEffects(unit, 1)
+    if (unit !== undefined) {
+      UnitOfWork.start(unit)
+      if (counts) UnitOfWork.addEffects(unit, 1)
+    }
     return {
       connection: this,
       sql,

@@ -3,6 +3,7 @@ import * as Effect from "effect/Effect"
 import type { Fiber } from "effect/Fiber"
 import type { Schedule } from "effect/Schedule"
 import type { Session } from "./session.ts"
+import type { Outcome } from "./verdict.ts"
 
 /** What holds for everything inside of a unit. */
 export interface Terms {
@@ -24,6 +25,8 @@ export interface UnitOfWork extends Terms {
   readonly outer: UnitOfWork | undefined
   /** Statements and commits that took effect or may have: back to what it was once they are proved undone. */
   effects: number
+  /** Whether it has sent anything to the server at all. */
+  hasStarted: boolean
   /** COMMITs that wait for their answer. */
   committing: number
   /** How many answers each session owes to this unit: others may share a session, or have it afterwards. */
@@ -34,6 +37,7 @@ export const make = (terms: Terms, outer: UnitOfWork | undefined): UnitOfWork =>
   ...terms,
   outer,
   effects: 0,
+  hasStarted: false,
   committing: 0,
   awaited: new Map()
 })
@@ -45,6 +49,17 @@ export const addEffects = (unit: UnitOfWork, count: 1 | -1): void => {
 export const addCommitting = (unit: UnitOfWork, count: 1 | -1): void => {
   for (let each: UnitOfWork | undefined = unit; each !== undefined; each = each.outer) each.committing += count
 }
+
+/** Notes that something was sent, be it only to be rolled back. */
+export const start = (unit: UnitOfWork): void => {
+  for (let each: UnitOfWork | undefined = unit; each !== undefined && !each.hasStarted; each = each.outer) {
+    each.hasStarted = true
+  }
+}
+
+/** What is known of what it has done. */
+export const effectOf = ({ effects, hasStarted }: UnitOfWork): Outcome =>
+  effects > 0 ? "Unknown" : hasStarted ? "RolledBack" : "NotRun"
 
 /** Notes an answer that is owed from now on (1), or has come (-1). */
 export const addAwaited = (unit: UnitOfWork, session: Session, count: 1 | -1): void => {

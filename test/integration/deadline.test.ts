@@ -146,7 +146,7 @@ describe("Executor.withDeadline", () => {
         const sql = yield* SqlClient
         const work = sql.withTransaction(Effect.andThen(sql`INSERT INTO t VALUES (1)`, Effect.sleep("20 seconds")))
         const error = yield* Effect.flip(work.pipe(withDeadline(300)))
-        assert.strictEqual(exceeded(error).effect, "NotRun")
+        assert.strictEqual(exceeded(error).effect, "RolledBack")
         assert.strictEqual(yield* rows, 0)
       }).pipe(Effect.provide(Pg.layer({ url, max: 1 })))
     }))
