@@ -1,6 +1,13 @@
 import * as PgProtocol from "@effect/sql-pg/PgProtocol"
 import * as Result from "effect/Result"
 
+/** In the order in which the bytes came. */
+interface Parts {
+  readonly before: Uint8Array
+  readonly own: Uint8Array
+  readonly after: Uint8Array
+}
+
 /**
  * A statement that travels with the driver's next one, in the same write, and whose answer is taken out of the stream
  * before the driver sees it. It costs no round trip of its own: the driver sends one statement at a time and waits.
@@ -8,10 +15,10 @@ import * as Result from "effect/Result"
 export interface Rider {
   readonly frame: Uint8Array
   /**
-   * Splits a chunk into what belongs to the driver and what was the rider's. Must be fed everything that comes after
-   * the frame was sent, until `isDone`.
+   * Splits a chunk into the rider's own and what belongs to the driver before and after it; any of them may be empty.
+   * Must be fed everything that comes after the frame was sent, until `isDone`.
    */
-  readonly take: (chunk: Uint8Array) => { readonly driver: Uint8Array; readonly own: Uint8Array }
+  readonly take: (chunk: Uint8Array) => Parts
   readonly isDone: () => boolean
   /** The answer, once done: the columns of its first row; `undefined` if there is none, or the server refused it. */
   readonly answer: () => ReadonlyArray<string | null> | undefined
@@ -20,6 +27,7 @@ export interface Rider {
 const readyForQuery = 0x5a
 const headerLength = 5
 const inTransaction = "T"
+const none = new Uint8Array(0)
 
 /** Parse, Bind, Execute and Sync of an unnamed statement without parameters. Its results should be text. */
 const encode = (sql: string): Uint8Array =>
@@ -67,17 +75,15 @@ export const make = (sql: string): Rider => {
       let start = 0
       if (cyclesSeen === 0) {
         const end = find(chunk, 0)
-        if (end === undefined) return { driver: chunk, own: chunk.subarray(chunk.length) }
+        if (end === undefined) return { before: chunk, own: none, after: none }
         cyclesSeen = 1
         start = end
       }
       const end = find(chunk, start)
       if (end !== undefined) cyclesSeen = 2
       const own = chunk.subarray(start, end ?? chunk.length)
-      taken.push(own.slice())
-      const before = chunk.subarray(0, start)
-      const after = chunk.subarray(end ?? chunk.length)
-      return { driver: after.length === 0 ? before : Buffer.concat([before, after]), own }
+      taken.push(new Uint8Array(own))
+      return { before: chunk.subarray(0, start), own, after: chunk.subarray(end ?? chunk.length) }
     },
     isDone: () => cyclesSeen === 2,
     answer: () => {

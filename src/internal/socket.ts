@@ -213,10 +213,13 @@ export const make = (options: {
     rider = next
     duplex.emit = function(this: Duplex, event: string | symbol, ...args: Array<unknown>) {
       if (event !== "data") return (emit as (...args: Array<unknown>) => boolean).call(duplex, event, ...args)
-      const { driver, own } = next.take(args[0] as Uint8Array)
+      const { after, before, own } = next.take(args[0] as Uint8Array)
+      // In the order in which they came: a message of the driver's may have begun in the last chunk.
+      if (before.length > 0) emit.call(duplex, "data", before)
       if (own.length > 0) messages.scan(own)
       if (next.isDone()) arrive()
-      return driver.length === 0 || emit.call(duplex, "data", driver)
+      if (after.length > 0) emit.call(duplex, "data", after)
+      return true
     }
     duplex.once("close", arrive)
     return () => {

@@ -106,10 +106,36 @@ describe("a transaction whose connection is cut at each of its messages", () => 
               assert.isAbove(unknown["rolled back"], 0)
             }
           }),
-        60_000
+        120_000
       )
     }
   }
+})
+
+describe("a transaction whose messages come in two pieces", () => {
+  it.live("keeps its session: the end of the answer to BEGIN was taken for that of what rode along", () =>
+    Effect.gen(function*() {
+      const url = yield* freshDatabase
+      const { contradictions, note, witness } = yield* makeLedger(url)
+      const proxy = yield* makeMessageProxy(url)
+      yield* Effect.gen(function*() {
+        const write = (id: string, story: string) =>
+          note(id, transaction(putInAndCount(id, 0), { resolveCommit: true }), { mayBeUnknown: false, story })
+        yield* write("first", "undisturbed")
+        yield* write("second", "undisturbed")
+        const whole = proxy.done().at(-1) ?? assert.fail("no transaction has come to its end")
+        const session = yield* witness.sessions
+        assert.strictEqual(session.length, 1)
+        for (const boundary of range(whole["to the client"])) {
+          const fault: Fault = { direction: "to the client", boundary, fate: "pause", stall: 5 }
+          const faults = [fault]
+          proxy.plan(() => faults.shift())
+          yield* write(`${boundary}`, describeFault(fault))
+          assert.deepStrictEqual(yield* witness.sessions, session, describeFault(fault))
+        }
+      }).pipe(Effect.provide(Pg.layer({ ...undaunted, url: proxy.url, max: 1 })))
+      assert.deepStrictEqual(yield* contradictions, [])
+    }))
 })
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -264,5 +290,5 @@ describe("transactions whose connections are cut at random", () => {
       const wrong = yield* ledger.contradictions
       assert.deepStrictEqual(wrong.slice(0, 20), [], `${wrong.length} contradictions`)
       assert.isAbove(ledger.told("acknowledged"), 100)
-    }), 60_000)
+    }), 120_000)
 })
