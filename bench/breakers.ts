@@ -10,7 +10,7 @@ import type { Engine } from "../test/suites/breaker/engine.ts"
 import { cockatiel } from "../test/suites/breaker/engines/cockatiel.ts"
 import { effect } from "../test/suites/breaker/engines/effect.ts"
 import { opossum } from "../test/suites/breaker/engines/opossum.ts"
-import { inProcess } from "../test/suites/breaker/engines/ours.ts"
+import { inProcess, shared } from "../test/suites/breaker/engines/ours.ts"
 import type { Verdict } from "../test/suites/breaker/verdict.ts"
 import { judge } from "../test/suites/breaker/verdict.ts"
 
@@ -34,6 +34,10 @@ const competitors: ReadonlyArray<Competitor> = [
     notes: [
       "Its own classification of errors, and its defaults but for jitter, back-off and ramp, which are on by default."
     ]
+  },
+  {
+    engine: shared,
+    notes: ["`Breaker.layerShared` over Effect's `layerStoreMemory`, otherwise the same."]
   },
   {
     engine: effect,

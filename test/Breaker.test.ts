@@ -16,7 +16,7 @@ import * as Stream from "effect/Stream"
 import { TestClock } from "effect/testing"
 import * as Breaker from "../src/Breaker.ts"
 import * as Errors from "../src/Errors.ts"
-import { inProcess, shared } from "./suites/breaker/engines/ours.ts"
+import { inProcess } from "./suites/breaker/engines/ours.ts"
 import { breakerSuite } from "./suites/breakerSuite.ts"
 
 type Service = Breaker.Breaker["Service"]
@@ -45,10 +45,6 @@ describe("Breaker", () => {
   // It has no store that could be down.
   describe("in process", () => {
     breakerSuite(inProcess, [35])
-  })
-
-  describe("shared", () => {
-    breakerSuite(shared)
   })
 
   describe("the cycle", () => {

@@ -12,6 +12,8 @@ import * as Scope from "effect/Scope"
 import { TestClock } from "effect/testing"
 import * as Breaker from "../src/Breaker.ts"
 import * as Errors from "../src/Errors.ts"
+import { shared } from "./suites/breaker/engines/ours.ts"
+import { breakerSuite } from "./suites/breakerSuite.ts"
 
 type Service = Breaker.Breaker["Service"]
 type Store = CircuitBreaker.CircuitBreakerStore["Service"]
@@ -99,6 +101,8 @@ const unavailable = Effect.fail(
 )
 
 describe("Breaker.layerShared", () => {
+  breakerSuite(shared, [48])
+
   describe("while all is well", () => {
     it.effect("building it asks the store nothing, and neither do calls that succeed", () =>
       Effect.gen(function*() {
@@ -385,7 +389,7 @@ describe("Breaker.layerShared", () => {
         assert.strictEqual(yield* told(a), "ran")
         yield* fail(a, 4)
         assert.strictEqual(messages.length, 1)
-        assert.match(messages[0]!, /^Warn: The store of the circuit default gives no answer/)
+        assert.match(messages[0]!, /^Warn: The store of the circuit default gives no answer that can be used/)
       }).pipe(Effect.provide(layer))
     })
 

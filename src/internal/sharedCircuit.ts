@@ -20,6 +20,10 @@ import type { Circuit, HalfOpen, Open, Outcome, Permit } from "./breakerMachine.
 import * as Machine from "./breakerMachine.ts"
 import type { Settings } from "./breakerSettings.ts"
 
+interface Tagged {
+  readonly _tag: string
+}
+
 /** What a call that wants in is told: leave, a rejection, or `undefined`: it has to wait for room. */
 export type Answer<Rejection> = Permit | Rejection | undefined
 
@@ -73,7 +77,7 @@ class NoAnswer extends Data.TaggedError("NoAnswer") {}
 const nonsense = (answer: unknown) => Cause.fail(`It answered ${JSON.stringify(answer)}.`)
 
 export const make = Effect.fnUntraced(
-  function*<Rejection>(
+  function*<Rejection extends Tagged>(
     { advance, ask, circuit: circuitNow, reject, settings }: Local<Rejection>,
     store: Store,
     storeTimeout: number
@@ -108,7 +112,7 @@ export const make = Effect.fnUntraced(
       isSilent = true
       runFork(
         Effect.logWarning(
-          `The store of the circuit ${key} gives no answer: until it does, this process goes by its own circuit`,
+          `The store of the circuit ${key} gives no answer that can be used: until it does, this process goes by its own`,
           cause
         )
       )
@@ -120,10 +124,32 @@ export const make = Effect.fnUntraced(
       isSense: (answer: A) => boolean
     ): Effect.Effect<A | Rejected, unknown, Scope.Scope> =>
       question.pipe(
-        Effect.flatMap((answer) => isSense(answer) ? Effect.succeed(answer) : Effect.failCause(nonsense(answer))),
-        Effect.catchTag("CircuitBreakerError", (error): Effect.Effect<Rejected, CircuitBreaker.CircuitBreakerError> =>
-          error.reason._tag === "CircuitBreakerStoreError" ? Effect.fail(error) : Effect.succeed(error.reason))
+        Effect.filterOrElse(isSense, (answer) => Effect.failCause(nonsense(answer))),
+        Effect.catchTag("CircuitBreakerError", (error): Effect.Effect<Rejected, unknown> => {
+          const { reason } = error
+          if (reason._tag === "CircuitBreakerStoreError") return Effect.fail(error)
+          return reason._tag === "CircuitHalfOpen" || isWithinBounds(reason)
+            ? Effect.succeed(reason)
+            : Effect.failCause(nonsense(reason))
+        })
       )
+
+    /** An opening that no process of the fleet can have made is one that a clock has moved away from. */
+    const isWithinBounds = ({ retryAfter }: { readonly retryAfter: Duration.Duration }): boolean =>
+      Duration.toMillis(retryAfter) <= settings.maxOpenFor
+
+    const isState = (state: CircuitBreaker.State): boolean => {
+      switch (state._tag) {
+        case "Closed":
+          return true
+        case "Open":
+          return isCount(state.consecutiveOpenings) && isWithinBounds(state)
+        case "HalfOpen":
+          return isCount(state.consecutiveOpenings)
+        default:
+          return false
+      }
+    }
 
     /** Asks within the time that the store has. Without an answer there is nothing more to do: it has been reported. */
     const consult = <A>(
@@ -250,8 +276,6 @@ export const make = Effect.fnUntraced(
         follow(reply, current, now)
       }
       const answer = ask(now)
-      const isPermit = (given: Answer<Rejection>): given is Permit =>
-        typeof given === "object" && given !== null && "probe" in given
       const isForFleet = reply !== undefined && "generation" in reply && reply.probe
       if (!isForFleet || !isPermit(answer) || !answer.probe) {
         taker(answer)
@@ -300,9 +324,11 @@ export const make = Effect.fnUntraced(
         })
       ))
 
+    /** Waits for the answer to an inquiry, for as long as the store has, and then does without. */
     const awaitAnswer = (
       own: Inquiry<Rejection>,
-      onAnswer: (answer: Answer<Rejection>) => void
+      onAnswer: (answer: Answer<Rejection>) => void,
+      now: number
     ): Effect.Effect<Answer<Rejection>> => {
       const answered = Deferred.makeUnsafe<Answer<Rejection>>()
       const taker = (answer: Answer<Rejection>): void => {
@@ -310,41 +336,39 @@ export const make = Effect.fnUntraced(
         onAnswer(answer)
         Deferred.doneUnsafe(answered, Effect.succeed(answer))
       }
-      own.taker = taker
-      return Deferred.await(answered).pipe(
-        Effect.timeoutOrElse({
-          duration: storeTimeout,
-          orElse: () =>
-            Effect.flatMap(Clock.currentTimeMillis, (now) => {
-              if (own.taker === taker) {
-                own.isLate = true
-                noteSilence(Cause.fail(`It did not answer within ${storeTimeout} ms.`))
-                taker(ask(now))
-              }
-              return Deferred.await(answered)
-            })
+      const doWithout = Effect.flatMap(Clock.currentTimeMillis, (later) => {
+        if (own.taker === taker) {
+          own.isLate = true
+          noteSilence(Cause.fail(`It did not answer within ${storeTimeout} ms.`))
+          taker(ask(later))
+        }
+        return Deferred.await(answered)
+      })
+      return Effect.ensuring(
+        Effect.suspend(() => {
+          // Somebody else may have come first since this call was found to be the probe.
+          const isMine = inquiry === undefined || inquiry === own
+          if (!isMine || own.taker !== undefined) return Effect.succeed(reject(timeLeft(inquiry ?? own, now)))
+          own.taker = taker
+          if (inquiry === undefined) {
+            inquiry = own
+            inBackground(inquire(own))
+          }
+          return Effect.timeoutOrElse(Deferred.await(answered), { duration: storeTimeout, orElse: () => doWithout })
         }),
-        Effect.ensuring(Effect.sync(() => {
+        Effect.sync(() => {
           if (own.taker === taker) own.taker = undefined
-        }))
+        })
       )
     }
+
+    const timeLeft = ({ since }: Inquiry<Rejection>, now: number): number =>
+      Math.max(1, storeTimeout - Math.max(0, now - since))
 
     return {
       leave: (now, onAnswer) => {
         if (!wouldProbe(now) || inquiry?.isLate === true) return undefined
-        if (inquiry === undefined) {
-          const own: Inquiry<Rejection> = { since: now, taker: undefined, isLate: false }
-          return Effect.suspend(() => {
-            inquiry = own
-            const answer = awaitAnswer(own, onAnswer)
-            inBackground(inquire(own))
-            return answer
-          })
-        }
-        return inquiry.taker === undefined
-          ? awaitAnswer(inquiry, onAnswer)
-          : Effect.succeed(reject(Math.max(1, storeTimeout - Math.max(0, now - inquiry.since))))
+        return awaitAnswer(inquiry ?? { since: now, taker: undefined, isLate: false }, onAnswer, now)
       },
       settled: (permit, outcome, previous, next) => {
         if (probe?.permit === permit) {
@@ -366,11 +390,9 @@ export const make = Effect.fnUntraced(
   }
 )
 
+const isPermit = <Rejection extends Tagged>(answer: Answer<Rejection>): answer is Permit => answer?._tag === "Permit"
+
 const isCount = (value: unknown): boolean => Number.isSafeInteger(value) && (value as number) >= 0
 
 const isAdmission = ({ consecutiveOpenings, generation }: CircuitBreaker.Admission): boolean =>
   isCount(consecutiveOpenings) && Number.isSafeInteger(generation)
-
-const isState = (state: CircuitBreaker.State): boolean =>
-  state._tag === "Closed" ||
-  ((state._tag === "Open" || state._tag === "HalfOpen") && isCount(state.consecutiveOpenings))

@@ -50,6 +50,10 @@ const becomes = <A, E, R>(what: Effect.Effect<A, E, R>, holds: (value: A) => boo
 const isOpen = (breaker: Service) => becomes(breaker.state, ({ _tag }) => _tag === "Open")
 const isOver = (breaker: Service) => becomes(breaker.state, (state) => state._tag === "Open" && state.retryAfter === 0)
 
+/** The fleet's open time ends later than that of the instance that opened it, by as long as it took to tell. */
+const isOverForAll = ({ store }: { readonly store: CircuitBreaker.CircuitBreakerStore["Service"] }) =>
+  becomes(store.state(key), (state) => state._tag === "Open" && Duration.toMillis(state.retryAfter) === 0)
+
 /** What was logged about the store, and nothing of what the client of Redis has to say. */
 const logged = () => {
   const messages: Array<string> = []
@@ -105,6 +109,7 @@ describe.skipIf(isLeftOut)("Breaker.layerShared over Redis", () => {
       )
       yield* Effect.forEach(fleet, ({ breaker }) => fail(breaker, 5))
       yield* Effect.forEach(fleet, ({ breaker }) => isOver(breaker))
+      yield* isOverForAll(fleet[0]!)
       const end = yield* Deferred.make<string>()
       let running = 0
       const call = Effect.suspend(() => {
@@ -136,6 +141,7 @@ describe.skipIf(isLeftOut)("Breaker.layerShared over Redis", () => {
       yield* becomes(b.store.state(key), ({ _tag }) => _tag === "Open")
       yield* fail(b.breaker, 1)
       yield* isOver(b.breaker)
+      yield* isOverForAll(b)
       yield* fail(b.breaker, 1)
       yield* becomes(
         b.store.state(key),
@@ -213,6 +219,7 @@ describe.skipIf(isLeftOut)("Breaker.layerShared over Redis", () => {
       const { breaker } = yield* Scope.provide(makeInstance(redis), scope)
       yield* fail(breaker, 5)
       yield* isOver(breaker)
+      yield* isOverForAll({ store })
       yield* Effect.forkChild(breaker.protect(Effect.never))
       yield* becomes(breaker.state, ({ _tag }) => _tag === "HalfOpen")
       assert.deepInclude(yield* store.state(key), { _tag: "HalfOpen", probing: true })

@@ -115,7 +115,10 @@ const ours = (
 
 export const inProcess: Engine = ours("effect-pg-pool", Breaker.layer, { name: "layer", isShared: false })
 
-export const shared: Engine = ours("effect-pg-pool, shared", Breaker.layerShared, {
+/** The keys of `Breakers` are those of circuits of this process, so the shared one has no registry to ask. */
+const { registry: _, ...withoutRegistry } = ours("effect-pg-pool, shared", Breaker.layerShared, {
   name: "layerShared",
   isShared: true
 })
+
+export const shared: Engine = withoutRegistry
