@@ -98,7 +98,7 @@ const compare = Effect.fnUntraced(function*({ bare, rivals }: Match) {
   row(bare.name, plain, "")
   for (const [index, { name }] of rivals.entries()) {
     const difference = median(over[index]!)
-    row(name, plain + difference, `+${difference.toFixed(3)}`)
+    row(name, plain + difference, `${difference < 0 ? "" : "+"}${difference.toFixed(3)}`)
   }
 })
 

@@ -71,10 +71,10 @@ process.on("uncaughtException", (error) => strays.push(error))
 
 const verdictOn = async (subject: Case, engine: Engine): Promise<Verdict> => {
   const bound = new AbortController()
-  const verdict = await Promise.race([
-    Effect.runPromise(judge(subject, engine), { signal: bound.signal }),
-    wait(patience, { _tag: "Fail", reason: "the case does not end" } as const, { signal: bound.signal })
-  ]).finally(() => bound.abort())
+  // Set before the case begins, which may replace the timers.
+  const tooLate = wait(patience, { _tag: "Fail", reason: "the case does not end" } as const, { signal: bound.signal })
+  const verdict = await Promise.race([tooLate, Effect.runPromise(judge(subject, engine), { signal: bound.signal })])
+    .finally(() => bound.abort())
   await new Promise((resolve) => setImmediate(resolve))
   const [stray] = strays.splice(0)
   if (stray === undefined) return verdict
