@@ -226,7 +226,7 @@ export const make = Effect.fnUntraced(function*(
       if (disposal === "EvictAll") Effect.runSync(pool.evictAll)
     },
     complete: withLastWords,
-    enforce: (work, deadlineAt) => enforce(work, deadlineAt),
+    enforce: (work, deadlineAt, unit) => enforce(work, deadlineAt, unit),
     tell: ({ session, transaction }, error, { elapsed, failure, verdict }) =>
       session.wire.obituary()?.by === "silence"
         ? Errors.toSqlError(
@@ -264,19 +264,21 @@ export const make = Effect.fnUntraced(function*(
     return truth
   }
 
-  const { borrowAdmitted, checkoutOptions, leaseExclusive, leaseShared, settle, underPermit } = Admission.make<
-    Errors.CircuitError,
-    Pool.AcquireError
-  >({
-    breaker,
-    pool,
-    evidence,
-    now,
-    judge: judgeCheckout,
-    judgeEnd: (failure, circumstances) =>
-      reclassify(failure, circumstances, Errors.classify(failure, circumstances)).breaker,
-    hasWaitedInVain: (error) => Errors.isPoolError(error) && error._tag === "AcquireTimeout" && error.phase !== "Queue"
-  })
+  const { borrowAdmitted, borrowUnguarded, checkoutOptions, leaseExclusive, leaseShared, settle, underPermit } =
+    Admission.make<
+      Errors.CircuitError,
+      Pool.AcquireError
+    >({
+      breaker,
+      pool,
+      evidence,
+      now,
+      judge: judgeCheckout,
+      judgeEnd: (failure, circumstances) =>
+        reclassify(failure, circumstances, Errors.classify(failure, circumstances)).breaker,
+      hasWaitedInVain: (error) =>
+        Errors.isPoolError(error) && error._tag === "AcquireTimeout" && error.phase !== "Queue"
+    })
 
   // ---------------------------------------------------------------------------------------------------------------
   // trying again
@@ -359,8 +361,11 @@ export const make = Effect.fnUntraced(function*(
   const deadlineExceeded = (allowed: number, unit: UnitOfWork.UnitOfWork): SqlError =>
     Errors.toSqlError(new Errors.DeadlineExceeded({ deadline: allowed, effect: UnitOfWork.effectOf(unit) }))
 
-  const enforce = <A, E, R>(work: Effect.Effect<A, E, R>, deadlineAt: number): Effect.Effect<A, E | SqlError, R> =>
-    Deadlines.enforce(work, deadlineAt, now, deadlineExceeded)
+  const enforce = <A, E, R>(
+    work: Effect.Effect<A, E, R>,
+    deadlineAt: number,
+    unit?: UnitOfWork.UnitOfWork
+  ): Effect.Effect<A, E | SqlError, R> => Deadlines.enforce(work, deadlineAt, now, deadlineExceeded, unit)
 
   const underDeadline = <A, R>(
     work: (fiber: Fiber.Fiber<unknown, unknown>, unit: UnitOfWork.UnitOfWork | undefined) => Effect.Effect<
@@ -490,7 +495,9 @@ export const make = Effect.fnUntraced(function*(
         }, history))
       const allowed = Math.max(0, ownDeadlineAt - startedAt)
       const outOfTime = () => {
-        const error = new Errors.DeadlineExceeded({ deadline: allowed, effect: UnitOfWork.effectOf(current) })
+        const isDoubtful = history.some(({ effect }) => effect === "Unknown")
+        const effect = isDoubtful ? "Unknown" : UnitOfWork.effectOf(current)
+        const error = new Errors.DeadlineExceeded({ deadline: allowed, effect })
         History.remember(error, history)
         return error
       }
@@ -514,12 +521,14 @@ export const make = Effect.fnUntraced(function*(
   const resolve = LostCommit.make({
     now,
     ask: ({ params, sql }, until) =>
-      // Nobody's unit of work, since a question has no effect.
-      borrow((connection) => connection.query(sql, params, false)).pipe(
-        idempotent,
-        Effect.provideService(Deadlines.Deadline, until),
-        UnitOfWork.detached
-      ),
+      // Past the circuit, which the same loss may have opened. Nobody's unit of work, since a question has no effect.
+      underDeadline(() =>
+        Effect.mapError(borrowUnguarded((connection) => connection.query(sql, params, false)), asSqlError)
+      )
+        .pipe(
+          Effect.provideService(Deadlines.Deadline, until),
+          UnitOfWork.detached
+        ),
     acquireTimeout: pool.settings.acquireTimeout,
     isUnknown: (error) => {
       const typed = Errors.fromSqlError(error)
@@ -749,7 +758,9 @@ export const transaction: {
         return yield* executor.run(sql.withTransaction(effect), options)
       }
       const begin = beginOf(options)
-      const begun = sql.withTransaction(effect)
+      // The modes are this transaction's, and not those of another pool's inside of it.
+      const outerBegin = yield* SqlClient.BeginTransaction
+      const begun = sql.withTransaction(Effect.provideService(effect, SqlClient.BeginTransaction, outerBegin))
       const withModes = begin === undefined ? begun : Effect.provideService(begun, SqlClient.BeginTransaction, begin)
       return yield* executor.run(
         options.resolveCommit === undefined

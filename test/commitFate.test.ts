@@ -105,7 +105,7 @@ describe("finding out", () => {
       return Effect.fail(lost)
     })
     const fiber = yield* Effect.forkChild(Effect.flatMap(
-      CommitFate.resolve({ ask, fence, until, now: () => clock.currentTimeMillisUnsafe() }),
+      CommitFate.resolve({ isRefusal: () => false, ask, fence, until, now: () => clock.currentTimeMillisUnsafe() }),
       (fate) => Deferred.succeed(ended, fate)
     ))
     yield* TestClock.adjust(allowed + 1000)

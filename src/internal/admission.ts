@@ -73,7 +73,8 @@ export const make = <C, E>(court: Court<C, E>) => {
     const error = failed._tag === "Some" ? failed.value : undefined
     const judgement = court.judge(error)
     if (judgement !== undefined) {
-      const { failure, source, verdict } = judgement
+      const { failure, isTold, source, verdict } = judgement
+      if (isTold) return
       return breaker.settleUnsafe(permit, verdict.breaker, now(), { ...failure, source })
     }
     // A probe that waited for the server in vain has found out what it was sent for; the queue says nothing.
@@ -94,9 +95,9 @@ export const make = <C, E>(court: Court<C, E>) => {
       ? { ...usual, prove: true }
       : usual
 
-  /** A probe is settled as soon as the server has answered, and not when the caller's work ends. */
-  const settleProbe = (permit: Permit): void => {
-    if (permit.probe) breaker.settleUnsafe(permit, "Success", now())
+  /** A trial is settled as soon as the server has answered: a long statement or lease must not hold up the recovery. */
+  const settleTrial = (permit: Permit): void => {
+    if (permit.probe || permit.ramp) breaker.settleUnsafe(permit, "Success", now())
   }
 
   const admitted = <A, E2, R>(
@@ -146,10 +147,14 @@ export const make = <C, E>(court: Court<C, E>) => {
   const borrowAdmitted = <A, R>(f: (connection: TrackedConnection) => Effect.Effect<A, SqlError, R>) =>
     admitted((permit, options) =>
       pool.use((session) => {
-        settleProbe(permit)
+        settleTrial(permit)
         return underPermit(permit, f)(session)
       }, options)
     )
+
+  /** For what has to be asked whatever the circuit thinks. Nobody's evidence. */
+  const borrowUnguarded = <A, R>(f: (connection: TrackedConnection) => Effect.Effect<A, SqlError, R>) =>
+    pool.use((session) => f(trackShared(session)), { prove: true })
 
   /** A lease is one outcome for the breaker: whether its session was alive in the end. */
   const leaseOnce = (
@@ -159,8 +164,7 @@ export const make = <C, E>(court: Court<C, E>) => {
   ) =>
     admitted((permit, options) =>
       Effect.tap(checkout(options), (connection) => {
-        // Nor may a long lease hold up the recovery of a circuit.
-        if (permit.probe || permit.ramp) breaker.settleUnsafe(permit, "Success", now())
+        settleTrial(permit)
         return Effect.addFinalizer((exit) => Effect.sync(() => settleLease(permit, connection, exit)))
       })
     )
@@ -214,5 +218,5 @@ export const make = <C, E>(court: Court<C, E>) => {
     Effect.map(pool.reserve(options), ({ connection, session }) => track(session, connection))
   )
 
-  return { settle, checkoutOptions, underPermit, borrowAdmitted, leaseShared, leaseExclusive }
+  return { settle, checkoutOptions, underPermit, borrowAdmitted, borrowUnguarded, leaseShared, leaseExclusive }
 }

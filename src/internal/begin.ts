@@ -1,6 +1,6 @@
 import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
-import * as Fiber from "effect/Fiber"
+import type * as Fiber from "effect/Fiber"
 import { BeginTransaction } from "effect/sql/SqlClient"
 import type { SqlError } from "effect/sql/SqlError"
 import * as CommitFate from "./commitFate.ts"
@@ -34,27 +34,33 @@ const columnsFor = (wantsTicket: boolean, left: number): ReadonlyArray<string> =
   ]
 }
 
+/** No such function, no right to it, or not there: a server that says this says it the next time too. */
+const isForGood = (sqlState: string | undefined): boolean =>
+  sqlState !== undefined && /^(42883|42501|0A000)$/.test(sqlState)
+
 export const make = (): Begin => {
   const inquiries = new WeakMap<TrackedConnection, { readonly ticket: CommitFate.Ticket | undefined }>()
   // Cleared by a server that refuses: it is not asked again.
   let canIdentify = true
 
-  const send = (tracked: TrackedConnection, statement: string | undefined): Effect.Effect<unknown, SqlError> => {
+  const note = (tracked: TrackedConnection, statement: string | undefined): void => {
     tracked.transaction = "Open"
+    tracked.hasEndedByHand = false
     tracked.isReadOnlyByChoice = statement !== undefined && /\bread\s+only\b/i.test(statement)
+  }
+
+  const send = (tracked: TrackedConnection, statement: string | undefined): Effect.Effect<unknown, SqlError> => {
+    note(tracked, statement)
     // A statement of the caller's own is not fixed, so it is not worth a name on the server.
     return statement === undefined ? tracked.query("BEGIN") : tracked.query(statement, [], false)
   }
 
   /** One more statement in the same write. Its BEGIN has no name, so that the driver cannot have to send it twice. */
   const sendWith = (tracked: TrackedConnection, statement: string, columns: ReadonlyArray<string>) =>
-    Effect.flatMap(
-      Effect.forkChild(tracked.session.wire.ride(`SELECT ${columns.join(", ")}`), { startImmediately: true }),
-      (riding) =>
-        Effect.andThen(send(tracked, statement), Fiber.join(riding)).pipe(
-          Effect.onError(() => Fiber.interrupt(riding))
-        )
-    )
+    Effect.suspend(() => {
+      note(tracked, statement)
+      return tracked.queryWithRider(statement, `SELECT ${columns.join(", ")}`)
+    })
 
   const begin = (tracked: TrackedConnection): Effect.Effect<unknown, SqlError> =>
     Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
@@ -65,28 +71,26 @@ export const make = (): Begin => {
       const left = deadlineAt === Infinity
         ? Infinity
         : deadlineAt - fiber.getRef(Clock.Clock).currentTimeMillisUnsafe()
-      const attempt: Effect.Effect<unknown, SqlError> = Effect.suspend(() => {
-        const wantsTicket = isToBeResolved && canIdentify
+      const attempt = (wantsTicket: boolean): Effect.Effect<unknown, SqlError> => {
         if (isToBeResolved) inquiries.set(tracked, { ticket: undefined })
         const columns = columnsFor(wantsTicket, left)
         if (columns.length === 0) return send(tracked, statement)
         return Effect.flatMap(sendWith(tracked, statement ?? "BEGIN", columns), (answer) => {
-          if (!wantsTicket) return Effect.void
-          const ticket = CommitFate.ticketOf(answer)
-          inquiries.set(tracked, { ticket })
-          if (ticket !== undefined) return Effect.void
+          const ticket = wantsTicket ? CommitFate.ticketOf(answer?.row) : undefined
+          if (isToBeResolved) inquiries.set(tracked, { ticket })
+          if (ticket !== undefined || !wantsTicket) return Effect.void
+          if (isForGood(answer?.refusedBy)) canIdentify = false
           // The refusal has failed the transaction.
-          return Effect.andThen(
-            tracked.query("ROLLBACK"),
-            Effect.suspend(() => {
-              canIdentify = false
-              return attempt
-            })
-          )
+          return Effect.andThen(tracked.query("ROLLBACK"), attempt(false))
         })
-      })
-      return attempt
+      }
+      return Effect.suspend(() => attempt(isToBeResolved && canIdentify))
     })
 
-  return { begin, inquiryOf: (tracked) => inquiries.get(tracked) }
+  const inquiryOf: Begin["inquiryOf"] = (tracked) => {
+    const inquiry = inquiries.get(tracked)
+    return inquiry !== undefined && tracked.hasEndedByHand ? { ticket: undefined } : inquiry
+  }
+
+  return { begin, inquiryOf }
 }

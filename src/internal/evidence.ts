@@ -15,6 +15,8 @@ export interface Judgement {
   readonly source: number
   /** Milliseconds after which it failed, 0 where that says nothing. */
   readonly elapsed: number
+  /** Whether the breaker has heard of it already. */
+  readonly isTold: boolean
 }
 
 /** Who acts on what is found out. */
@@ -123,6 +125,7 @@ export const make = (bench: Bench): Evidence => {
       : verdict
     return {
       elapsed,
+      isTold: statement.permit !== undefined,
       failure,
       verdict: bench.reclassify(digWhole(error), circumstances, byDefault),
       // A broken socket fails all its statements at once; a session that lives says something new with each answer.
@@ -146,14 +149,14 @@ export const make = (bench: Bench): Evidence => {
       const failure = digFailure(error)
       const circumstances: Circumstances = { phase: "Connect", reused: false, replied: false }
       const verdict = bench.reclassify(digWhole(error), circumstances, Tables.classify(failure, circumstances))
-      const judgement: Judgement = { failure, verdict, source: -++events, elapsed: 0 }
+      const judgement: Judgement = { failure, verdict, source: -++events, elapsed: 0, isTold: false }
       judgements.set(error, judgement)
       bench.count(verdict)
       return judgement
     },
     record: (error, failure, verdict) => {
       bench.count(verdict)
-      judgements.set(error, { failure, verdict, source: -++events, elapsed: 0 })
+      judgements.set(error, { failure, verdict, source: -++events, elapsed: 0, isTold: false })
     },
     observer: {
       monotonicNanos: bench.monotonicNanos,

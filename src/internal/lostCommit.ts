@@ -27,14 +27,20 @@ export const make =
     Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
       if (!inquiry.isUnknown(error)) return Effect.fail(error)
       if (ticket === undefined) {
-        return Effect.fail(inquiry.unresolved(error, "the server would not say which transaction it was"))
+        return Effect.fail(
+          inquiry.unresolved(
+            error,
+            "the server would not say which transaction it was, or it was not the one that was begun"
+          )
+        )
       }
       // On a standby there was nothing to be lost.
       if (ticket.xid === undefined) return Effect.void
       const unit = UnitOfWork.of(fiber)
       const patience = inquiry.now() + (unit?.acquireTimeout ?? inquiry.acquireTimeout)
       const until = Math.min(patience, unit?.deadlineAt ?? Infinity, fiber.getRef(Deadline))
-      return CommitFate.resolve({
+      // The region is that of a COMMIT, which nobody interrupts; its inquiry anybody may.
+      return Effect.interruptible(CommitFate.resolve({
         ask: Effect.map(
           inquiry.ask(CommitFate.question(ticket), until),
           ({ rows }) => CommitFate.fateOf(ticket, rows[0] as CommitFate.Answer | undefined)
@@ -43,7 +49,7 @@ export const make =
         isRefusal: inquiry.isRefusal,
         until,
         now: inquiry.now
-      }).pipe(Effect.flatMap((fate) => {
+      })).pipe(Effect.flatMap((fate) => {
         switch (fate._tag) {
           case "Committed":
             return Effect.void

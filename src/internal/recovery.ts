@@ -36,7 +36,11 @@ export interface Surroundings<E> {
   /** Milliseconds after which it is worth asking a circuit again that has rejected a call; `undefined` otherwise. */
   readonly circuitPause: (error: unknown) => number | undefined
   readonly budget:
-    | { readonly withdraw: (cost: number, source?: number) => boolean; readonly deposit: (tokens: number) => void }
+    | {
+      readonly tokens: number
+      readonly withdraw: (cost: number, source?: number) => boolean
+      readonly deposit: (tokens: number) => void
+    }
     | undefined
   readonly onRetry: (kind: Kind) => void
   /** An error of ours about which the server was not asked. */
@@ -147,8 +151,10 @@ export const make = <E0>(surroundings: Surroundings<E0>): Recovery<E0> => {
         if (now() + delay + Math.max(took, elapsed) >= terms.deadlineAt) return yield* giveUp("deadline")
         const cost = costOf(verdict)
         if (cost > 0 && budget !== undefined) {
+          const before = budget.tokens
           if (!budget.withdraw(cost, source)) return yield* giveUp("budget")
-          spent += cost
+          // Nothing, if somebody else has paid for the same event.
+          spent += before - budget.tokens
         }
         attempted(delay)
         if (delay > 0) yield* Effect.sleep(delay)

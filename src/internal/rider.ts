@@ -22,6 +22,14 @@ export interface Rider {
   readonly isDone: () => boolean
   /** The answer, once done: the columns of its first row; `undefined` if there is none, or the server refused it. */
   readonly answer: () => ReadonlyArray<string | null> | undefined
+  /** The SQLSTATE with which the server refused it, once done. */
+  readonly refusedBy: () => string | undefined
+}
+
+/** What became of a rider. */
+export interface Answer {
+  readonly row: ReadonlyArray<string | null> | undefined
+  readonly refusedBy: string | undefined
 }
 
 const readyForQuery = 0x5a
@@ -86,6 +94,11 @@ export const make = (sql: string): Rider => {
       return { before: chunk.subarray(0, start), own, after: chunk.subarray(end ?? chunk.length) }
     },
     isDone: () => cyclesSeen === 2,
+    refusedBy: () => {
+      if (cyclesSeen < 2) return undefined
+      const refusal = PgProtocol.makeParser().push(Buffer.concat(taken)).find(({ _tag }) => _tag === "ErrorResponse")
+      return refusal?._tag === "ErrorResponse" ? refusal.fields.code : undefined
+    },
     answer: () => {
       if (cyclesSeen < 2) return undefined
       let row: ReadonlyArray<string | null> | undefined

@@ -38,10 +38,10 @@ export interface Wire {
   /** Call when rows are asked for: the server has all the time again from now on. */
   readonly expectAnswer: () => void
   /**
-   * Sends a statement along with the driver's next one, which has to open a transaction, and hands back the first row of
-   * its answer: `undefined` when the server refused it, or the session ended.
+   * Sends a statement along with the driver's next one, which has to open a transaction, and hands back what became of
+   * it: `undefined` when the session ended. Whoever stops waiting for it while it is under way loses the session.
    */
-  readonly ride: (sql: string) => Effect.Effect<ReadonlyArray<string | null> | undefined>
+  readonly ride: (sql: string) => Effect.Effect<Rider.Answer | undefined>
   /** Call when the driver has said goodbye: the server has the farewell to answer before the socket is destroyed. */
   readonly expectClose: () => void
   readonly destroy: (reason: Obituary) => void
@@ -196,8 +196,8 @@ export const make = (options: {
   }
 
   /**
-   * While a rider is under way, its part of what comes in is kept from whoever listens to the socket. The answer takes a
-   * rider off that has not set out.
+   * While a rider is under way, its part of what comes in is kept from whoever listens to the socket. The answer gives it
+   * up: one that has not set out is taken off, and after one that has, nobody could read what comes.
    */
   const board = (duplex: Duplex, next: Rider.Rider, onDone: () => void): () => void => {
     const emit = duplex.emit
@@ -223,7 +223,12 @@ export const make = (options: {
     }
     duplex.once("close", arrive)
     return () => {
-      if (rider === next) leave()
+      if (next.isDone()) return
+      const hasSetOut = rider !== next
+      leave()
+      if (!hasSetOut) return
+      obituary ??= { by: "driver", message: "an answer that was on its way was not waited for" }
+      destroyNow(duplex)
     }
   }
 
@@ -285,7 +290,8 @@ export const make = (options: {
       Effect.callback((resume) => {
         if (socket === undefined || isGone) return resume(Effect.undefined)
         const next = Rider.make(sql)
-        return Effect.sync(board(socket, next, () => resume(Effect.sync(next.answer))))
+        const tell = () => resume(Effect.sync(() => ({ row: next.answer(), refusedBy: next.refusedBy() })))
+        return Effect.sync(board(socket, next, tell))
       }),
     expectClose: () => {
       if (socket !== undefined && !socket.destroyed) part(socket)
