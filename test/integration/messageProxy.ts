@@ -36,6 +36,8 @@ interface MessageProxy {
   readonly plan: (next: () => Fault | undefined) => void
   /** The faults that have come to pass. */
   readonly faults: () => ReadonlyArray<Fault>
+  /** Lets the clients that still wait in a stall learn of their cuts now. */
+  readonly endStalls: () => void
   /** The pieces of work that came to their end. */
   readonly done: () => ReadonlyArray<Work>
 }
@@ -69,6 +71,8 @@ interface Observer {
   readonly next: () => Fault | undefined
   readonly happened: (fault: Fault) => void
   readonly ended: (work: Work) => void
+  /** Runs `f` after so many milliseconds, or when the stalls are ended. */
+  readonly after: (millis: number | undefined, f: () => void) => void
 }
 
 const join = (client: Net.Socket, upstream: Net.Socket, observer: Observer): void => {
@@ -91,17 +95,12 @@ const join = (client: Net.Socket, upstream: Net.Socket, observer: Observer): voi
     else onSent?.()
   }
 
-  const after = (millis: number | undefined, f: () => void): void => {
-    if (millis === undefined) f()
-    else setTimeout(f, millis)
-  }
-
   const cut = ({ direction, lag, stall }: Fault, lastBytes: Buffer): void => {
     isCut = true
     const end = (): void => {
-      after(stall, () => client.resetAndDestroy())
+      observer.after(stall, () => client.resetAndDestroy())
       // The server gets to read what it was sent before it learns that the client is gone.
-      after(lag ?? stall, () => upstream.end())
+      observer.after(lag ?? stall, () => upstream.end())
     }
     if (lastBytes.length === 0) end()
     else send(direction, lastBytes, end)
@@ -191,7 +190,16 @@ export const makeMessageProxy = Effect.fnUntraced(function*(
   const faults: Array<Fault> = []
   const done: Array<Work> = []
   let next: () => Fault | undefined = () => undefined
+  const stalls = new Map<NodeJS.Timeout, () => void>()
   const observer: Observer = {
+    after: (millis, f) => {
+      if (millis === undefined) return f()
+      const timer = setTimeout(() => {
+        stalls.delete(timer)
+        f()
+      }, millis)
+      stalls.set(timer, f)
+    },
     next: () => next(),
     happened: (fault) => faults.push(fault),
     ended: (work) => done.push(work)
@@ -212,6 +220,7 @@ export const makeMessageProxy = Effect.fnUntraced(function*(
     () =>
       Effect.callback<void>((resume) => {
         server.close(() => resume(Effect.void))
+        for (const timer of stalls.keys()) clearTimeout(timer)
         for (const socket of sockets) socket.destroy()
       })
   )
@@ -224,6 +233,13 @@ export const makeMessageProxy = Effect.fnUntraced(function*(
       next = f
     },
     faults: () => faults,
+    endStalls: () => {
+      for (const [timer, f] of stalls) {
+        clearTimeout(timer)
+        f()
+      }
+      stalls.clear()
+    },
     done: () => done
   }
 })
