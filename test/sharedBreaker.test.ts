@@ -158,11 +158,17 @@ describe("Breaker.layerShared", () => {
 
     it.effect("of two that open at once the first is the fleet's, and the other one's ends with it", () =>
       Effect.gen(function*() {
-        const { a, b, store } = yield* fleet(2, { jitter: [1, 2] })
+        const { store } = yield* makeStore
+        // Both are told that it is closed before either opens it.
+        const far = { ...store, admit: (of: string) => Effect.tap(store.admit(of), () => Effect.sleep(1)) }
+        const a = yield* instance(far, { jitter: [1, 2] })
+        const b = yield* instance(far, { jitter: [1, 2] })
         for (const breaker of [a, b]) {
           for (let call = 0; call < 5; call++) yield* Effect.exit(breaker.protect(down))
         }
         yield* settled
+        assert.notDeepEqual(yield* a.state, yield* b.state)
+        yield* TestClock.adjust(1)
         const state = yield* store.state(key)
         assert.isTrue(state._tag === "Open" && state.consecutiveOpenings === 1)
         assert.deepStrictEqual(yield* a.state, yield* b.state)
