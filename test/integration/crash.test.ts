@@ -31,7 +31,7 @@ const asking = <A, E>(url: Redacted.Redacted, f: (connection: PgConnection.PgCon
 
 const identify = (connection: PgConnection.PgConnection) =>
   Effect.map(
-    connection.queryValues(CommitFate.identify, [], false),
+    connection.queryValues(`SELECT ${CommitFate.identity.join(", ")}`, [], false),
     ([row]) => CommitFate.ticketOf(row as ReadonlyArray<string | null>) ?? assert.fail("no ticket")
   )
 
