@@ -100,6 +100,7 @@ export const make = <E>(owner: Owner<E>): Connector<E> => {
         target: settings.target,
         runFork: owner.runFork,
         farewell: settings.farewell,
+        cancelsAreOurs: settings.cancelsAreOurs,
         onClose: () => {
           if (!isOpen) return
           isOpen = false
