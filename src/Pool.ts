@@ -278,8 +278,12 @@ export const make = Effect.fnUntraced(function*(
   const takeBack = (session: Session.Session, item: Item, giveBack: Effect.Effect<void>): Effect.Effect<void> => {
     fallen.delete(session)
     const contended = pool.state.waiters.size > 0
-    if (session.wire.cancels() > 0) {
-      // A CancelRequest may still be on its way and hit the next borrower's statement.
+    const threat = session.wire.cancelThreat()
+    if (threat === "Pending" && session.condemned === undefined && !session.wire.isDead()) {
+      return afterCancel(session, Effect.suspend(() => takeBack(session, item, giveBack)))
+    }
+    if (threat !== "None") {
+      // It would hit the next borrower's statement.
       session.condemned ??= "invalid"
     } else if (session.wire.isDead()) {
       session.condemned ??= "error"
@@ -292,6 +296,18 @@ export const make = Effect.fnUntraced(function*(
     if (session.condemned === undefined) return giveBack
     const remove = EffectPool.invalidate(pool, session)
     return contended ? Effect.andThen(remove, giveBack) : Effect.andThen(giveBack, remove)
+  }
+
+  /** Whoever gives the session back does not wait for the end of the CancelRequest, whoever wants it next does. */
+  const afterCancel = (session: Session.Session, then: Effect.Effect<void>): Effect.Effect<void> => {
+    const decided = Effect.timeoutOrElse(session.wire.cancelsDecided, {
+      duration: settings.farewell,
+      orElse: () =>
+        Effect.sync(() => {
+          session.condemned ??= "invalid"
+        })
+    })
+    return Effect.sync(() => runFork(Effect.andThen(decided, then)))
   }
 
   /**

@@ -1,9 +1,11 @@
+import type * as PgProtocol from "@effect/sql-pg/PgProtocol"
 import * as Effect from "effect/Effect"
 import type { SqlError } from "effect/sql/SqlError"
 import * as Net from "node:net"
 import type { Duplex } from "node:stream"
 import * as Tls from "node:tls"
 import * as BackendMessages from "./backendMessages.ts"
+import * as CancelRequests from "./cancelRequests.ts"
 import * as Dial from "./dial.ts"
 import * as Rider from "./rider.ts"
 
@@ -20,8 +22,10 @@ export interface Wire {
   readonly stream: () => Duplex
   /** Grows with every byte handed to the socket: unchanged means that nothing was sent. */
   readonly mark: () => number
-  /** How many CancelRequests the driver has sent for this session. */
-  readonly cancels: () => number
+  /** Whether a CancelRequest that was sent for this session may hit its next statement. */
+  readonly cancelThreat: () => CancelRequests.Threat
+  /** Waits until that is not pending any more. */
+  readonly cancelsDecided: Effect.Effect<void>
   /** True once the socket cannot carry another statement. */
   readonly isDead: () => boolean
   /** Why the server or we ended the session, when known. */
@@ -54,6 +58,10 @@ export interface Obituary {
   readonly message: string
 }
 
+/** The server's answer to a CancelRequest; it gives the same SQLSTATE to a statement that ran out of its time. */
+const isAnswerToCancel = ({ code, message }: PgProtocol.ErrorFields): boolean =>
+  code === "57014" && !/timeout/i.test(message ?? "")
+
 /** The longest time that a timer of Node's can hold, in milliseconds. */
 const longestTimer = 2 ** 31 - 1
 
@@ -83,11 +91,12 @@ export const make = (options: {
   readonly runFork: (effect: Effect.Effect<void>) => unknown
   /** Milliseconds that the end of a session may take. */
   readonly farewell: number
+  /** Whether a CancelRequest for this session cannot hit anybody's statement but its borrower's. */
+  readonly cancelsAreOurs: boolean
   readonly onClose: () => void
 }): Wire => {
   let socket: Duplex | undefined
   let written = 0
-  let cancels = 0
   let chunks = 0
   let asks = 0
   let isAnswered = true
@@ -105,6 +114,8 @@ export const make = (options: {
   const layers: Array<Duplex> = []
   const cancelSockets = new Set<Duplex>()
   let rider: Rider.Rider | undefined
+  const cancels = CancelRequests.make(options.cancelsAreOurs)
+  let errorBefore: PgProtocol.ErrorFields | undefined
 
   let suspect = (): void => {}
   let expectAnswer = (): void => {}
@@ -114,13 +125,18 @@ export const make = (options: {
     return fatal === undefined ? undefined : { by: "server", ...fatal }
   }
 
+  /** For the driver's side alone: what is on its way still arrives, and its end is still watched for. */
+  const hangUpOnCancels = (): void => {
+    for (const cancel of cancelSockets) cancel.destroy()
+  }
+
   const destroyNow = (duplex: Duplex): void => {
     isParting = true
     isGone = true
     duplex.destroy()
-    // The driver would wait five seconds for a silent server's answer. What is on its way to a live one still arrives.
+    // The driver would wait five seconds for a silent server's answer.
     isDestroyed = true
-    for (const cancel of cancelSockets) cancel.destroy()
+    hangUpOnCancels()
   }
 
   /** Waits for the server's own end of the connection, which it gives when the session is gone there too. */
@@ -152,6 +168,17 @@ export const make = (options: {
     }
   }
 
+  /** A borrower has one statement under way, so a chunk brings one error at most. */
+  const lookForAnswer = (): void => {
+    const error = messages.lastError()
+    if (error === undefined || error === errorBefore) return
+    errorBefore = error
+    if (!isAnswerToCancel(error)) return
+    cancels.answered()
+    // The driver waits for the end of the request, which says nothing more to the one whom the statement belonged to.
+    if (!cancels.isAnswerDue()) hangUpOnCancels()
+  }
+
   /** The secret of an encrypted session must not go out in plain text. */
   const cancelTarget = (duplex: Duplex): Dial.Target => {
     const { target } = options
@@ -177,6 +204,7 @@ export const make = (options: {
       chunks++
       isAnswered = true
       messages.scan(chunk)
+      if (cancels.isAnswerDue()) lookForAnswer()
     })
     // The driver takes its own listeners off when it lets go of the socket: a late error must still find one.
     duplex.on("error", (error) => {
@@ -190,6 +218,7 @@ export const make = (options: {
       isGone = true
       obituary ??= lastWords()
       clearTimeout(suspicion)
+      cancels.giveUp()
       options.onClose()
     })
     return duplex
@@ -246,14 +275,16 @@ export const make = (options: {
         isTaken = true
         return socket
       }
-      cancels++
-      const cancel = Dial.later(cancelTarget(socket), options.farewell, options.runFork)
+      if (!cancels.isAnswerDue()) errorBefore = messages.lastError()
+      cancels.sent()
+      const cancel = Dial.later(cancelTarget(socket), options.farewell, options.runFork, cancels.ended)
       cancelSockets.add(cancel)
       cancel.once("close", () => cancelSockets.delete(cancel))
       return cancel
     },
     mark: () => written,
-    cancels: () => cancels,
+    cancelThreat: cancels.threat,
+    cancelsDecided: cancels.decided,
     isDead: () => isGone,
     obituary: () => obituary ?? lastWords(),
     isIdle: messages.isIdle,

@@ -12,7 +12,18 @@ export interface Link {
   readonly mute: () => void
   /** Resets the client's end only: the server keeps its session, waiting for a statement. */
   readonly strand: () => void
+  /** Closes the client's end in good order, as if the server had. */
+  readonly hangUp: () => void
+  /** From now on, the client does not learn that the server has closed its end. */
+  readonly holdOpen: () => void
+  /** Tells the server something, late. */
+  readonly deliver: (request: Buffer) => void
 }
+
+const cancelRequestCode = 80_877_102
+
+export const isCancelRequest = (request: Buffer): boolean =>
+  request.length >= 8 && request.readUInt32BE(4) === cancelRequestCode
 
 /** A TCP proxy in front of a server: it sees every byte, and can lose them. */
 interface Proxy {
@@ -65,6 +76,7 @@ export const makeProxy = Effect.fnUntraced(function*(
     const upstream = Net.connect({ host: target.hostname, port: Number(target.port || 5432), noDelay: true })
     let muted = false
     let stranded = false
+    let held = false
     const link: Link = {
       id: ++accepted,
       cut: () => {
@@ -78,7 +90,15 @@ export const makeProxy = Effect.fnUntraced(function*(
       strand: () => {
         stranded = true
         client.resetAndDestroy()
-      }
+      },
+      hangUp: () => {
+        stranded = true
+        client.end()
+      },
+      holdOpen: () => {
+        held = true
+      },
+      deliver: (request) => upstream.write(request)
     }
     open++
     for (const socket of [client, upstream]) {
@@ -93,13 +113,19 @@ export const makeProxy = Effect.fnUntraced(function*(
     upstream.on("data", (reply: Buffer) => {
       if (!muted && !client.destroyed) client.write(reply)
     })
-    client.on("end", () => upstream.end())
-    upstream.on("end", () => client.end())
+    client.on("end", () => {
+      if (!stranded) upstream.end()
+    })
+    upstream.on("end", () => {
+      if (!held) client.end()
+    })
     client.once("close", () => {
       open--
       if (!stranded) upstream.end()
     })
-    upstream.once("close", () => client.destroy())
+    upstream.once("close", () => {
+      if (!held) client.destroy()
+    })
   })
   const port = yield* listen(server)
   yield* Effect.addFinalizer(() =>
