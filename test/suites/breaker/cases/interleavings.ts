@@ -94,13 +94,6 @@ const live = Effect.fnUntraced(function*(engine: Engine, steps: ReadonlyArray<St
       yield* demand(legal.has(edge), `it went from ${before.tag} to ${after.tag} in one step (${step.do})`)
       // A circuit that is shared may be open for less: it was, elsewhere, for a while.
       if (after.tag === "Open") openUntil = now + (after.retryAfter ?? openFor)
-      if (after.tag === "Open" && after.retryAfter !== openFor) {
-        console.log(
-          "SHORT",
-          after.retryAfter,
-          steps.filter((s) => s.do === "isolate").length
-        )
-      }
     }
     if (after.retryAfter !== undefined) {
       yield* demand(after.retryAfter >= 0 && after.retryAfter <= openFor, `it says retryAfter ${after.retryAfter}`)
