@@ -76,11 +76,14 @@ describe("Executor.transaction", () => {
       yield* Effect.gen(function*() {
         const sql = yield* SqlClient
         let attempts = 0
+        let reads = 0
         const writeSkew = transaction(
           Effect.gen(function*() {
             attempts++
             const before = yield* value("SELECT sum(n)::int FROM t")
-            yield* Effect.sleep(50)
+            // Neither writes before both have read.
+            reads++
+            yield* eventually("both reads", Effect.sync(() => reads >= 2))
             yield* sql`INSERT INTO t VALUES (${before as number})`
           }),
           { isolation: "serializable" }
