@@ -201,12 +201,21 @@ describe("interrupts around the end of a statement", () => {
           const customs = yield* makeCustoms
           customs.whenCancelling((link) => {
             const { bytes } = customs.requests.at(-1)!
-            // A proxy may close the connection before it has passed the request on, or never.
-            const [isEarly, isLate] = pick([[false, false], [true, false], [false, true]])
-            if (isEarly) link.hangUp()
-            if (isLate) link.holdOpen()
-            setTimeout(() => link.deliver(bytes), below(12))
-            if (isLate) setTimeout(() => link.cut(), below(40))
+            const fate = pick(["in time", "said goodbye early", "held open", "forestalled"])
+            const arrive = () => setTimeout(() => link.deliver(bytes), below(12))
+            if (fate === "said goodbye early") link.hangUp()
+            if (fate === "held open") {
+              link.holdOpen()
+              setTimeout(() => link.cut(), below(40))
+            }
+            if (fate === "forestalled") {
+              // Somebody else cancels the same statement first.
+              const target = bytes.readInt32BE(8)
+              const byOther = customs.witness.value("SELECT pg_cancel_backend($1)", [target])
+              Effect.runCallback(byOther, { onExit: arrive })
+            } else {
+              arrive()
+            }
             return "drop"
           })
           const { cancelled } = yield* hitAndMiss(seed, customs.url)
