@@ -43,6 +43,25 @@ const test = Effect.gen(function*() {
   const log = (yield* Fiber.join(changes)).map(({ at, from, to }) => `${at} ms: ${from} -> ${to}`)
   assert.deepEqual(log, ["0 ms: Closed -> Open", "30000 ms: Open -> HalfOpen", "30100 ms: HalfOpen -> Closed"])
   console.log("closed:   ", log.join(", "))
+
+  // Held open by hand, until the scope ends.
+  yield* Effect.scoped(Effect.gen(function*() {
+    yield* breaker.isolate("maintenance")
+    const held = yield* Effect.flip(breaker.protect(query))
+    assert("_tag" in held && held._tag === "CircuitIsolated")
+    console.log("isolated: ", held.message)
+  }))
+
+  // Down again, and the next process, ten seconds later, knows it without a single failed call of its own.
+  databaseIsUp = false
+  for (let i = 0; i < 5; i++) yield* Effect.flip(breaker.protect(query))
+  const kept = JSON.stringify(yield* breaker.snapshot)
+  yield* TestClock.adjust("10 seconds")
+  const next = yield* Breaker.make({ jitter: "none", snapshot: JSON.parse(kept) })
+  const known = yield* Effect.flip(next.protect(query))
+  assert("_tag" in known && known._tag === "CircuitOpen")
+  assert.equal(known.retryAfter, 20_000)
+  console.log("hydrated: ", known.message)
 })
 
 await test.pipe(

@@ -517,7 +517,7 @@ const makeIn = Effect.fnUntraced(
 
     return Breaker.of({
       key: settings.key,
-      protect: protectWith(withPermit, settleUnsafe, isCalmUnsafe),
+      protect: protectWith(closedPermitUnsafe, withPermit, settleUnsafe, isCalmUnsafe),
       withPermit,
       closedPermitUnsafe,
       isCalmUnsafe,
@@ -565,20 +565,23 @@ const readSnapshot = (
   )
 
 const protectWith = (
+  closedPermitUnsafe: Breaker["Service"]["closedPermitUnsafe"],
   withPermit: Breaker["Service"]["withPermit"],
   settleUnsafe: Breaker["Service"]["settleUnsafe"],
   isCalmUnsafe: Breaker["Service"]["isCalmUnsafe"]
 ): Breaker["Service"]["protect"] =>
 <A, E, R>(self: Effect.Effect<A, E, R>, options?: ProtectOptions<A, E>) =>
-  withPermit((permit) =>
-    Effect.withFiber((fiber) =>
+  Effect.withFiber((fiber): Effect.Effect<A, E | Errors.CircuitError, R> => {
+    const judged = (permit: Permit) =>
       Effect.onExitPrimitive(self, (exit) => {
         if (options?.classify === undefined && exit._tag === "Success" && isCalmUnsafe()) return undefined
         judge(permit, exit, options?.classify ?? classifyExit, fiber.getRef(Clock.Clock), settleUnsafe)
         return undefined
       })
-    )
-  )
+    // Through `withPermit` a healthy call would take one step of the fiber more.
+    const permit = closedPermitUnsafe()
+    return permit === undefined ? withPermit(judged) : judged(permit)
+  })
 
 const judge = <A, E>(
   permit: Permit,

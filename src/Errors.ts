@@ -7,6 +7,7 @@
  * - The typed errors (`PoolError`) are what a caller of this library handles; `toSqlError` and `fromSqlError` carry
  *   them through the `SqlClient` interface, whose error type is fixed, and `truthful` corrects what the driver says
  *   about its own errors.
+ * - `Classifier` is how a program judges its own codes otherwise, for each pool.
  *
  * The rules themselves are tables: SQLSTATEs in the order of PostgreSQL's Appendix A, socket, DNS and TLS codes, and
  * the texts of poolers that speak through a code meant for something else. Anything that is in no table falls to the
@@ -14,12 +15,15 @@
  *
  * @since 0.1.0
  */
+import * as Context from "effect/Context"
 import * as Predicate from "effect/Predicate"
 import * as Schema from "effect/Schema"
 import { ConnectionError, SqlError, UnknownError } from "effect/sql/SqlError"
-import * as Classify from "./internal/classify.ts"
+import { abstain, type Classify as ClassifyFunction } from "./internal/classifier.ts"
+import * as Tables from "./internal/classify.ts"
 import { describe, digFailure, PoolErrorTypeId as TypeId, shown } from "./internal/failure.ts"
-import type * as V from "./internal/verdict.ts"
+import * as History from "./internal/history.ts"
+import * as V from "./internal/verdict.ts"
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Classification
@@ -44,10 +48,12 @@ import type * as V from "./internal/verdict.ts"
 export type Kind = V.Kind
 
 /**
- * How far the work had come when it failed.
+ * How far the work had come when it failed, by the bytes that its socket had been given (`bytesWritten`) and by what
+ * they were.
  *
  * - `Connect`: there was no session yet.
- * - `BeforeWrite`: a session was in hand, and no byte had been written since it was checked out.
+ * - `BeforeWrite`: a session was in hand, and its socket had been given no byte of the statement: `bytesWritten` was
+ *   the same before and after. The socket was dead already, or the statement could not be sent.
  * - `InFlight`: a statement outside of a transaction was written, or may have been.
  * - `Transaction`: a transaction was open and its COMMIT had not been written.
  * - `Commit`: COMMIT was written, and not answered.
@@ -96,11 +102,13 @@ export type Failure = V.Failure
 
 /**
  * The circumstances of a failure. A code alone says too little: the same `ECONNRESET` is harmless before the first byte
- * and an open question after it.
+ * and an open question after it, and says nothing of the server's present state when the session is an old one.
  *
- * - `phase`: how far the work had come.
- * - `reused`: the session had served an earlier checkout.
- * - `replied`: the server has answered something since this checkout.
+ * - `phase`: how far the work had come, which is what was written: see {@link Phase}. It alone decides `NotRun`.
+ * - `reused`, `replied`: the age of the connection, as far as it matters. `reused`: the session had served an earlier
+ *   checkout, so it may have died since, unnoticed. `replied`: the server has answered something since this checkout,
+ *   so it was alive after that. A loss `BeforeWrite` of a session that is `reused` and has not `replied` is a
+ *   `StaleConnection`.
  *
  * @category models
  * @since 0.1.0
@@ -155,7 +163,8 @@ export const failureOf = (error: unknown): Failure => digFailure(error)
 /**
  * Judges a failure in its circumstances. Pure and total.
  *
- * The rules, in the order in which they are applied:
+ * `docs/classification.md` in this package has the verdict of every code and text in every phase, and the source of
+ * each. The rules, in the order in which they are applied:
  *
  * 1. Before the first byte (`Connect`, `BeforeWrite`) nothing can have run, whatever the failure says. No other phase
  *    ever yields `NotRun` (pgx `SafeToRetry`: https://github.com/jackc/pgx, `pgconn/errors.go`).
@@ -167,7 +176,8 @@ export const failureOf = (error: unknown): Failure => digFailure(error)
  * 4. A FATAL in flight or in COMMIT proves nothing: an autocommit statement commits at Sync, and the session can be
  *    terminated after that (PostgreSQL, `SyncRepWaitForLSN` in `src/backend/replication/syncrep.c`, says as much: the
  *    transaction "has already committed locally"). Exceptions are refusals that precede any statement (57P03, 53300,
- *    class 28, a pooler's) and sessions that were ended while idle (57P05, 25P03).
+ *    class 28, a pooler's) and sessions that were ended while idle (57P05, 25P03). A pooler's refusal is known by its
+ *    text alone: PgBouncer says nearly all of them through 08P01, Supavisor and Neon through XX000.
  * 5. A missing answer in flight or in COMMIT is `Unknown`.
  * 6. A lost connection on a session that had served before, when nothing was written and nothing was answered since
  *    its checkout, is a `StaleConnection`: no fault of the server's present state, so it is repeated at once and not
@@ -184,7 +194,56 @@ export const failureOf = (error: unknown): Failure => digFailure(error)
  * @category classification
  * @since 0.1.0
  */
-export const classify: (failure: Failure, circumstances: Circumstances) => Verdict = Classify.classify
+export const classify: (failure: Failure, circumstances: Circumstances) => Verdict = Tables.classify
+
+/**
+ * A function that judges a failure which has a verdict already, `byDefault`. The failure's `message` is all of the
+ * server's text, which may quote values of a row: compare it, and do not pass it on.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Classify = ClassifyFunction
+
+/**
+ * What a program knows better than `classify`: the meaning of its own error codes, of a pooler nobody has heard of. It
+ * is read once, when an executor is made, so a value provided to the layer of one pool is for that pool alone; the
+ * option `classify` of `Pg.layer` is asked after it and has the last word. Default: `byDefault`.
+ *
+ * Some things are facts, and stay so whatever it returns:
+ *
+ * - Whether anything was run follows from the phase: `NotRun` after a write is corrected to `RolledBack`, and before
+ *   the first byte all is `NotRun`. A `RolledBack` after a write is taken at its word.
+ * - Without a reply of the server (no SQLSTATE), an `Unknown` effect stays `Unknown`: nobody can know. Declare such work
+ *   idempotent instead.
+ * - A session that is over is not kept.
+ *
+ * It must not block and needs no state. If it throws, or returns something else than a verdict, `byDefault` stands and
+ * the first such defect is logged as a warning.
+ *
+ * @example
+ * ```ts
+ * import * as Layer from "effect/Layer"
+ * import * as Pg from "effect-pg-pool"
+ *
+ * // What our functions raise when somebody else was faster: the transaction is worth another try.
+ * const seats: Pg.Errors.Classify = (failure, _circumstances, byDefault) =>
+ *   failure.sqlState === "P0001" && failure.message === "seat was taken"
+ *     ? { ...byDefault, kind: "Contention", retry: "Backoff" }
+ *     : byDefault
+ *
+ * export const one = Pg.layer({ database: "seats", classify: seats })
+ *
+ * export const all = Layer.succeed(Pg.Errors.Classifier, seats)
+ * export const another = Pg.layer({ database: "seats" }).pipe(Layer.provide(all))
+ * ```
+ *
+ * @category classification
+ * @since 0.1.0
+ */
+export const Classifier: Context.Reference<Classify> = Context.Reference<Classify>("effect-pg-pool/Errors/Classifier", {
+  defaultValue: () => abstain
+})
 
 /**
  * Whether failed work may be repeated, and whether that could help. `idempotent` is the caller's declaration that
@@ -196,8 +255,7 @@ export const classify: (failure: Failure, circumstances: Circumstances) => Verdi
  * @category classification
  * @since 0.1.0
  */
-export const isSafeToRepeat = (verdict: Verdict, idempotent: boolean): boolean =>
-  verdict.retry !== "Never" && (idempotent || (verdict.effect !== "Unknown" && verdict.kind !== "Cancelled"))
+export const isSafeToRepeat: (verdict: Verdict, idempotent: boolean) => boolean = V.isSafeToRepeat
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Typed errors
@@ -444,6 +502,7 @@ export type CircuitError = CircuitOpen | CircuitHalfOpen | CircuitIsolated
  * - `operation`: what was under way: one statement, a COMMIT, or work of several statements.
  * - `failure`: how the answer was lost.
  * - `cause`: the driver's error.
+ * - `unresolved`: with `resolveCommit`, why the server could not tell afterwards either.
  *
  * @category errors
  * @since 0.1.0
@@ -453,7 +512,8 @@ export class OutcomeUnknown extends Schema.TaggedError<OutcomeUnknown>("effect-p
   {
     operation: Schema.Literals(["statement", "commit", "work"]),
     failure: Failure,
-    cause: Schema.Defect()
+    cause: Schema.Defect(),
+    unresolved: Schema.optional(Schema.String)
   }
 ) {
   /** @since 0.1.0 */
@@ -465,9 +525,14 @@ export class OutcomeUnknown extends Schema.TaggedError<OutcomeUnknown>("effect-p
       : this.operation === "statement"
       ? "The statement"
       : "The work"
-    return `${what} may have been applied: it was sent, and its answer was lost (${
-      describe(this.failure)
-    }). Verify in the database before repeating it, or declare it idempotent.`
+    // A procedure and a DO block may commit on their way to an error.
+    const how = this.failure.severity === "ERROR"
+      ? `the server answered with ${
+        describe(this.failure)
+      }, but such a statement may have committed parts of itself before`
+      : `it was sent, and its answer was lost (${describe(this.failure)})`
+    const fate = this.unresolved === undefined ? "" : ` Its fate could not be resolved: ${this.unresolved}.`
+    return `${what} may have been applied: ${how}.${fate} Verify in the database before repeating it, or declare it idempotent.`
   }
   /** Repeating could apply it twice. @since 0.1.0 */
   get isRetryable(): boolean {
@@ -588,8 +653,19 @@ export interface Attempt {
   readonly delay: number
 }
 
+const stops = {
+  attempts: "Retrying is over.",
+  deadline: "Another attempt would not fit into the deadline.",
+  budget: "The retry budget is spent, since too little succeeds."
+}
+
 /**
- * Every attempt failed. `last` is the error of the last attempt, `history` has one entry for each.
+ * Every attempt failed, and there is no other. `last` is the error of the last attempt, `history` has one entry for
+ * each.
+ *
+ * - `stoppedBy: "attempts"`: the schedule has ended.
+ * - `stoppedBy: "deadline"`: the wait and another attempt like the last one do not fit into the deadline any more.
+ * - `stoppedBy: "budget"`: the pool's retry budget is spent, since too little succeeds.
  *
  * @category errors
  * @since 0.1.0
@@ -599,7 +675,8 @@ export class RetriesExhausted extends Schema.TaggedError<RetriesExhausted>("effe
   {
     attempts: Schema.Finite,
     last: Schema.Defect(),
-    history: Schema.Array(Attempt)
+    history: Schema.Array(Attempt),
+    stoppedBy: Schema.Literals(["attempts", "deadline", "budget"])
   }
 ) {
   /** @since 0.1.0 */
@@ -608,13 +685,28 @@ export class RetriesExhausted extends Schema.TaggedError<RetriesExhausted>("effe
   override get message(): string {
     return `Failed ${this.attempts} ${this.attempts === 1 ? "time" : "times"}, the last time with ${
       describe(failureOf(this.last))
-    }. Retrying is over; look for the cause in the server or the network.`
+    }. ${stops[this.stoppedBy]} Look for the cause in the server or the network.`
   }
   /** What the last attempt's error says, unless an attempt may have been applied. @since 0.1.0 */
   get isRetryable(): boolean {
     return Predicate.hasProperty(this.last, "isRetryable") && this.last.isRetryable === true &&
       this.history.every(({ effect }) => effect !== "Unknown")
   }
+}
+
+/**
+ * The failed attempts behind an error that came out of an executor: of a `RetriesExhausted`, and just as well of a
+ * `CircuitOpen` that ended the retries or of a reply that must not be repeated. Empty when there was one attempt only.
+ *
+ * @category inspection
+ * @since 0.1.0
+ */
+export const historyOf = (error: unknown): ReadonlyArray<Attempt> => {
+  if (error instanceof RetriesExhausted) return error.history
+  const known = History.of(error)
+  if (known !== undefined) return known
+  const typed = error instanceof SqlError ? fromSqlError(error) : undefined
+  return typed === undefined ? [] : historyOf(typed)
 }
 
 /**

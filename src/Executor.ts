@@ -5,6 +5,9 @@
  * statement, so COMMIT and ROLLBACK always pass and a transaction is one outcome. Work is repeated only when it is
  * proved that it left no trace, or when the caller has declared it idempotent.
  *
+ * A {@link Deadline} bounds all of it: queueing, connecting, waiting between attempts, and statements, which are cancelled
+ * on the server. No wait ever goes past it.
+ *
  * @since 0.1.0
  */
 import type * as PgConnection from "@effect/sql-pg/PgConnection"
@@ -17,12 +20,23 @@ import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import { dual } from "effect/Function"
 import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
+import * as Random from "effect/Random"
 import * as EffectSchedule from "effect/Schedule"
 import * as Scope from "effect/Scope"
+import * as SqlClient from "effect/sql/SqlClient"
 import { ConnectionError, isSqlError, SqlError } from "effect/sql/SqlError"
 import * as Breaker from "./Breaker.ts"
 import * as Errors from "./Errors.ts"
+import * as Admission from "./internal/admission.ts"
+import * as Classifier from "./internal/classifier.ts"
+import * as CommitFate from "./internal/commitFate.ts"
+import * as Deadlines from "./internal/deadline.ts"
 import * as Evidence from "./internal/evidence.ts"
+import * as History from "./internal/history.ts"
+import * as LostCommit from "./internal/lostCommit.ts"
+import { millis } from "./internal/millis.ts"
+import * as Recovery from "./internal/recovery.ts"
 import type { Session } from "./internal/session.ts"
 import * as TimeLimit from "./internal/timeLimit.ts"
 import { TrackedConnection } from "./internal/trackedConnection.ts"
@@ -49,6 +63,14 @@ export interface RunOptions {
   readonly attemptTimeout?: Duration.Input | undefined
   /** When to try again; `false` for never. Default: the executor's. */
   readonly retry?: EffectSchedule.Schedule<unknown, unknown> | false | undefined
+  /** Bounds each wait for a session: queue, connect and check together. Default: the pool's `acquireTimeout`. */
+  readonly acquireTimeout?: Duration.Input | undefined
+  /**
+   * Waits while the circuit rejects the call, for as long as `retryAfter` says and the deadline allows (without a deadline:
+   * the `acquireTimeout`), instead of failing at once. Waiting is no attempt. An isolated circuit is not waited for.
+   * Default: what the surrounding work says, else false.
+   */
+  readonly waitForCircuit?: boolean | undefined
 }
 
 /**
@@ -101,6 +123,10 @@ export class Executor extends Context.Service<Executor, {
   readonly reserve: (
     prepare?: (connection: TrackedConnection) => Effect.Effect<unknown, SqlError, Scope.Scope>
   ) => Effect.Effect<TrackedConnection, SqlError, Scope.Scope>
+  /** Ends work at a deadline, in milliseconds of the wall clock. */
+  readonly enforce: <A, E, R>(work: Effect.Effect<A, E, R>, deadlineAt: number) => Effect.Effect<A, E | SqlError, R>
+  /** Finds out what became of a COMMIT that failed with `error`: succeeds if it was applied. */
+  readonly resolve: (error: SqlError, ticket: CommitFate.Ticket | undefined) => Effect.Effect<void, SqlError>
 }>()("effect-pg-pool/Executor") {}
 
 /**
@@ -112,10 +138,34 @@ export class Executor extends Context.Service<Executor, {
 export interface Options {
   /** The retry schedule, or options for it; `false` for no retries. Default: `Schedule.transient`. */
   readonly retry?: Schedule.RetryOptions | EffectSchedule.Schedule<unknown, unknown> | false | undefined
+  /**
+   * What bounds the retries of all calls together: a retry after a lost connection costs one token, one after an overload
+   * two, one after a lost race for a row nothing; a retry that works gets its tokens back. `false` for no bound.
+   * Default: 10 tokens, of which each success brings back 0.1.
+   */
+  readonly retryBudget?: Schedule.BudgetOptions | false | undefined
+  /**
+   * Judges failures that the program knows better, for this executor only; it is asked after `Errors.Classifier` and
+   * has the last word. Default: what `Errors.Classifier` says, which by default is what `Errors.classify` says.
+   */
+  readonly classify?: Errors.Classify | undefined
 }
 
-/** Overload is answered more slowly than a lost connection. */
-const slowFactor = 5
+/** Milliseconds. What is no duration is a mistake in the program, and not a failure that it could handle. */
+const timeLimit = (
+  option: "attemptTimeout" | "deadline" | "acquireTimeout",
+  input: Duration.Input | undefined
+): number | undefined => {
+  if (input === undefined) return undefined
+  const limit = millis(input)
+  // What is left of a time that has passed is less than nothing: that is no mistake.
+  if (option === "deadline" ? !Number.isNaN(limit) : limit > 0) return limit
+  throw new Errors.InvalidOption({
+    option,
+    value: input,
+    allowed: option === "deadline" ? "a duration" : "a duration above 0"
+  })
+}
 
 /** The driver reports "Connection closed" for a FATAL that met a statement: the socket has kept the server's words. */
 const withLastWords = (error: SqlError, session: Session): SqlError => {
@@ -148,14 +198,26 @@ export const make = Effect.fnUntraced(function*(
   const defaultRetry = options.retry === false || EffectSchedule.isSchedule(options.retry)
     ? options.retry as EffectSchedule.Schedule<unknown, unknown> | false
     : yield* Schedule.make(options.retry as Schedule.RetryOptions | undefined)
+  const budget = options.retryBudget === false ? undefined : yield* Schedule.budget(options.retryBudget)
+  const random = yield* Random.Random
 
   // ---------------------------------------------------------------------------------------------------------------
   // judging failures
   // ---------------------------------------------------------------------------------------------------------------
 
+  const runFork = Effect.runForkWith(yield* Effect.context<never>())
+  const reclassify = Classifier.compose(
+    [yield* Errors.Classifier, options.classify],
+    (defect) => runFork(Effect.logWarning("A classifier failed; the default verdict stands", Cause.die(defect)))
+  )
+
   const evidence = Evidence.make({
+    reclassify,
     monotonicNanos: () => clock.monotonicTimeNanosUnsafe(),
-    observe: (outcome, seconds) => store.query[outcome].observe(seconds),
+    observe: (outcome, seconds) => {
+      store.query[outcome].observe(seconds)
+      if (outcome === "ok") budget?.succeeded()
+    },
     count: ({ kind }) => store.errors[kind]++,
     isCalm: breaker.isCalmUnsafe,
     settle: (permit, signal, failure) => breaker.settleUnsafe(permit, signal, now(), failure),
@@ -164,6 +226,7 @@ export const make = Effect.fnUntraced(function*(
       if (disposal === "EvictAll") Effect.runSync(pool.evictAll)
     },
     complete: withLastWords,
+    enforce: (work, deadlineAt, unit) => enforce(work, deadlineAt, unit),
     tell: ({ session, transaction }, error, { elapsed, failure, verdict }) =>
       session.wire.obituary()?.by === "silence"
         ? Errors.toSqlError(
@@ -201,164 +264,25 @@ export const make = Effect.fnUntraced(function*(
     return truth
   }
 
-  // ---------------------------------------------------------------------------------------------------------------
-  // the breaker around a checkout
-  // ---------------------------------------------------------------------------------------------------------------
-
-  /** What a checkout that handed nothing out says. Statements speak for themselves, through the observer. */
-  const settle = (permit: Breaker.Permit, cause: Cause.Cause<unknown>): void => {
-    const failed = Cause.findErrorOption(cause)
-    const error = failed._tag === "Some" ? failed.value : undefined
-    const judgement = judgeCheckout(error)
-    if (judgement !== undefined) {
-      const { failure, source, verdict } = judgement
-      return breaker.settleUnsafe(permit, verdict.breaker, now(), { ...failure, source })
-    }
-    // A probe that waited for the server in vain has found out what it was sent for; the queue says nothing.
-    const isInVain = (permit.probe || permit.ramp) && Errors.isPoolError(error) && error._tag === "AcquireTimeout" &&
-      error.phase !== "Queue"
-    breaker.settleUnsafe(permit, isInVain ? "Failure" : "Ignored", now(), isInVain ? { code: "ETIMEDOUT" } : undefined)
-  }
-
-  const probeCheckout: Pool.CheckoutOptions = { prove: true, timeout: breaker.probeTimeout }
-  const rampCheckout: Pool.CheckoutOptions = { prove: true }
-
-  /** A probe is settled as soon as the server has answered, and not when the caller's work ends. */
-  const settleProbe = (permit: Breaker.Permit): void => {
-    if (permit.probe) breaker.settleUnsafe(permit, "Success", now())
-  }
-
-  const admitted = <A, E, R>(
-    checkout: (permit: Breaker.Permit, options: Pool.CheckoutOptions | undefined) => Effect.Effect<A, E, R>
-  ): Effect.Effect<A, E | Errors.CircuitError, R> =>
-    breaker.withPermit((permit) =>
-      Effect.onExitPrimitive(
-        checkout(permit, permit.probe ? probeCheckout : permit.ramp ? rampCheckout : undefined),
-        (exit) => {
-          if (exit._tag === "Failure") settle(permit, exit.cause)
-          return undefined
-        }
-      )
-    )
-
-  const track = (
-    session: Session,
-    connection: PgConnection.PgConnection,
-    exclude?: Effect.Effect<void, never, Scope.Scope>
-  ): TrackedConnection => {
-    evidence.meet(session)
-    return new TrackedConnection(session, connection, evidence.observer, exclude)
-  }
-  const trackShared = (session: Session) => track(session, session.connection, pool.exclude(session))
-
-  const trackedSessions = new WeakMap<Session, TrackedConnection>()
-  const tracked = (session: Session): TrackedConnection => {
-    let connection = trackedSessions.get(session)
-    if (connection === undefined) {
-      connection = trackShared(session)
-      trackedSessions.set(session, connection)
-    }
-    return connection
-  }
-
-  /** Binds a statement to what admitted it, so that its outcome is told under that permit and no later one. */
-  const underPermit = <A, R>(
-    permit: Breaker.Permit,
-    f: (connection: TrackedConnection) => Effect.Effect<A, SqlError, R>
-  ) =>
-  (session: Session): Effect.Effect<A, SqlError, R> => {
-    const connection = tracked(session)
-    connection.permit = permit
-    return f(connection)
-  }
-
-  const borrowAdmitted = <A, R>(f: (connection: TrackedConnection) => Effect.Effect<A, SqlError, R>) =>
-    admitted((permit, options) =>
-      pool.use((session) => {
-        settleProbe(permit)
-        return underPermit(permit, f)(session)
-      }, options)
-    )
-
-  /** A lease is one outcome for the breaker: whether its session was alive in the end. */
-  const leaseOnce = (
-    checkout: (
-      options: Pool.CheckoutOptions | undefined
-    ) => Effect.Effect<TrackedConnection, Pool.AcquireError, Scope.Scope>
-  ) =>
-    admitted((permit, options) =>
-      Effect.tap(checkout(options), (connection) => {
-        // Nor may a long lease hold up the recovery of a circuit.
-        if (permit.probe || permit.ramp) breaker.settleUnsafe(permit, "Success", now())
-        return Effect.addFinalizer((exit) => Effect.sync(() => settleLease(permit, connection, exit)))
-      })
-    )
-
-  const settleLease = (
-    permit: Breaker.Permit,
-    connection: TrackedConnection,
-    exit: Exit.Exit<unknown, unknown>
-  ): void => {
-    const { lastFailure, session } = connection
-    const outcome = leaseOutcome(connection, exit)
-    const evidenceOfLoss = () => ({
-      ...Errors.failureOf(session.wire.obituary()),
-      source: evidence.sourceOfLoss(session)
+  const { borrowAdmitted, borrowUnguarded, checkoutOptions, leaseExclusive, leaseShared, settle, underPermit } =
+    Admission.make<
+      Errors.CircuitError,
+      Pool.AcquireError
+    >({
+      breaker,
+      pool,
+      evidence,
+      now,
+      judge: judgeCheckout,
+      judgeEnd: (failure, circumstances) =>
+        reclassify(failure, circumstances, Errors.classify(failure, circumstances)).breaker,
+      hasWaitedInVain: (error) =>
+        Errors.isPoolError(error) && error._tag === "AcquireTimeout" && error.phase !== "Queue"
     })
-    breaker.settleUnsafe(
-      permit,
-      outcome,
-      now(),
-      outcome === "Failure" ? lastFailure ?? evidenceOfLoss() : undefined
-    )
-  }
-
-  const leaseOutcome = ({ session, signal }: TrackedConnection, exit: Exit.Exit<unknown, unknown>): Breaker.Outcome => {
-    if (!session.wire.isDead()) {
-      return signal === "Failure"
-        ? signal
-        : Exit.isFailure(exit) && Cause.hasInterruptsOnly(exit.cause)
-        ? "Ignored"
-        : "Success"
-    }
-    if (pool.isClosing()) return "Ignored"
-    // Whoever judged the failure that ended the session knows best.
-    if (signal !== undefined) return signal
-    const obituary = session.wire.obituary()
-    switch (obituary?.by) {
-      case "driver":
-      case "pool":
-        return "Ignored"
-      case "server":
-        return Errors.classify({ sqlState: obituary.sqlState, severity: "FATAL", message: obituary.message }, {
-          phase: "Transaction",
-          reused: true,
-          replied: true
-        }).breaker
-      default:
-        return "Failure"
-    }
-  }
-
-  const leaseShared = leaseOnce((options) => Effect.map(pool.get(options), trackShared))
-  const leaseExclusive = leaseOnce((options) =>
-    Effect.map(pool.reserve(options), ({ connection, session }) => track(session, connection))
-  )
 
   // ---------------------------------------------------------------------------------------------------------------
   // trying again
   // ---------------------------------------------------------------------------------------------------------------
-
-  interface Terms {
-    readonly retry: EffectSchedule.Schedule<unknown, unknown> | false
-    readonly idempotent: boolean
-    /** Wall-clock milliseconds. */
-    readonly deadlineAt: number
-    /** A transaction is repeated as a whole or not at all, by whoever is outside of it. */
-    readonly inTransaction: boolean
-    /** False once something of the failed attempt has taken effect. */
-    readonly isTraceless: () => boolean
-  }
 
   const counted = new WeakSet<object>()
   const countLocal = (error: unknown): void => {
@@ -367,97 +291,106 @@ export const make = Effect.fnUntraced(function*(
     store.errors.Local++
   }
 
-  /** Entered only on failure: decides whether the attempt may be repeated, waits, and repeats it. */
-  const recover = Effect.fnUntraced(function*<A, E, R>(
-    first: Cause.Cause<E>,
-    attempt: Effect.Effect<A, E, R>,
-    terms: Terms
-  ): Effect.fn.Return<A, E | Errors.RetriesExhausted, R> {
-    let cause = first
-    let usedFreshConnection = false
-    const history: Array<Errors.Attempt> = []
-    const exhausted = (last: unknown) =>
-      Effect.fail(
-        new Errors.RetriesExhausted({
-          attempts: history.length,
-          last: isSqlError(last) ? told(last) : last,
-          history
-        })
-      )
-    const step = terms.retry === false ? undefined : yield* EffectSchedule.toStep(terms.retry)
-    for (let attempts = 1;; attempts++) {
-      const error = Cause.findErrorOption(cause)
-      const judgement = error._tag === "Some" ? find(error.value) : undefined
-      if (error._tag === "None" || judgement === undefined || step === undefined || terms.inTransaction) {
-        if (error._tag === "Some" && judgement === undefined) countLocal(error.value)
-        // A refusal of ours says that nothing ran, which after a doubtful attempt is not the whole truth.
-        const isDoubtful = error._tag === "Some" && history.some(({ effect }) => effect === "Unknown")
-        return yield* isDoubtful ? exhausted(error.value) : Effect.failCause(cause)
-      }
-      const { failure, verdict } = judgement
-      const attempted = (delay: number) =>
-        history.push({ attempt: attempts, kind: verdict.kind, effect: verdict.effect, failure, delay })
-      const giveUp = (): Effect.Effect<never, E | Errors.RetriesExhausted> => {
-        attempted(0)
-        return attempts === 1 ? Effect.failCause(cause) : exhausted(error.value)
-      }
-      const safe = Errors.isSafeToRepeat(verdict, terms.idempotent) && (terms.idempotent || terms.isTraceless())
-      // What must not be repeated comes out as itself: an earlier failure changes nothing about what it says.
-      if (!safe) return yield* Effect.failCause(cause)
-      let delay = 0
-      if (verdict.retry === "Now" && !usedFreshConnection) {
-        usedFreshConnection = true
-      } else {
-        const next = yield* Effect.exit(step(now(), error.value))
-        if (next._tag === "Failure") return yield* giveUp()
-        delay = Duration.toMillis(next.value[1]) * (verdict.retry === "BackoffSlow" ? slowFactor : 1)
-        // While connects pause, an earlier attempt would only be told so.
-        delay = Math.max(delay, pool.connectPauseUnsafe())
-      }
-      if (now() + delay >= terms.deadlineAt) return yield* giveUp()
-      attempted(delay)
-      if (delay > 0) yield* Effect.sleep(delay)
-      store.retries[verdict.kind]++
-      const exit = yield* Effect.exit(attempt)
-      if (exit._tag === "Success") return exit.value
-      cause = exit.cause
-    }
+  /** How long a circuit that has rejected a call asks to be left alone; while it is half open, that is decided soon. */
+  const circuitPause = (error: unknown): number | undefined => {
+    const typed = isSqlError(error) ? Errors.fromSqlError(error) : error
+    return typed instanceof Errors.CircuitOpen
+      ? typed.retryAfter
+      : typed instanceof Errors.CircuitHalfOpen
+      ? Math.min(typed.retryAfter, 50)
+      : undefined
+  }
+
+  const { recover } = Recovery.make({
+    now,
+    draw: () => random.nextDoubleUnsafe(),
+    find,
+    connectPause: pool.connectPauseUnsafe,
+    circuitPause,
+    budget,
+    onRetry: (kind) => {
+      store.retries[kind]++
+    },
+    onLocal: countLocal,
+    exhausted: (last, history, stoppedBy) =>
+      new Errors.RetriesExhausted({
+        attempts: history.length,
+        last: isSqlError(last) ? told(last) : last,
+        history,
+        stoppedBy
+      })
   })
 
   const asSqlError = <E>(error: E | SqlError | Errors.PoolError): SqlError => {
-    if (!Errors.isPoolError(error)) return told(error as SqlError)
+    const history = Errors.historyOf(error)
     // Programs that match on the reason of the last failure go on working after retries.
-    return error._tag === "RetriesExhausted" && isSqlError(error.last)
+    const asked = !Errors.isPoolError(error)
+      ? told(error as SqlError)
+      : error._tag === "RetriesExhausted" && isSqlError(error.last)
       ? Errors.withCause(error.last, error)
       : Errors.toSqlError(error)
+    History.remember(asked, history)
+    return asked
   }
+
+  const waitForCircuitUntil = (terms: UnitOfWork.Terms | undefined): number | undefined =>
+    terms?.waitsForCircuit !== true
+      ? undefined
+      : terms.deadlineAt < Infinity
+      ? terms.deadlineAt
+      : now() + (terms.acquireTimeout ?? pool.settings.acquireTimeout)
 
   /** A statement is repeated by itself wherever that is safe, on the terms of the unit around it. */
   const recoverStatement = <A, E, R>(
     cause: Cause.Cause<E>,
     attempt: Effect.Effect<A, E, R>,
     fiber: Fiber.Fiber<unknown, unknown>
-  ): Effect.Effect<A, SqlError, R> =>
-    Effect.mapError(
-      recover(cause, attempt, {
-        retry: UnitOfWork.of(fiber)?.retry ?? defaultRetry,
-        idempotent: fiber.getRef(UnitOfWork.Idempotent),
-        deadlineAt: UnitOfWork.of(fiber)?.deadlineAt ?? Infinity,
-        inTransaction: fiber.getRef(UnitOfWork.InTransaction),
-        isTraceless: () => true
-      }),
-      asSqlError
-    )
+  ): Effect.Effect<A, SqlError, R> => {
+    const unit = UnitOfWork.of(fiber)
+    const terms: Recovery.Terms = {
+      retry: unit?.retry ?? defaultRetry,
+      idempotent: fiber.getRef(UnitOfWork.Idempotent),
+      deadlineAt: unit?.deadlineAt ?? Infinity,
+      inTransaction: fiber.getRef(UnitOfWork.InTransaction),
+      waitForCircuitUntil: waitForCircuitUntil(unit),
+      isTraceless: () => true
+    }
+    return Effect.mapError(recover(cause, () => attempt, terms, []), asSqlError)
+  }
+
+  const deadlineExceeded = (allowed: number, unit: UnitOfWork.UnitOfWork): SqlError =>
+    Errors.toSqlError(new Errors.DeadlineExceeded({ deadline: allowed, effect: UnitOfWork.effectOf(unit) }))
+
+  const enforce = <A, E, R>(
+    work: Effect.Effect<A, E, R>,
+    deadlineAt: number,
+    unit?: UnitOfWork.UnitOfWork
+  ): Effect.Effect<A, E | SqlError, R> => Deadlines.enforce(work, deadlineAt, now, deadlineExceeded, unit)
+
+  const underDeadline = <A, R>(
+    work: (fiber: Fiber.Fiber<unknown, unknown>, unit: UnitOfWork.UnitOfWork | undefined) => Effect.Effect<
+      A,
+      SqlError,
+      R
+    >
+  ): Effect.Effect<A, SqlError, R> => {
+    const inTime: Effect.Effect<A, SqlError, R> = Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
+      const unit = UnitOfWork.of(fiber)
+      const deadlineAt = Deadlines.unenforced(fiber, unit)
+      return deadlineAt === Infinity ? work(fiber, unit) : enforce(inTime, deadlineAt)
+    })
+    return inTime
+  }
 
   const retried = <A, R>(attempt: Effect.Effect<A, SqlError | Errors.PoolError, R>): Effect.Effect<A, SqlError, R> =>
-    Effect.withFiber((fiber) => Effect.catchCause(attempt, (cause) => recoverStatement(cause, attempt, fiber)))
+    underDeadline((fiber) => Effect.catchCause(attempt, (cause) => recoverStatement(cause, attempt, fiber)))
 
   /** The life of a healthy statement: a permit that needs no clock, a session from the front of the pool, the work. */
   const borrow = <A, R>(f: (connection: TrackedConnection) => Effect.Effect<A, SqlError, R>) =>
-    Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>): Effect.Effect<A, SqlError, R> => {
+    underDeadline((fiber, unit): Effect.Effect<A, SqlError, R> => {
       const permit = breaker.closedPermitUnsafe()
       if (permit === undefined) return retried(borrowAdmitted(f))
-      return Effect.catchCause(pool.use(underPermit(permit, f)), (cause) => {
+      return Effect.catchCause(pool.use(underPermit(permit, f), checkoutOptions(unit)), (cause) => {
         settle(permit, cause)
         return recoverStatement(cause, borrowAdmitted(f), fiber)
       })
@@ -497,10 +430,8 @@ export const make = Effect.fnUntraced(function*(
     return connecting > 0 && active < max ? { session } : undefined
   }
 
-  const effectOf = ({ effects }: UnitOfWork.UnitOfWork) => (effects === 0 ? "NotRun" : "Unknown")
-
   const attemptTimedOut = (timeout: number, own: UnitOfWork.UnitOfWork): Errors.StatementTimeout => {
-    const effect = effectOf(own)
+    const effect = UnitOfWork.effectOf(own)
     const error = new Errors.StatementTimeout({ timeout, by: "client", effect, failure: { code: "ETIMEDOUT" } })
     evidence.record(error, { code: "ETIMEDOUT", message: error.message }, {
       kind: "Unreachable",
@@ -520,54 +451,113 @@ export const make = Effect.fnUntraced(function*(
       const outer = UnitOfWork.of(fiber)
       const inTransaction = fiber.getRef(UnitOfWork.InTransaction)
       const idempotent = options.idempotent ?? fiber.getRef(UnitOfWork.Idempotent)
-      const attemptTimeout = options.attemptTimeout === undefined
-        ? undefined
-        : Duration.toMillis(options.attemptTimeout)
-      const deadline = options.deadline === undefined ? undefined : Duration.toMillis(options.deadline)
-      const terms = {
-        retry: options.retry ?? outer?.retry ?? defaultRetry,
-        deadlineAt: Math.min(deadline === undefined ? Infinity : now() + deadline, outer?.deadlineAt ?? Infinity)
+      const startedAt = now()
+      const attemptTimeout = timeLimit("attemptTimeout", options.attemptTimeout)
+      const ownDeadlineAt = Math.min(
+        startedAt + (timeLimit("deadline", options.deadline) ?? Infinity),
+        fiber.getRef(Deadlines.Deadline)
+      )
+      const isOwnTighter = ownDeadlineAt < (outer?.deadlineAt ?? Infinity)
+      const terms: UnitOfWork.Terms = {
+        retry: options.retry ?? outer?.retry,
+        deadlineAt: isOwnTighter ? ownDeadlineAt : outer?.deadlineAt ?? Infinity,
+        acquireTimeout: timeLimit("acquireTimeout", options.acquireTimeout) ?? outer?.acquireTimeout,
+        waitsForCircuit: options.waitForCircuit ?? outer?.waitsForCircuit ?? false
       }
+      const history: Array<Errors.Attempt> = []
       let current = UnitOfWork.make(terms, outer)
-      const attempt: Effect.Effect<A, E | Errors.StatementTimeout, R> = Effect.suspend(() => {
-        const own = current = UnitOfWork.make(terms, outer)
-        const once = UnitOfWork.run(work, own)
-        if (attemptTimeout === undefined) return once
-        const permit = breaker.closedPermitUnsafe()
-        let late: { readonly session: Session | undefined } | undefined
-        const noteLateness = () => {
-          late = whomItWaitsFor(own)
-        }
-        return TimeLimit.within(once, attemptTimeout, () => own, noteLateness, () => {
-          if (late !== undefined && permit !== undefined) {
-            const source = evidence.sourceOfSilence(late.session)
-            breaker.settleUnsafe(permit, "Failure", now(), { code: "ETIMEDOUT", source })
+      const attempt = (number: number): Effect.Effect<A, E | Errors.StatementTimeout, R> =>
+        Effect.suspend(() => {
+          const own = current = UnitOfWork.make(terms, outer)
+          const once = Effect.provideService(UnitOfWork.run(work, own), UnitOfWork.CurrentAttempt, number)
+          if (attemptTimeout === undefined) return once
+          const permit = breaker.closedPermitUnsafe()
+          let late: { readonly session: Session | undefined } | undefined
+          const noteLateness = () => {
+            late = whomItWaitsFor(own)
           }
-          return attemptTimedOut(attemptTimeout, own)
+          return TimeLimit.within(once, attemptTimeout, () => own, noteLateness, () => {
+            if (late !== undefined && permit !== undefined) {
+              const source = evidence.sourceOfSilence(late.session)
+              breaker.settleUnsafe(permit, "Failure", now(), { code: "ETIMEDOUT", source })
+            }
+            return attemptTimedOut(attemptTimeout, own)
+          })
         })
-      })
-      const all = Effect.catchCause(attempt, (cause) =>
+      const all = Effect.catchCause(attempt(1), (cause) =>
         recover(cause, attempt, {
           ...terms,
+          retry: terms.retry ?? defaultRetry,
           idempotent,
           inTransaction,
+          waitForCircuitUntil: waitForCircuitUntil(terms),
           isTraceless: () => current.effects === 0
-        }))
-      const bounded = deadline === undefined
+        }, history))
+      const allowed = Math.max(0, ownDeadlineAt - startedAt)
+      const outOfTime = () => {
+        const isDoubtful = history.some(({ effect }) => effect === "Unknown")
+        const effect = isDoubtful ? "Unknown" : UnitOfWork.effectOf(current)
+        const error = new Errors.DeadlineExceeded({ deadline: allowed, effect })
+        History.remember(error, history)
+        return error
+      }
+      const bounded = !isOwnTighter
         ? all
-        : TimeLimit.within(
-          all,
-          deadline,
-          () => current,
-          () => {},
-          () => new Errors.DeadlineExceeded({ deadline, effect: effectOf(current) })
-        )
-      return Effect.mapError(bounded, (error) => (isSqlError(error) ? expose(error) : error)) as Effect.Effect<
-        A,
-        E | RunError,
-        R
-      >
+        : allowed === 0
+        ? Effect.suspend(() => Effect.fail(outOfTime()))
+        : TimeLimit.within(all, allowed, () => current, () => {}, outOfTime)
+      return Effect.mapError(bounded, (error) => {
+        if (!isSqlError(error)) return error
+        const exposed = expose(error)
+        History.remember(exposed, Errors.historyOf(error))
+        return exposed
+      }) as Effect.Effect<A, E | RunError, R>
     })
+
+  // ---------------------------------------------------------------------------------------------------------------
+  // a COMMIT whose answer was lost
+  // ---------------------------------------------------------------------------------------------------------------
+
+  const resolve = LostCommit.make({
+    now,
+    ask: ({ params, sql }, until) =>
+      // Past the circuit, which the same loss may have opened. Nobody's unit of work, since a question has no effect.
+      underDeadline(() =>
+        Effect.mapError(borrowUnguarded((connection) => connection.query(sql, params, false)), asSqlError)
+      )
+        .pipe(
+          Effect.provideService(Deadlines.Deadline, until),
+          UnitOfWork.detached
+        ),
+    acquireTimeout: pool.settings.acquireTimeout,
+    isUnknown: (error) => {
+      const typed = Errors.fromSqlError(error)
+      const isLost = typed?._tag === "OutcomeUnknown" || typed?._tag === "StatementTimeout"
+      return isLost && find(error)?.verdict.effect === "Unknown"
+    },
+    isRefusal: (error) => find(error)?.verdict.kind === "Rejected",
+    rolledBack: (lost) => {
+      const message = "The answer to COMMIT was lost; the server says that the transaction was rolled back."
+      const error = new SqlError({ reason: new ConnectionError({ cause: lost, message, operation: "commit" }) })
+      evidence.record(error, { ...Errors.failureOf(lost), message }, {
+        kind: "Unreachable",
+        effect: "RolledBack",
+        retry: "Backoff",
+        breaker: "Ignored",
+        connection: "Keep"
+      })
+      return error
+    },
+    unresolved: (lost, reason) => {
+      const failure = Errors.failureOf(lost)
+      const error = Errors.toSqlError(
+        new Errors.OutcomeUnknown({ operation: "commit", failure, cause: lost, unresolved: reason })
+      )
+      const judgement = find(lost)
+      if (judgement !== undefined) evidence.remember(error, judgement)
+      return error
+    }
+  })
 
   return Executor.of({
     run: (effect, options = {}) => unit(effect, options),
@@ -575,7 +565,9 @@ export const make = Effect.fnUntraced(function*(
       unit(Effect.scopedWith((scope) => Effect.flatMap(Scope.provide(leaseExclusive, scope), f)), options),
     borrow,
     lease: retried(leaseShared),
-    reserve: (prepare) => retried(prepare === undefined ? leaseExclusive : prepared(prepare))
+    reserve: (prepare) => retried(prepare === undefined ? leaseExclusive : prepared(prepare)),
+    enforce,
+    resolve
   })
 })
 
@@ -588,6 +580,196 @@ export const make = Effect.fnUntraced(function*(
  */
 export const idempotent = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
   Effect.provideService(effect, UnitOfWork.Idempotent, true)
+
+/**
+ * The time at which all work of a fiber must be done: a point in time and not a duration, in milliseconds of the wall
+ * clock (as `Clock.currentTimeMillis` has it); `Infinity` for none, which is the default. Every statement, checkout,
+ * transaction and `run` honours it: what is not done by then fails with `DeadlineExceeded` (in a `SqlError`, where the
+ * error of a statement is one) and is cancelled on the server. Set it with {@link withDeadline}, or
+ * provide it where a platform says how long there is.
+ *
+ * @category references
+ * @since 0.1.0
+ */
+export const Deadline: Context.Reference<number> = Deadlines.Deadline
+
+/**
+ * Gives an effect a {@link Deadline}: this long from when it starts, or what the surrounding deadline leaves of that.
+ * The effect is interrupted when its time is up, and fails with `DeadlineExceeded`, which says what is known of what it
+ * did. A COMMIT that is under way is given a moment to end.
+ *
+ * **Example** (Two seconds for everything)
+ *
+ * ```ts
+ * import * as Effect from "effect/Effect"
+ * import * as Executor from "effect-pg-pool/Executor"
+ * import { SqlClient } from "effect/sql"
+ *
+ * export const report = Effect.gen(function*() {
+ *   const sql = yield* SqlClient.SqlClient
+ *   const orders = yield* sql`SELECT count(*) FROM orders`
+ *   const customers = yield* sql`SELECT count(*) FROM customers`
+ *   return { orders, customers }
+ * }).pipe(Executor.withDeadline("2 seconds"))
+ * ```
+ *
+ * @category combinators
+ * @since 0.1.0
+ */
+export const withDeadline: {
+  (
+    deadline: Duration.Input
+  ): <A, E, R>(self: Effect.Effect<A, E, R>) => Effect.Effect<A, E | Errors.DeadlineExceeded, R>
+  <A, E, R>(
+    self: Effect.Effect<A, E, R>,
+    deadline: Duration.Input
+  ): Effect.Effect<A, E | Errors.DeadlineExceeded, R>
+} = dual(
+  2,
+  <A, E, R>(self: Effect.Effect<A, E, R>, deadline: Duration.Input) =>
+    Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
+      const clock = fiber.getRef(Clock.Clock)
+      const now = () => clock.currentTimeMillisUnsafe()
+      const deadlineAt = now() + (timeLimit("deadline", deadline) ?? Infinity)
+      const outer = Math.min(fiber.getRef(Deadline), UnitOfWork.of(fiber)?.deadlineAt ?? Infinity)
+      // Whoever has set a tighter one enforces it.
+      if (deadlineAt >= outer) return self as Effect.Effect<A, E | Errors.DeadlineExceeded, R>
+      return Deadlines.enforce(
+        Effect.provideService(self, Deadline, deadlineAt),
+        deadlineAt,
+        now,
+        (allowed, unit) => new Errors.DeadlineExceeded({ deadline: allowed, effect: UnitOfWork.effectOf(unit) })
+      )
+    })
+)
+
+/**
+ * The number of the attempt that is running, from 1: for the body of a `run` or a {@link transaction}.
+ *
+ * @category references
+ * @since 0.1.0
+ */
+export const CurrentAttempt: Context.Reference<number> = UnitOfWork.CurrentAttempt
+
+/**
+ * How a transaction is begun and repeated.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export interface TransactionOptions extends RunOptions {
+  /** Default: the server's `default_transaction_isolation`, which is `read committed` unless changed. */
+  readonly isolation?: "read uncommitted" | "read committed" | "repeatable read" | "serializable" | undefined
+  /** Default: the server's `default_transaction_read_only`, which is `read write` unless changed. */
+  readonly accessMode?: "read write" | "read only" | undefined
+  /**
+   * Waits for a snapshot with which nothing can fail to serialize: for long reports. Only with `isolation: "serializable"`
+   * and `accessMode: "read only"`. Default: false.
+   */
+  readonly deferrable?: boolean | undefined
+  /**
+   * Looks up what became of a COMMIT whose answer was lost, by `pg_xact_status`: one that was applied is a success, one
+   * that was rolled back is repeated like any other loss. It needs PostgreSQL 13 or newer and costs a transaction id per
+   * transaction, and no round trip: the id comes with the answer to BEGIN. What the server cannot tell, after a failover
+   * say, stays an `OutcomeUnknown`, whose `unresolved` says why. It is asked until the deadline, or for the
+   * `acquireTimeout`. Default: what the surrounding work says, else false.
+   *
+   * https://www.postgresql.org/docs/18/functions-info.html#FUNCTIONS-INFO-SNAPSHOT
+   */
+  readonly resolveCommit?: boolean | undefined
+}
+
+const beginOf = ({ accessMode, deferrable, isolation }: TransactionOptions): string | undefined => {
+  if (deferrable === true && (isolation !== "serializable" || accessMode !== "read only")) {
+    throw new Errors.InvalidOption({
+      option: "deferrable",
+      value: deferrable,
+      allowed: "false, or given with isolation \"serializable\" and accessMode \"read only\""
+    })
+  }
+  const modes = [
+    ...(isolation === undefined ? [] : [`ISOLATION LEVEL ${isolation.toUpperCase()}`]),
+    ...(accessMode === undefined ? [] : [accessMode.toUpperCase()]),
+    ...(deferrable === undefined ? [] : [deferrable ? "DEFERRABLE" : "NOT DEFERRABLE"])
+  ]
+  return modes.length === 0 ? undefined : `BEGIN ${modes.join(", ")}`
+}
+
+/** A savepoint has the isolation of its transaction, so it cannot be given another one. */
+const refuseNested = ({ accessMode, deferrable, isolation }: TransactionOptions): void => {
+  const [named] = Object.entries({ isolation, accessMode, deferrable }).filter(([, value]) => value !== undefined)
+  if (named === undefined) return
+  throw new Errors.InvalidOption({
+    option: named[0],
+    value: named[1],
+    allowed: "left out inside another transaction, whose own it is"
+  })
+}
+
+/**
+ * Runs an effect in a transaction of the `SqlClient` in the context, all of it again when that may help and nothing of it
+ * is left: after a serialization failure (40001) or a deadlock (40P01), and after a connection was lost before COMMIT
+ * was sent, which the server answers by rolling back. What the effect does elsewhere is repeated with it, and it can ask
+ * {@link CurrentAttempt}. A part of a transaction is never repeated. The retries are those of `run`.
+ *
+ * Inside another transaction it is a savepoint: it is rolled back by itself and never repeated by itself.
+ *
+ * A COMMIT whose answer is lost fails with `OutcomeUnknown`, unless `resolveCommit` finds out; one statement can have
+ * that too, as a transaction of its own. Impossible options are defects (`InvalidOption`), since they are mistakes in the
+ * program.
+ *
+ * https://www.postgresql.org/docs/18/mvcc-serialization-failure-handling.html
+ *
+ * **Example** (Moving money, once)
+ *
+ * ```ts
+ * import * as Effect from "effect/Effect"
+ * import * as Executor from "effect-pg-pool/Executor"
+ * import { SqlClient } from "effect/sql"
+ *
+ * export const transfer = (from: number, to: number, amount: number) =>
+ *   Effect.gen(function*() {
+ *     const sql = yield* SqlClient.SqlClient
+ *     yield* sql`UPDATE account SET balance = balance - ${amount} WHERE id = ${from}`
+ *     yield* sql`UPDATE account SET balance = balance + ${amount} WHERE id = ${to}`
+ *   }).pipe(Executor.transaction({ isolation: "serializable", resolveCommit: true, deadline: "5 seconds" }))
+ * ```
+ *
+ * @category combinators
+ * @since 0.1.0
+ */
+export const transaction: {
+  (options?: TransactionOptions): <A, E, R>(
+    effect: Effect.Effect<A, E, R>
+  ) => Effect.Effect<A, E | SqlError | RunError, R | Executor | SqlClient.SqlClient>
+  <A, E, R>(
+    effect: Effect.Effect<A, E, R>,
+    options?: TransactionOptions
+  ): Effect.Effect<A, E | SqlError | RunError, R | Executor | SqlClient.SqlClient>
+} = dual(
+  (args) => Effect.isEffect(args[0]),
+  <A, E, R>(effect: Effect.Effect<A, E, R>, options: TransactionOptions = {}) =>
+    Effect.gen(function*() {
+      const executor = yield* Executor
+      const sql = yield* SqlClient.SqlClient
+      const isNested = Option.isSome(yield* Effect.serviceOption(sql.transactionService))
+      if (isNested) {
+        refuseNested(options)
+        return yield* executor.run(sql.withTransaction(effect), options)
+      }
+      const begin = beginOf(options)
+      // The modes are this transaction's, and not those of another pool's inside of it.
+      const outerBegin = yield* SqlClient.BeginTransaction
+      const begun = sql.withTransaction(Effect.provideService(effect, SqlClient.BeginTransaction, outerBegin))
+      const withModes = begin === undefined ? begun : Effect.provideService(begun, SqlClient.BeginTransaction, begin)
+      return yield* executor.run(
+        options.resolveCommit === undefined
+          ? withModes
+          : Effect.provideService(withModes, UnitOfWork.ResolveCommit, options.resolveCommit),
+        options
+      )
+    })
+)
 
 /**
  * Runs an effect through the executor of the context: see {@link Executor}.

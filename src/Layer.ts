@@ -11,6 +11,7 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Reactivity from "effect/reactivity/Reactivity"
 import * as SqlClient from "effect/sql/SqlClient"
+import * as Stream from "effect/Stream"
 import * as Breaker from "./Breaker.ts"
 import type * as Errors from "./Errors.ts"
 import * as Executor from "./Executor.ts"
@@ -33,6 +34,10 @@ export interface Options extends Pool.Options {
   readonly breaker?: Breaker.Options | false | undefined
   /** Retries of what is proved not to have run; `false` for none. */
   readonly retry?: Schedule.RetryOptions | false | undefined
+  /** What bounds the retries of all calls together; `false` for no bound. Default: 10 tokens, 0.1 back for each success. */
+  readonly retryBudget?: Schedule.BudgetOptions | false | undefined
+  /** Judges failures that the program knows better, for this pool only: see {@link Errors.Classifier}. */
+  readonly classify?: Errors.Classify | undefined
   /** Attributes of every statement's span. */
   readonly spanAttributes?: Record<string, unknown> | undefined
   /** Turns column names into property names. */
@@ -66,9 +71,41 @@ export type Services =
  * @since 0.1.0
  */
 export const layer = (options: Options = {}): Layer.Layer<Services, Errors.InvalidOption> =>
+  house(options, breakerLayer(options.breaker))
+
+/**
+ * {@link layer} over the `Breaker` of the context, for one that is shared by a fleet (`Breaker.layerShared`), that remembers
+ * (`Breaker.layerHydrated`), or that several pools have in common. Give it the pool's `max` as its `ramp`.
+ *
+ * **Example** (A circuit that outlives the process)
+ *
+ * ```ts
+ * import * as Effect from "effect/Effect"
+ * import * as Layer from "effect/Layer"
+ * import * as Pg from "effect-pg-pool"
+ *
+ * declare const readState: Effect.Effect<unknown, Error>
+ * declare const writeState: (snapshot: unknown) => Effect.Effect<void, Error>
+ *
+ * export const DatabaseLive = Pg.layerWithBreaker({ max: 4 }).pipe(
+ *   Layer.provideMerge(Pg.Breaker.layerHydrated({ load: readState, save: writeState, ramp: 4 }))
+ * )
+ * ```
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerWithBreaker = (
+  options: Omit<Options, "breaker"> = {}
+): Layer.Layer<Exclude<Services, Breaker.Breaker>, Errors.InvalidOption, Breaker.Breaker> =>
+  house(options, followBreaker)
+
+const house = <A, E, R>(options: Options, breaker: Layer.Layer<A, E, R>) =>
   client(options).pipe(
-    Layer.provideMerge(Executor.layer({ retry: options.retry })),
-    Layer.provideMerge(breakerLayer(options.breaker)),
+    Layer.provideMerge(
+      Executor.layer({ retry: options.retry, retryBudget: options.retryBudget, classify: options.classify })
+    ),
+    Layer.provideMerge(breaker),
     Layer.provideMerge(Pool.layer(options)),
     Layer.provideMerge(Metrics.layer({ name: options.name ?? options.applicationName })),
     Layer.provide(Reactivity.layer)
@@ -95,6 +132,12 @@ export const layerConfig = (
  */
 export const fromEnvironment: Config.Config<Options> = Environment.options
 
+const count = (store: Metrics.Store, transition: Breaker.Transition): void => {
+  if (transition.from === transition.to) return
+  store.breakerState = transition.to
+  store.breakerTransitions[transition.to]++
+}
+
 const breakerLayer = (options: Breaker.Options | false | undefined) =>
   options === false ? Breaker.layerNoop : Layer.effect(
     Breaker.Breaker,
@@ -107,10 +150,7 @@ const breakerLayer = (options: Breaker.Options | false | undefined) =>
         ramp: settings.max,
         ...options,
         onTransition: (transition) => {
-          if (transition.from !== transition.to) {
-            store.breakerState = transition.to
-            store.breakerTransitions[transition.to]++
-          }
+          count(store, transition)
           options?.onTransition?.(transition)
         }
       })
@@ -119,6 +159,17 @@ const breakerLayer = (options: Breaker.Options | false | undefined) =>
       return breaker
     })
   )
+
+/** Somebody else's breaker is followed from outside. */
+const followBreaker = Layer.effectDiscard(Effect.gen(function*() {
+  const { store } = yield* Metrics.Metrics
+  const breaker = yield* Breaker.Breaker
+  yield* breaker.transitions.pipe(
+    Stream.runForEach((transition) => Effect.sync(() => count(store, transition))),
+    Effect.forkScoped({ startImmediately: true })
+  )
+  store.breakerState = (yield* breaker.state)._tag
+}))
 
 const client = (options: Options) =>
   Layer.effectContext(Effect.gen(function*() {
@@ -130,7 +181,9 @@ const client = (options: Options) =>
         borrow: executor.borrow,
         lease: executor.lease,
         reserve: executor.reserve,
-        evict: ({ session }) => pool.evictUnsafe(session, "invalid")
+        evict: ({ session }) => pool.evictUnsafe(session, "invalid"),
+        enforce: executor.enforce,
+        resolve: executor.resolve
       },
       {
         config: options,

@@ -189,6 +189,8 @@ export const make = Effect.fnUntraced(function*(
   const now = () => clock.currentTimeMillisUnsafe()
 
   const sessions = new Map<Session.Session, Item>()
+  /** Dead sessions that are still lent: whoever comes next must not wait for the end of their leases. */
+  const fallen = new Set<Session.Session>()
   let generation = 0
   let closing = false
 
@@ -264,16 +266,24 @@ export const make = Effect.fnUntraced(function*(
     const item = sessions.get(session)
     // A lent session is replaced when it comes back. With borrowers waiting its replacement is opened at once, and
     // then connects as soon as the old socket is gone.
-    if (item !== undefined && (item.refCount === 0 || pool.state.waiters.size > 0)) {
+    if (item === undefined) return
+    if (item.refCount === 0 || pool.state.waiters.size > 0) {
       runFork(EffectPool.invalidate(pool, session))
+    } else if (session.wire.isDead()) {
+      fallen.add(session)
     }
   }
 
   /** The end of every lease, on every exit. A session that must go leaves before a waiting borrower can get it. */
   const takeBack = (session: Session.Session, item: Item, giveBack: Effect.Effect<void>): Effect.Effect<void> => {
+    fallen.delete(session)
     const contended = pool.state.waiters.size > 0
-    if (session.wire.cancels() > 0) {
-      // A CancelRequest may still be on its way and hit the next borrower's statement.
+    const threat = session.wire.cancelThreat()
+    if (threat === "Pending" && session.condemned === undefined && !session.wire.isDead()) {
+      return afterCancel(session, Effect.suspend(() => takeBack(session, item, giveBack)))
+    }
+    if (threat !== "None") {
+      // It would hit the next borrower's statement.
       session.condemned ??= "invalid"
     } else if (session.wire.isDead()) {
       session.condemned ??= "error"
@@ -286,6 +296,18 @@ export const make = Effect.fnUntraced(function*(
     if (session.condemned === undefined) return giveBack
     const remove = EffectPool.invalidate(pool, session)
     return contended ? Effect.andThen(remove, giveBack) : Effect.andThen(giveBack, remove)
+  }
+
+  /** Whoever gives the session back does not wait for the end of the CancelRequest, whoever wants it next does. */
+  const afterCancel = (session: Session.Session, then: Effect.Effect<void>): Effect.Effect<void> => {
+    const decided = Effect.timeoutOrElse(session.wire.cancelsDecided, {
+      duration: settings.farewell,
+      orElse: () =>
+        Effect.sync(() => {
+          session.condemned ??= "invalid"
+        })
+    })
+    return Effect.sync(() => runFork(Effect.andThen(decided, then)))
   }
 
   /**
@@ -319,6 +341,11 @@ export const make = Effect.fnUntraced(function*(
     for (const other of sessions.keys()) {
       if (other.openedAt <= session.openedAt) evictUnsafe(other, "invalid")
     }
+  }
+
+  const replaceFallen = (): void => {
+    for (const session of fallen) runFork(EffectPool.invalidate(pool, session))
+    fallen.clear()
   }
 
   const retireIdle = (at: number): void => {
@@ -433,6 +460,7 @@ export const make = Effect.fnUntraced(function*(
     Effect.suspend(() => {
       if (closing) return Effect.fail(new Errors.PoolClosed())
       retireIdle(now())
+      replaceFallen()
       const attempt = Scope.forkUnsafe(lease)
       const again = Effect.suspend(() =>
         Effect.andThen(Scope.close(attempt, Exit.void), firstWorthy(lease, progress, alwaysProve))

@@ -7,10 +7,12 @@
 import * as Cause from "effect/Cause"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import { dual } from "effect/Function"
 import * as Random from "effect/Random"
 import * as Schedule from "effect/Schedule"
 import { InvalidOption } from "./Errors.ts"
 import { millis } from "./internal/millis.ts"
+import { RetryBudget } from "./internal/retryBudget.ts"
 
 /**
  * The settings of a retry schedule.
@@ -135,3 +137,107 @@ export const delays = (options: RetryOptions = {}): ReadonlyArray<number> => {
   const settings = settingsOrThrow(options)
   return Array.from({ length: settings.attempts - 1 }, (_, index) => delayAfter(index + 1, settings))
 }
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Retry budget
+// ---------------------------------------------------------------------------------------------------------------------
+
+/**
+ * The settings of a retry budget.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export interface BudgetOptions {
+  /** Tokens in a full budget, which is how it starts: a number, 1 or more. Default: 10. */
+  readonly capacity?: number | undefined
+  /** Tokens that each success brings back: above 0, at most `capacity`. Default: 0.1, so ten successes pay for a retry. */
+  readonly refill?: number | undefined
+}
+
+/**
+ * A bucket of tokens that pays for retries. One that is shared by all calls to a server bounds what retries add to its
+ * load: with everything failing, retries stop once the tokens are spent, and come back with the successes.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Budget {
+  /** Tokens in a full budget. */
+  readonly capacity: number
+  /** Tokens left now. */
+  readonly tokens: number
+  /**
+   * Takes `cost` tokens and answers true, or takes none and answers false. A `source` that has been paid for lately
+   * costs nothing: what fails together is one event, however many calls it hit.
+   */
+  readonly withdraw: (cost: number, source?: number) => boolean
+  /** Brings back what one success is worth. */
+  readonly succeeded: () => void
+  /** Brings back a number of tokens; never more than `capacity` are kept. */
+  readonly deposit: (tokens: number) => void
+}
+
+const budgetOf = (options: BudgetOptions): Budget | InvalidOption => {
+  const { capacity = 10, refill = 0.1 } = options
+  const rules: ReadonlyArray<readonly [option: keyof BudgetOptions, allowed: string, holds: boolean]> = [
+    ["capacity", "a finite number, 1 or more", capacity >= 1 && capacity < Infinity],
+    ["refill", "a number above 0, at most capacity", refill > 0 && refill <= capacity]
+  ]
+  const broken = rules.find(([, , holds]) => !holds)
+  return broken === undefined
+    ? new RetryBudget(capacity, refill)
+    : new InvalidOption({ option: `retryBudget.${broken[0]}`, value: options[broken[0]], allowed: broken[1] })
+}
+
+/**
+ * A full budget of tokens for retries (gRPC A6: https://github.com/grpc/proposal/blob/master/A6-client-retries.md).
+ * Fails with `InvalidOption` when a setting is impossible.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const budget = (options: BudgetOptions = {}): Effect.Effect<Budget, InvalidOption> =>
+  Effect.suspend(() => {
+    const made = budgetOf(options)
+    return made instanceof InvalidOption ? Effect.fail(made) : Effect.succeed(made)
+  })
+
+/**
+ * Ends a schedule where the budget cannot pay for another retry: each step costs `cost` tokens, 1 by default.
+ *
+ * **Example** (At most ten retries at a time, whoever asks)
+ *
+ * ```ts
+ * import * as Effect from "effect/Effect"
+ * import * as Schedule from "effect-pg-pool/Schedule"
+ *
+ * declare const query: Effect.Effect<number, Error>
+ *
+ * const program = Effect.flatMap(Schedule.budget({ capacity: 10 }), (budget) =>
+ *   query.pipe(
+ *     Effect.tap(() => Effect.sync(() => budget.succeeded())),
+ *     Effect.retry(Schedule.transient.pipe(Schedule.withBudget(budget)))
+ *   ))
+ * ```
+ *
+ * @category combinators
+ * @since 0.1.0
+ */
+export const withBudget: {
+  (
+    budget: Budget,
+    cost?: number
+  ): <Output, Input, E, R>(
+    self: Schedule.Schedule<Output, Input, E, R>
+  ) => Schedule.Schedule<Output, Input, E, R>
+  <Output, Input, E, R>(
+    self: Schedule.Schedule<Output, Input, E, R>,
+    budget: Budget,
+    cost?: number
+  ): Schedule.Schedule<Output, Input, E, R>
+} = dual(
+  (args) => Schedule.isSchedule(args[0]),
+  <Output, Input, E, R>(self: Schedule.Schedule<Output, Input, E, R>, budget: Budget, cost = 1) =>
+    Schedule.while(self, () => Effect.sync(() => budget.withdraw(cost)))
+)

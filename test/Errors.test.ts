@@ -50,6 +50,7 @@ const one: { readonly [Tag in Errors.PoolError["_tag"]]: Extract<Errors.PoolErro
   DeadlineExceeded: new Errors.DeadlineExceeded({ deadline: 400, effect: "NotRun" }),
   RetriesExhausted: new Errors.RetriesExhausted({
     attempts: 5,
+    stoppedBy: "attempts",
     last: closed,
     history: [{ attempt: 1, kind: "Unreachable", effect: "Unknown", failure: refused, delay: 100 }]
   }),
@@ -62,6 +63,7 @@ describe("retries that are exhausted", () => {
   const exhausted = (effect: Errors.Outcome, last: unknown) =>
     new Errors.RetriesExhausted({
       attempts: 2,
+      stoppedBy: "attempts",
       last,
       history: [
         { attempt: 1, kind: "Unreachable", effect, failure: refused, delay: 100 },
@@ -193,7 +195,7 @@ describe("a typed error", () => {
     [one.StatementTimeout, "No answer within 15 s. It may have been applied: verify in the database before repeating it. Check the server and the network, or allow more time."],
     [new Errors.StatementTimeout({ timeout: 15_000, by: "server", effect: "RolledBack", failure: { sqlState: "57014" } }), "The server's statement_timeout ended the statement after 15 s. It was rolled back. Make it faster, or give it more time."],
     [one.DeadlineExceeded, "The call was not done within its deadline of 400 ms. Nothing of it was run. Allow more time, or do less within it."],
-    [one.RetriesExhausted, "Failed 5 times, the last time with PgConnection: Connection closed. Retrying is over; look for the cause in the server or the network."],
+    [one.RetriesExhausted, "Failed 5 times, the last time with PgConnection: Connection closed. Retrying is over. Look for the cause in the server or the network."],
     [one.HookFailed, "The hook afterConnect failed, so its connection was not used. See the cause, and make the hook succeed or handle its own errors."],
     [one.InvalidOption, "max is -1, but must be a whole number of at least 1."]
   ]
@@ -227,7 +229,7 @@ describe("a typed error", () => {
       new Errors.CircuitOpen({ key: "default", retryAfter: 1, lastFailure: failure }),
       new Errors.OutcomeUnknown({ operation: "work", failure, cause: leak }),
       new Errors.StatementTimeout({ timeout: 1, by: "client", effect: "Unknown", failure }),
-      new Errors.RetriesExhausted({ attempts: 1, last: leak, history: [] }),
+      new Errors.RetriesExhausted({ attempts: 1, stoppedBy: "attempts", last: leak, history: [] }),
       new Errors.HookFailed({ hook: "afterConnect", cause: leak }),
       new Errors.InvalidOption({ option: "url", value: "postgres://bob:hunter2@db/shop", allowed: "a URL" }),
       new Errors.InvalidOption({ option: "password", value: "hunter2", allowed: "Redacted" }),

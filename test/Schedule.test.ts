@@ -191,3 +191,64 @@ describe("Schedule", () => {
     })
   })
 })
+
+describe("a retry budget", () => {
+  it.effect("is full at first, pays until it is empty, and ten successes pay for a retry", () =>
+    Effect.gen(function*() {
+      const budget = yield* Schedule.budget({ capacity: 2 })
+      assert.deepStrictEqual([budget.withdraw(1), budget.withdraw(1), budget.withdraw(1)], [true, true, false])
+      for (let i = 0; i < 9; i++) budget.succeeded()
+      assert.isFalse(budget.withdraw(1))
+      budget.succeeded()
+      budget.succeeded()
+      assert.isTrue(budget.withdraw(1))
+    }))
+
+  it.effect("takes nothing when it cannot pay all of it, and never holds more than its capacity", () =>
+    Effect.gen(function*() {
+      const budget = yield* Schedule.budget({ capacity: 3 })
+      assert.isFalse(budget.withdraw(4))
+      assert.strictEqual(budget.tokens, 3)
+      budget.deposit(100)
+      assert.strictEqual(budget.tokens, 3)
+    }))
+
+  it.effect("takes a source that many have met once, and forgets it in time", () =>
+    Effect.gen(function*() {
+      const budget = yield* Schedule.budget({ capacity: 1000 })
+      budget.withdraw(1, -1)
+      budget.withdraw(1, -1)
+      assert.strictEqual(budget.tokens, 999)
+      for (let source = 2; source < 100; source++) budget.withdraw(1, source)
+      budget.withdraw(1, -1)
+      assert.strictEqual(budget.tokens, 900)
+    }))
+
+  it.effect("ends a schedule that it cannot pay for", () =>
+    Effect.gen(function*() {
+      const budget = yield* Schedule.budget({ capacity: 1 })
+      let runs = 0
+      const failing = Effect.suspend(() => Effect.fail(++runs))
+      const schedule = Schedule.withBudget(Schedule.retry({ base: 0 }), budget)
+      yield* Effect.flip(Effect.retry(failing, schedule))
+      assert.strictEqual(runs, 2)
+      yield* Effect.flip(failing.pipe(Effect.retry(Schedule.transient.pipe(Schedule.withBudget(budget)))))
+      assert.strictEqual(runs, 3)
+    }))
+
+  for (
+    const [option, options] of [
+      ["retryBudget.capacity", { capacity: 0 }],
+      ["retryBudget.capacity", { capacity: Infinity }],
+      ["retryBudget.capacity", { capacity: NaN }],
+      ["retryBudget.refill", { refill: 0 }],
+      ["retryBudget.refill", { refill: 11 }]
+    ] as const
+  ) {
+    it.effect(`that is impossible is refused by name: ${JSON.stringify(options)}`, () =>
+      Effect.gen(function*() {
+        const error = yield* Effect.flip(Schedule.budget(options))
+        assert.strictEqual(error.option, option)
+      }))
+  }
+})

@@ -59,6 +59,11 @@ describe("the messages of the server", () => {
     )
   })
 
+  it("tell a FATAL by the severity that is not translated", () => {
+    const german = message("E", "SSCHWERWIEGEND\0VFATAL\0C57P01\0Mend\0\0")
+    assert.strictEqual(scanned(german, [9]).fatal()?.sqlState, "57P01")
+  })
+
   it("do not take an ERROR for the end", () => {
     assert.isUndefined(scanned(Buffer.concat([error("ERROR", "22012", "division by zero"), ready("I")]), [7]).fatal())
   })

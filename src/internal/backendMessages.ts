@@ -10,6 +10,8 @@ export interface Scanner {
   readonly transactionStatus: () => TransactionStatus | undefined
   /** Whether the last thing the server said is that it is ready and outside of a transaction. */
   readonly isIdle: () => boolean
+  /** The last ErrorResponse, once it is complete; the same object for as long as it is the last one. */
+  readonly lastError: () => PgProtocol.ErrorFields | undefined
   /** The last ErrorResponse that ended the session, if one has. */
   readonly fatal: () => { readonly sqlState: string | undefined; readonly message: string } | undefined
 }
@@ -33,6 +35,7 @@ export const makeScanner = (): Scanner => {
   let status = 0
   let isReady = false
   let error: Array<Uint8Array> = []
+  let readError: PgProtocol.ErrorFields | undefined
 
   const onBody = (chunk: Uint8Array, start: number, end: number): void => {
     if (type === readyForQuery) {
@@ -45,7 +48,18 @@ export const makeScanner = (): Scanner => {
     type = bytes[offset]!
     bodyLeft = (bytes[offset + 1]! << 24 | bytes[offset + 2]! << 16 | bytes[offset + 3]! << 8 | bytes[offset + 4]!) - 4
     isReady = false
-    if (type === errorResponse) error = [bytes.slice(offset, offset + headerLength)]
+    if (type === errorResponse) {
+      error = [bytes.slice(offset, offset + headerLength)]
+      readError = undefined
+    }
+  }
+
+  const lastError = (): PgProtocol.ErrorFields | undefined => {
+    if (readError !== undefined) return readError
+    if (error.length === 0 || (type === errorResponse && bodyLeft > 0)) return undefined
+    const [message] = PgProtocol.makeParser({}).push(Buffer.concat(error))
+    if (message?._tag === "ErrorResponse") readError = message.fields
+    return readError
   }
 
   return {
@@ -76,13 +90,13 @@ export const makeScanner = (): Scanner => {
       return letter === "I" || letter === "T" || letter === "E" ? letter : undefined
     },
     isIdle: () => isReady && status === idle && bodyLeft === 0 && headerFill === 0,
+    lastError,
     fatal: () => {
-      if (error.length === 0 || (type === errorResponse && bodyLeft > 0)) return undefined
-      const [message] = PgProtocol.makeParser({}).push(Buffer.concat(error))
-      if (message?._tag !== "ErrorResponse") return undefined
-      const { code, message: text, severity } = message.fields
+      const last = lastError()
+      // `severity` speaks the language of the server's `lc_messages`.
+      const severity = last?.severityUnlocalized ?? last?.severity
       return severity === "FATAL" || severity === "PANIC"
-        ? { sqlState: code, message: text ?? "the server ended the session" }
+        ? { sqlState: last?.code, message: last?.message ?? "the server ended the session" }
         : undefined
     }
   }

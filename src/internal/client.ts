@@ -8,6 +8,9 @@ import type * as Scope from "effect/Scope"
 import * as SqlClient from "effect/sql/SqlClient"
 import { SqlError, UnknownError } from "effect/sql/SqlError"
 import * as Statement from "effect/sql/Statement"
+import * as Begin from "./begin.ts"
+import type * as CommitFate from "./commitFate.ts"
+import * as Deadline from "./deadline.ts"
 import { SqlConnection } from "./sqlConnection.ts"
 import type { TrackedConnection } from "./trackedConnection.ts"
 import * as UnitOfWork from "./unitOfWork.ts"
@@ -23,6 +26,10 @@ export interface Source {
   ) => Effect.Effect<TrackedConnection, SqlError, Scope.Scope>
   /** Closes the session when its lease is over. */
   readonly evict: (connection: TrackedConnection) => void
+  /** Ends work at a deadline, in wall-clock milliseconds. */
+  readonly enforce: <A, E, R>(work: Effect.Effect<A, E, R>, deadlineAt: number) => Effect.Effect<A, E | SqlError, R>
+  /** Finds out what has become of a COMMIT whose answer was lost: succeeds when it was applied. */
+  readonly resolve: (error: SqlError, ticket: CommitFate.Ticket | undefined) => Effect.Effect<void, SqlError>
 }
 
 export interface ClientOptions {
@@ -49,9 +56,11 @@ const failure = (message: string, operation: string) =>
   new SqlError({ reason: new UnknownError({ cause: new Error(message), message, operation }) })
 
 /** PostgreSQL answers ROLLBACK to the COMMIT of a transaction that has already failed. */
-const commit = ({ tracked }: SqlConnection): Effect.Effect<void, SqlError> =>
-  Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
-    const unit = UnitOfWork.of(fiber)
+const commitOnce = (
+  { tracked }: SqlConnection,
+  unit: UnitOfWork.UnitOfWork | undefined
+): Effect.Effect<void, SqlError> =>
+  Effect.suspend(() => {
     tracked.transaction = "Committing"
     if (unit !== undefined) UnitOfWork.addCommitting(unit, 1)
     return Effect.onExitPrimitive(
@@ -94,21 +103,22 @@ export const make = (
         ? Effect.void
         : Effect.catchCause(Effect.asVoid(tracked.query(sql)), () => Effect.sync(() => source.evict(tracked)))
 
+    const transactions = Begin.make()
+    const commit = (connection: SqlConnection): Effect.Effect<void, SqlError> =>
+      Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
+        const { tracked } = connection
+        const once = commitOnce(connection, UnitOfWork.of(fiber))
+        const inquiry = transactions.inquiryOf(tracked)
+        return inquiry === undefined
+          ? once
+          : Effect.catchTag(once, "SqlError", (error) => source.resolve(error, inquiry.ticket))
+      })
+
     const inTransaction = SqlClient.makeWithTransaction<SqlClient.TransactionConnection, SqlConnection>({
       transactionService: client.transactionService as never,
       spanAttributes,
       // BEGIN belongs to the checkout: until it has succeeded, another session will do.
-      acquireConnection: (restore) =>
-        Effect.flatMap(SqlClient.BeginTransaction, (begin) =>
-          restore(Effect.map(
-            source.reserve((tracked) => {
-              tracked.transaction = "Open"
-              tracked.isReadOnlyByChoice = begin !== undefined && /\bread\s+only\b/i.test(begin)
-              // A statement of the caller's own is not fixed, so it is not worth a name on the server.
-              return begin === undefined ? tracked.query("BEGIN") : tracked.query(begin, [], false)
-            }),
-            asSqlConnection
-          ))),
+      acquireConnection: (restore) => restore(Effect.map(source.reserve(transactions.begin), asSqlConnection)),
       begin: () => Effect.void,
       savepoint: ({ tracked }, id) => Effect.asVoid(tracked.query(`SAVEPOINT effect_sql_${id}`)),
       releaseSavepoint: (connection, id) => rollBack(`RELEASE SAVEPOINT effect_sql_${id}`)(connection),
@@ -139,8 +149,13 @@ export const make = (
     return Object.assign(client, {
       [PgClient.TypeId]: PgClient.TypeId,
       config,
-      withTransaction: <R, E, A>(self: Effect.Effect<A, E, R>) =>
-        inTransaction(Effect.provideService(self, UnitOfWork.InTransaction, true)),
+      withTransaction: <R, E, A>(self: Effect.Effect<A, E, R>) => {
+        const transaction = inTransaction(Effect.provideService(self, UnitOfWork.InTransaction, true))
+        return Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
+          const deadlineAt = Deadline.unenforced(fiber, UnitOfWork.of(fiber))
+          return deadlineAt === Infinity ? transaction : source.enforce(transaction, deadlineAt)
+        })
+      },
       json: (value: unknown) => Statement.fragment([json(value, undefined, undefined)]),
       listen,
       notify: (channel: string, payload: string) =>

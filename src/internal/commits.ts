@@ -5,6 +5,8 @@ const byHand = new RegExp(String.raw`${lead}(?:commit|end|prepare\s+transaction)
 
 const rollback = new RegExp(`${lead}(?:rollback|abort)\\b`, "i")
 
+const toSavepoint = new RegExp(`${lead}rollback(?:\\s+(?:work|transaction))?\\s+to\\b`, "i")
+
 const onItsWay = new RegExp(
   `${lead}(?:call|do|vacuum|analyze|cluster|reindex)\\b|\\bconcurrently\\b`,
   "i"
@@ -14,6 +16,9 @@ const onItsWay = new RegExp(
 export const isByHand = (sql: string): boolean => byHand.test(sql)
 
 export const isRollback = (sql: string): boolean => rollback.test(sql)
+
+/** Whether the statement ends the transaction, and does not only go back to a savepoint. */
+export const endsInRollback = (sql: string): boolean => rollback.test(sql) && !toSavepoint.test(sql)
 
 /**
  * Whether the statement may commit on its way, so that its ERROR does not undo what it had done by then: procedures and

@@ -4,6 +4,7 @@ import * as Exit from "effect/Exit"
 import type * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
 import { ConnectionError, SqlError } from "effect/sql/SqlError"
+import * as Bell from "./bell.ts"
 import * as ConnectGate from "./connectGate.ts"
 import type { Settings } from "./poolSettings.ts"
 import * as Session from "./session.ts"
@@ -38,28 +39,6 @@ export interface Connector<E> {
   readonly socketsGone: Effect.Effect<void>
 }
 
-/** Effects that wait for the next call of `notify`. */
-const makeBell = () => {
-  const listeners = new Set<() => void>()
-  return {
-    notify: () => {
-      for (const listener of Array.from(listeners)) listener()
-    },
-    /** Waits until `isDone` holds, asked at once and after each notification. */
-    until: (isDone: () => boolean): Effect.Effect<void> =>
-      Effect.callback((resume) => {
-        const listener = () => {
-          if (!isDone()) return
-          listeners.delete(listener)
-          resume(Effect.void)
-        }
-        listeners.add(listener)
-        listener()
-        return Effect.sync(() => listeners.delete(listener))
-      })
-  }
-}
-
 const timedOut = (millis: number): SqlError =>
   new SqlError({
     reason: new ConnectionError({
@@ -72,8 +51,8 @@ const timedOut = (millis: number): SqlError =>
 export const make = <E>(owner: Owner<E>): Connector<E> => {
   const { now, settings } = owner
   const gate = ConnectGate.make<E | SqlError>()
-  const connectEnded = makeBell()
-  const socketClosed = makeBell()
+  const connectEnded = Bell.make()
+  const socketClosed = Bell.make()
   // Counts sockets, not sessions: one that is saying goodbye still holds its place on the server.
   const slots = Semaphore.makeUnsafe(settings.max)
   let sockets = 0
@@ -121,6 +100,7 @@ export const make = <E>(owner: Owner<E>): Connector<E> => {
         target: settings.target,
         runFork: owner.runFork,
         farewell: settings.farewell,
+        cancelsAreOurs: settings.cancelsAreOurs,
         onClose: () => {
           if (!isOpen) return
           isOpen = false

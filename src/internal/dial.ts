@@ -105,37 +105,57 @@ export const dial = (target: Target, onOpen: (socket: Duplex) => void): Effect.E
 /**
  * A socket that dials when it is first written to. The driver wants the socket of a CancelRequest at once, writes the
  * one message, and waits for the end. Nobody needs to wait that long: once destroyed, it closes for the driver, and the
- * message is given `farewell` milliseconds to reach the server, where the statement would run on without it.
+ * message is given `farewell` milliseconds to reach the server, where the statement would run on without it. A server
+ * that has been told gets as long to close the connection.
+ *
+ * `onEnd` hears once how the connection below has ended: `byServer` when the server has closed it after it was told.
  */
 export const later = (
   target: Target,
   farewell: number,
-  runFork: (effect: Effect.Effect<void>) => unknown
+  runFork: (effect: Effect.Effect<void>) => unknown,
+  onEnd: (byServer: boolean) => void
 ): Duplex => {
   const layers: Array<Duplex> = []
-  const closeAll = (): void => {
+  let isDialled = false
+  let isOver = false
+  let timer: NodeJS.Timeout | undefined
+  const end = (byServer: boolean, error?: Error): void => {
+    if (isOver) return
+    isOver = true
+    clearTimeout(timer)
     for (const layer of layers) layer.destroy()
+    onEnd(byServer)
+    front.destroy(error)
+  }
+  const endSoon = (): void => {
+    if (isOver || timer !== undefined) return
+    timer = setTimeout(() => end(false), farewell)
+    timer.unref()
   }
   const front: Duplex = new Duplex({
     read: () => {},
     write: (chunk: Uint8Array, _encoding, callback) => {
+      isDialled = true
       runFork(Effect.matchEager(dial(target, (layer) => layers.push(layer)), {
-        onFailure: (error) => {
-          closeAll()
-          front.destroy(error)
-        },
+        onFailure: (error) => end(false, error),
         onSuccess: (socket) => {
           socket.on("error", () => {})
-          socket.once("close", () => front.destroy())
-          socket.resume()
-          socket.write(chunk)
+          socket.once("close", () => end(false))
+          socket.write(chunk, (error) => {
+            if (error !== undefined && error !== null) return
+            endSoon()
+            socket.once("end", () => end(true))
+            // An end is seen by those alone who read.
+            socket.resume()
+          })
         }
       }))
       callback()
     },
     destroy: (error, callback) => {
-      const timer = setTimeout(closeAll, farewell)
-      timer.unref()
+      if (isDialled) endSoon()
+      else end(false)
       callback(error)
     }
   })

@@ -1,11 +1,12 @@
 import type { SqlError } from "effect/sql/SqlError"
 import type { Permit } from "./breakerMachine.ts"
-import { classify } from "./classify.ts"
+import type { Classify } from "./classifier.ts"
+import * as Tables from "./classify.ts"
 import * as Commits from "./commits.ts"
-import { digFailure } from "./failure.ts"
+import { digFailure, digWhole } from "./failure.ts"
 import type { Session } from "./session.ts"
 import type { Observer, Statement, TrackedConnection } from "./trackedConnection.ts"
-import type { Failure, Phase, Signal, Verdict } from "./verdict.ts"
+import type { Circumstances, Failure, Phase, Signal, Verdict } from "./verdict.ts"
 
 /** A verdict with the source of the evidence: what fails together counts once. */
 export interface Judgement {
@@ -14,11 +15,15 @@ export interface Judgement {
   readonly source: number
   /** Milliseconds after which it failed, 0 where that says nothing. */
   readonly elapsed: number
+  /** Whether the breaker has heard of it already. */
+  readonly isTold: boolean
 }
 
 /** Who acts on what is found out. */
 export interface Bench {
   readonly monotonicNanos: () => bigint
+  /** What the program knows better. */
+  readonly reclassify: Classify
   readonly observe: (outcome: "ok" | "error" | "interrupted", seconds: number) => void
   /** Counts a judged failure. */
   readonly count: (verdict: Verdict) => void
@@ -29,6 +34,7 @@ export interface Bench {
   readonly dispose: (session: Session, disposal: "Evict" | "EvictAll") => void
   /** The error as its caller shall see it. */
   readonly tell: (connection: TrackedConnection, error: SqlError, judgement: Judgement) => SqlError
+  readonly enforce: Observer["enforce"]
   /** The driver's error, with the server's last words where the driver has lost them. */
   readonly complete: (error: SqlError, session: Session) => SqlError
 }
@@ -104,21 +110,24 @@ export const make = (bench: Bench): Evidence => {
     const { connection, sql } = statement
     const { session } = connection
     const failure = digFailure(error)
-    const verdict = classify(failure, {
+    const circumstances: Circumstances = {
       phase: phaseOf(statement, written),
       reused: session.uses > 1,
       // A shared connection is another checkout for each statement.
       replied: connection.permit === undefined && connection.replied
-    })
+    }
+    const verdict = Tables.classify(failure, circumstances)
+    // The caller's own READ ONLY says nothing about the host.
+    const byDefault: Verdict = connection.isReadOnlyByChoice && failure.sqlState === "25006"
+      ? refusal
+      : connection.transaction === "None" && verdict.effect === "RolledBack" && Commits.isOnItsWay(sql)
+      ? { ...verdict, effect: "Unknown" }
+      : verdict
     return {
       elapsed,
+      isTold: statement.permit !== undefined,
       failure,
-      // The caller's own READ ONLY says nothing about the host.
-      verdict: connection.isReadOnlyByChoice && failure.sqlState === "25006"
-        ? refusal
-        : connection.transaction === "None" && verdict.effect === "RolledBack" && Commits.isOnItsWay(sql)
-        ? { ...verdict, effect: "Unknown" }
-        : verdict,
+      verdict: bench.reclassify(digWhole(error), circumstances, byDefault),
       // A broken socket fails all its statements at once; a session that lives says something new with each answer.
       source: session.wire.isDead() ? sourceOfLoss(session) : -++events
     }
@@ -138,18 +147,20 @@ export const make = (bench: Bench): Evidence => {
     },
     judgeConnect: (error) => {
       const failure = digFailure(error)
-      const verdict = classify(failure, { phase: "Connect", reused: false, replied: false })
-      const judgement: Judgement = { failure, verdict, source: -++events, elapsed: 0 }
+      const circumstances: Circumstances = { phase: "Connect", reused: false, replied: false }
+      const verdict = bench.reclassify(digWhole(error), circumstances, Tables.classify(failure, circumstances))
+      const judgement: Judgement = { failure, verdict, source: -++events, elapsed: 0, isTold: false }
       judgements.set(error, judgement)
       bench.count(verdict)
       return judgement
     },
     record: (error, failure, verdict) => {
       bench.count(verdict)
-      judgements.set(error, { failure, verdict, source: -++events, elapsed: 0 })
+      judgements.set(error, { failure, verdict, source: -++events, elapsed: 0, isTold: false })
     },
     observer: {
       monotonicNanos: bench.monotonicNanos,
+      enforce: bench.enforce,
       succeeded: ({ permit, startedAt }) => {
         bench.observe("ok", secondsSince(startedAt))
         if (permit !== undefined && !bench.isCalm()) bench.settle(permit, "Success")

@@ -13,12 +13,23 @@ export const PoolErrorTypeId = "~effect-pg-pool/Errors/PoolError"
 
 const longestText = 300
 
+/** More than this is not even looked at. */
+const longestRead = 1_000
+
+/** The beginning of a long text, without a URL that is cut in half: its credentials could not be told from its host. */
+const beginning = (text: string): string =>
+  text.length <= longestRead ? text : text.slice(0, longestRead).replace(/:\/\/\S*$/, "...")
+
+const urlWithCredentials = /([a-z][a-z0-9+.-]*:\/\/)\S*@/gi
+
+const namedSecret =
+  /(password|passwd|pwd|secret|token|api[_-]?key)(["']?\s*[=:]\s*)("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|\S*[^\s,;&]|\S+)/gi
+
 /** One line, no credentials, not too long. */
 const discreet = (text: string): string => {
-  const line = text
-    .replace(/\s+/g, " ")
-    .replace(/([a-z][a-z0-9+.-]*:\/\/)\S*@/gi, "$1***@")
-    .replace(/\b(password|passwd|pwd|secret|token|api[_-]?key)(\s*[=:]\s*)("[^"]*"|'[^']*'|[^\s,;&]+)/gi, "$1$2***")
+  const line = beginning(text.replace(/\s+/g, " "))
+    .replace(urlWithCredentials, "$1***@")
+    .replace(namedSecret, "$1$2***")
     .trim()
   return line.length <= longestText ? line : `${line.slice(0, longestText - 3)}...`
 }
@@ -82,13 +93,27 @@ const readText = (self: unknown, key: string): string | undefined => {
  * an errno: `EPIPE` and `EPERM` have five characters too, and no class of PostgreSQL's begins with an E.
  */
 const sqlStateOf = (self: unknown): string | undefined => {
-  const code = readText(self, "code")
-  if (code === undefined || !/^[0-9A-Z]{5}$/.test(code)) return undefined
-  if (readText(self, "severity") !== undefined) return code
+  const code = readShaped(self, "code", sqlStateShape)
+  if (code === undefined || readText(self, "severity") !== undefined) return code
   return code.startsWith("E") || read(self, "syscall") !== undefined ? undefined : code
 }
 
-const isCode = (code: string): boolean => /^[A-Z][A-Z0-9_]*$/.test(code)
+/** A text of the shape that it must have: what has another one might be anything, a secret too. */
+const readShaped = (self: unknown, key: string, shape: RegExp): string | undefined => {
+  const text = readText(self, key)
+  return text !== undefined && shape.test(text) ? text : undefined
+}
+
+const sqlStateShape = /^[0-9A-Z]{5}$/
+
+/** Node's. */
+const codeShape = /^[A-Z][A-Z0-9_]*$/
+
+/** Node's, or the name of an error of ours. */
+const nameShape = /^[A-Za-z][A-Za-z0-9_]*$/
+
+/** In any language. */
+const severityShape = /^[\p{L}\p{M}]+$/u
 
 const isSqlReason = (self: unknown): boolean => read(self, "~effect/sql/SqlError/Reason") !== undefined
 
@@ -111,7 +136,14 @@ const dig = (error: unknown, findings: Findings, seen: Set<unknown>): void => {
   }
   if (typeof error !== "object" || error === null) return
   seen.add(error)
+  try {
+    digInto(error, findings, seen)
+  } catch {
+    // What refuses to be looked at (a revoked proxy) has nothing to say, and who holds it may have.
+  }
+}
 
+const digInto = (error: object, findings: Findings, seen: Set<unknown>): void => {
   if (Cause.isCause(error)) return dig(Cause.squash(error), findings, seen)
 
   if (read(error, PoolErrorTypeId) !== undefined) return digOwn(error, findings, seen)
@@ -122,7 +154,7 @@ const dig = (error: unknown, findings: Findings, seen: Set<unknown>): void => {
     findings.reply = {
       sqlState,
       // The localized severity reads otherwise in every language.
-      severity: readText(error, "severityUnlocalized") ?? readText(error, "severity"),
+      severity: readShaped(error, "severityUnlocalized", severityShape) ?? readShaped(error, "severity", severityShape),
       message
     }
     return
@@ -130,8 +162,8 @@ const dig = (error: unknown, findings: Findings, seen: Set<unknown>): void => {
 
   const errors = read(error, "errors")
   const inner = Array.isArray(errors) ? errors : []
-  const code = readText(error, "code")
-  if (code !== undefined && isCode(code) && findings.coded === undefined) {
+  const code = readShaped(error, "code", codeShape)
+  if (code !== undefined && findings.coded === undefined) {
     // An AggregateError of several addresses has a code and no text.
     const texts = message === undefined ? inner.map((each) => readText(each, "message")) : [message]
     findings.coded = { code, message: [...new Set(texts.filter((text) => text !== undefined))].join("; ") }
@@ -153,14 +185,18 @@ const dig = (error: unknown, findings: Findings, seen: Set<unknown>): void => {
 }
 
 const digOwn = (error: object, findings: Findings, seen: Set<unknown>): void => {
-  const tag = readText(error, "_tag")
+  const tag = readShaped(error, "_tag", nameShape)
   switch (tag) {
     case "OutcomeUnknown":
     case "StatementTimeout": {
-      const failure = read(error, "failure") as Failure
-      if (failure.sqlState !== undefined) findings.reply = failure
-      else if (failure.code !== undefined) findings.coded ??= failure
-      else findings.innermost = failure.message
+      const failure = read(error, "failure")
+      const sqlState = readShaped(failure, "sqlState", sqlStateShape)
+      const code = readShaped(failure, "code", nameShape)
+      const message = readText(failure, "message")
+      if (sqlState !== undefined) {
+        findings.reply = { sqlState, severity: readShaped(failure, "severity", severityShape), message }
+      } else if (code !== undefined) findings.coded ??= { code, message }
+      else findings.innermost = message
       return
     }
     case "RetriesExhausted":
@@ -193,8 +229,8 @@ const compact = ({ code, message, severity, sqlState }: Failure): Failure => {
   }
 }
 
-/** The failure in an error of any shape. The server's word counts most, then a code, then a text. */
-export const digFailure = (error: unknown): Failure => {
+/** The failure in an error of any shape, with all of its text. The server's word counts most, then a code, then a text. */
+export const digWhole = (error: unknown): Failure => {
   const findings: Findings = {
     reply: undefined,
     coded: undefined,
@@ -203,5 +239,8 @@ export const digFailure = (error: unknown): Failure => {
     innermost: undefined
   }
   dig(error, findings, new Set())
-  return compact(findings.reply ?? findings.coded ?? { message: textOf(findings) })
+  return findings.reply ?? findings.coded ?? { message: textOf(findings) }
 }
+
+/** The failure, with as much of its text as may be shown. */
+export const digFailure = (error: unknown): Failure => compact(digWhole(error))

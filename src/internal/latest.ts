@@ -15,14 +15,20 @@ export const make = <R>(
     let isStale = false
     const untilFresh: Effect.Effect<void, never, R> = Effect.suspend(() => {
       isStale = false
-      return Effect.andThen(effect, Effect.suspend(() => isStale ? untilFresh : Effect.void))
+      return Effect.andThen(
+        effect,
+        Effect.suspend(() => {
+          if (isStale) return untilFresh
+          // In the same step: whoever asks from here on starts it anew.
+          isRunning = false
+          return Effect.void
+        })
+      )
     })
-    const running = Effect.ensuring(
-      untilFresh,
+    const running = Effect.onError(untilFresh, () =>
       Effect.sync(() => {
         isRunning = false
-      })
-    )
+      }))
     return () => {
       isStale = true
       if (isRunning) return

@@ -141,6 +141,8 @@ export interface Settings {
   readonly maxUses: number
   readonly closeTimeout: number
   readonly farewell: number
+  /** Whether a CancelRequest for a session cannot hit anybody's statement but its borrower's. */
+  readonly cancelsAreOurs: boolean
   readonly statementTimeout: number
   readonly queryTimeout: number
   readonly silence: number
@@ -304,6 +306,8 @@ export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption>
       maxUses: options.maxUses ?? 5000,
       closeTimeout: time(options.closeTimeout, 5000),
       farewell,
+      // A shared session has many borrowers, and a transaction pooler's has those of other clients besides.
+      cancelsAreOurs: !multiplex && !behindPooler,
       statementTimeout,
       queryTimeout,
       silence: queryTimeout + grace,

@@ -27,11 +27,21 @@ const protocolViolation = ({ message, severity }: Failure, phase: Phase): Rule =
   }
 }
 
+/**
+ * What a server behind our server did not answer: `postgres_fdw` (`connection.c`) and `dblink` say so with an ERROR, and
+ * the session that said it is sound. Neither its socket nor its database failed.
+ */
+const ofForeignServer = /^could not (connect to server "|establish connection)/
+
 const ruleOfReply = (sqlState: string, failure: Failure, phase: Phase): Rule => {
   const { message } = failure
   const refusal = ruleOfRefusal(sqlState, message)
   if (refusal !== undefined) return refusal
   switch (sqlState) {
+    case "08001":
+      return failure.severity === "ERROR" && message !== undefined && ofForeignServer.test(message)
+        ? rejected
+        : ruleOfSqlState(sqlState)
     case "08P01":
       return protocolViolation(failure, phase)
     case "0A000":

@@ -1,10 +1,13 @@
+import type * as PgProtocol from "@effect/sql-pg/PgProtocol"
 import * as Effect from "effect/Effect"
 import type { SqlError } from "effect/sql/SqlError"
 import * as Net from "node:net"
 import type { Duplex } from "node:stream"
 import * as Tls from "node:tls"
 import * as BackendMessages from "./backendMessages.ts"
+import * as CancelRequests from "./cancelRequests.ts"
 import * as Dial from "./dial.ts"
+import * as Rider from "./rider.ts"
 
 /**
  * The socket under one session: what the driver does not tell is read off it here, at no cost to a healthy query.
@@ -19,8 +22,10 @@ export interface Wire {
   readonly stream: () => Duplex
   /** Grows with every byte handed to the socket: unchanged means that nothing was sent. */
   readonly mark: () => number
-  /** How many CancelRequests the driver has sent for this session. */
-  readonly cancels: () => number
+  /** Whether a CancelRequest that was sent for this session may hit its next statement. */
+  readonly cancelThreat: () => CancelRequests.Threat
+  /** Waits until that is not pending any more. */
+  readonly cancelsDecided: Effect.Effect<void>
   /** True once the socket cannot carry another statement. */
   readonly isDead: () => boolean
   /** Why the server or we ended the session, when known. */
@@ -36,6 +41,11 @@ export interface Wire {
   readonly suspect: () => void
   /** Call when rows are asked for: the server has all the time again from now on. */
   readonly expectAnswer: () => void
+  /**
+   * Sends a statement along with the driver's next one, which has to open a transaction, and hands back what became of
+   * it: `undefined` when the session ended. Whoever stops waiting for it while it is under way loses the session.
+   */
+  readonly ride: (sql: string) => Effect.Effect<Rider.Answer | undefined>
   /** Call when the driver has said goodbye: the server has the farewell to answer before the socket is destroyed. */
   readonly expectClose: () => void
   readonly destroy: (reason: Obituary) => void
@@ -47,6 +57,10 @@ export interface Obituary {
   readonly sqlState?: string | undefined
   readonly message: string
 }
+
+/** The server's answer to a CancelRequest; it gives the same SQLSTATE to a statement that ran out of its time. */
+const isAnswerToCancel = ({ code, message }: PgProtocol.ErrorFields): boolean =>
+  code === "57014" && !/timeout/i.test(message ?? "")
 
 /** The longest time that a timer of Node's can hold, in milliseconds. */
 const longestTimer = 2 ** 31 - 1
@@ -77,11 +91,12 @@ export const make = (options: {
   readonly runFork: (effect: Effect.Effect<void>) => unknown
   /** Milliseconds that the end of a session may take. */
   readonly farewell: number
+  /** Whether a CancelRequest for this session cannot hit anybody's statement but its borrower's. */
+  readonly cancelsAreOurs: boolean
   readonly onClose: () => void
 }): Wire => {
   let socket: Duplex | undefined
   let written = 0
-  let cancels = 0
   let chunks = 0
   let asks = 0
   let isAnswered = true
@@ -98,6 +113,9 @@ export const make = (options: {
   /** What is open below the session's socket while it is dialled. */
   const layers: Array<Duplex> = []
   const cancelSockets = new Set<Duplex>()
+  let rider: Rider.Rider | undefined
+  const cancels = CancelRequests.make(options.cancelsAreOurs)
+  let errorBefore: PgProtocol.ErrorFields | undefined
 
   let suspect = (): void => {}
   let expectAnswer = (): void => {}
@@ -107,13 +125,18 @@ export const make = (options: {
     return fatal === undefined ? undefined : { by: "server", ...fatal }
   }
 
+  /** For the driver's side alone: what is on its way still arrives, and its end is still watched for. */
+  const hangUpOnCancels = (): void => {
+    for (const cancel of cancelSockets) cancel.destroy()
+  }
+
   const destroyNow = (duplex: Duplex): void => {
     isParting = true
     isGone = true
     duplex.destroy()
-    // The driver would wait five seconds for a silent server's answer. What is on its way to a live one still arrives.
+    // The driver would wait five seconds for a silent server's answer.
     isDestroyed = true
-    for (const cancel of cancelSockets) cancel.destroy()
+    hangUpOnCancels()
   }
 
   /** Waits for the server's own end of the connection, which it gives when the session is gone there too. */
@@ -145,6 +168,17 @@ export const make = (options: {
     }
   }
 
+  /** A borrower has one statement under way, so a chunk brings one error at most. */
+  const lookForAnswer = (): void => {
+    const error = messages.lastError()
+    if (error === undefined || error === errorBefore) return
+    errorBefore = error
+    if (!isAnswerToCancel(error)) return
+    cancels.answered()
+    // The driver waits for the end of the request, which says nothing more to the one whom the statement belonged to.
+    if (!cancels.isAnswerDue()) hangUpOnCancels()
+  }
+
   /** The secret of an encrypted session must not go out in plain text. */
   const cancelTarget = (duplex: Duplex): Dial.Target => {
     const { target } = options
@@ -160,12 +194,17 @@ export const make = (options: {
     duplex.write = function(this: Duplex, ...args: Array<unknown>) {
       isAnswered = false
       written += (args[0] as { readonly length?: number } | undefined)?.length ?? 1
+      if (rider !== undefined) {
+        args[0] = Buffer.concat([args[0] as Uint8Array, rider.frame])
+        rider = undefined
+      }
       return (write as (...args: Array<unknown>) => boolean).apply(duplex, args)
     } as typeof duplex.write
     duplex.on("data", (chunk: Uint8Array) => {
       chunks++
       isAnswered = true
       messages.scan(chunk)
+      if (cancels.isAnswerDue()) lookForAnswer()
     })
     // The driver takes its own listeners off when it lets go of the socket: a late error must still find one.
     duplex.on("error", (error) => {
@@ -179,9 +218,47 @@ export const make = (options: {
       isGone = true
       obituary ??= lastWords()
       clearTimeout(suspicion)
+      cancels.giveUp()
       options.onClose()
     })
     return duplex
+  }
+
+  /**
+   * While a rider is under way, its part of what comes in is kept from whoever listens to the socket. The answer gives it
+   * up: one that has not set out is taken off, and after one that has, nobody could read what comes.
+   */
+  const board = (duplex: Duplex, next: Rider.Rider, onDone: () => void): () => void => {
+    const emit = duplex.emit
+    const leave = (): void => {
+      if (rider === next) rider = undefined
+      duplex.emit = emit
+      duplex.off("close", arrive)
+    }
+    const arrive = (): void => {
+      leave()
+      onDone()
+    }
+    rider = next
+    duplex.emit = function(this: Duplex, event: string | symbol, ...args: Array<unknown>) {
+      if (event !== "data") return (emit as (...args: Array<unknown>) => boolean).call(duplex, event, ...args)
+      const { after, before, own } = next.take(args[0] as Uint8Array)
+      // In the order in which they came: a message of the driver's may have begun in the last chunk.
+      if (before.length > 0) emit.call(duplex, "data", before)
+      if (own.length > 0) messages.scan(own)
+      if (next.isDone()) arrive()
+      if (after.length > 0) emit.call(duplex, "data", after)
+      return true
+    }
+    duplex.once("close", arrive)
+    return () => {
+      if (next.isDone()) return
+      const hasSetOut = rider !== next
+      leave()
+      if (!hasSetOut) return
+      obituary ??= { by: "driver", message: "an answer that was on its way was not waited for" }
+      destroyNow(duplex)
+    }
   }
 
   return {
@@ -198,14 +275,16 @@ export const make = (options: {
         isTaken = true
         return socket
       }
-      cancels++
-      const cancel = Dial.later(cancelTarget(socket), options.farewell, options.runFork)
+      if (!cancels.isAnswerDue()) errorBefore = messages.lastError()
+      cancels.sent()
+      const cancel = Dial.later(cancelTarget(socket), options.farewell, options.runFork, cancels.ended)
       cancelSockets.add(cancel)
       cancel.once("close", () => cancelSockets.delete(cancel))
       return cancel
     },
     mark: () => written,
-    cancels: () => cancels,
+    cancelThreat: cancels.threat,
+    cancelsDecided: cancels.decided,
     isDead: () => isGone,
     obituary: () => obituary ?? lastWords(),
     isIdle: messages.isIdle,
@@ -238,6 +317,13 @@ export const make = (options: {
     },
     suspect: () => suspect(),
     expectAnswer: () => expectAnswer(),
+    ride: (sql) =>
+      Effect.callback((resume) => {
+        if (socket === undefined || isGone) return resume(Effect.undefined)
+        const next = Rider.make(sql)
+        const tell = () => resume(Effect.sync(() => ({ row: next.answer(), refusedBy: next.refusedBy() })))
+        return Effect.sync(board(socket, next, tell))
+      }),
     expectClose: () => {
       if (socket !== undefined && !socket.destroyed) part(socket)
     },

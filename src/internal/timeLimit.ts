@@ -38,6 +38,14 @@ export const within = <A, E, R, E2>(
         session.wire.destroy({ by: "silence", message: `no answer within ${millis} ms` })
       }
     })
+  /** A caller who leaves waits no longer than one whose time is up. A COMMIT is left to come to its end. */
+  const giveUp = Effect.suspend((): Effect.Effect<unknown> => {
+    const left = unit()
+    return left.committing > 0 ? Effect.void : Effect.forkDetach(
+      Effect.delay(destroyAwaited(left), cancelGrace(left.awaited.keys())),
+      { startImmediately: true }
+    )
+  })
   const cutOff = (fiber: Fiber.Fiber<A, E>): Effect.Effect<A, E | E2> =>
     Effect.suspend((): Effect.Effect<unknown> => {
       onTimeUp()
@@ -58,7 +66,7 @@ export const within = <A, E, R, E2>(
       Effect.forkChild(restore(work), { startImmediately: true }),
       (fiber) =>
         restore(Effect.timeoutOption(Fiber.await(fiber), millis)).pipe(
-          Effect.onInterrupt(() => Fiber.interrupt(fiber)),
+          Effect.onInterrupt(() => Effect.andThen(giveUp, Fiber.interrupt(fiber))),
           Effect.flatMap((exit): Effect.Effect<A, E | E2> => exit._tag === "Some" ? exit.value : cutOff(fiber))
         )
     )

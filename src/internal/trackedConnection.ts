@@ -1,13 +1,15 @@
 import * as PgConnection from "@effect/sql-pg/PgConnection"
 import * as Effect from "effect/Effect"
 import type * as Exit from "effect/Exit"
-import type * as Fiber from "effect/Fiber"
+import * as Fiber from "effect/Fiber"
 import type * as Queue from "effect/Queue"
 import type * as Scope from "effect/Scope"
 import type { SqlError } from "effect/sql/SqlError"
 import * as Stream from "effect/Stream"
 import type { Permit } from "./breakerMachine.ts"
 import * as Commits from "./commits.ts"
+import * as Deadline from "./deadline.ts"
+import type * as Rider from "./rider.ts"
 import type { Session } from "./session.ts"
 import * as UnitOfWork from "./unitOfWork.ts"
 import type { Failure, Signal } from "./verdict.ts"
@@ -26,6 +28,12 @@ export interface Observer {
     error: SqlError,
     written: boolean
   ) => { readonly error: SqlError; readonly traceless: boolean }
+  /** Ends work at a deadline, in wall-clock milliseconds. `unit` is what the work is done for, when that is known. */
+  readonly enforce: <A, E, R>(
+    work: Effect.Effect<A, E, R>,
+    deadlineAt: number,
+    unit?: UnitOfWork.UnitOfWork
+  ) => Effect.Effect<A, E | SqlError, R>
 }
 
 /** One statement under way. */
@@ -60,6 +68,8 @@ export class TrackedConnection implements PgConnection.PgConnection {
   replied = false
   /** The caller asked for a transaction that cannot write. */
   isReadOnlyByChoice = false
+  /** The caller has ended a transaction by hand here: what is committed next is another one. */
+  hasEndedByHand = false
   /** What admitted the statements of a shared connection; an exclusive one is one outcome, settled at its end. */
   permit: Permit | undefined = undefined
   /** What the failures of this connection said about the server: the worst of it. */
@@ -114,10 +124,26 @@ export class TrackedConnection implements PgConnection.PgConnection {
     return this.track(sql, this.base.queryValues(sql, params, prepare))
   }
 
+  /** A query without a name, and with it in the same write a statement of ours, whose first row is the answer. */
+  queryWithRider(sql: string, rider: string): Effect.Effect<Rider.Answer | undefined, SqlError> {
+    const both = Effect.flatMap(
+      Effect.forkChild(this.session.wire.ride(rider), { startImmediately: true }),
+      (riding) =>
+        Effect.andThen(this.base.query(sql, [], false), Fiber.join(riding)).pipe(
+          Effect.onExit((exit) => exit._tag === "Success" ? Effect.void : Fiber.interrupt(riding))
+        )
+    )
+    return this.track(sql, both)
+  }
+
   /** Silence is watched while rows are asked for, and not while their consumer is busy with them. */
   stream(sql: string, params?: ReadonlyArray<unknown>): Stream.Stream<PgConnection.Row, SqlError> {
     return Stream.unwrap(Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
-      const statement = this.begin(sql, fiber)
+      const outer = UnitOfWork.of(fiber)
+      const deadlineAt = Deadline.unenforced(fiber, outer)
+      // All pulls are one statement, so they are done for one unit.
+      const unit = deadlineAt === Infinity ? outer : Deadline.unitUntil(deadlineAt, outer)
+      const statement = this.begin(sql, unit)
       let isOwed = false
       const owe = (next: boolean) => {
         if (next === isOwed) return
@@ -128,11 +154,12 @@ export class TrackedConnection implements PgConnection.PgConnection {
       const rows = Stream.transformPull(this.base.stream(sql, params), (pull) =>
         Effect.succeed(Effect.suspend(() => {
           owe(true)
-          return Effect.onExitPrimitive(pull, (exit) => {
+          const owed = Effect.onExitPrimitive(pull, (exit) => {
             // An interrupted pull has no answer yet: the driver goes on to wait for it.
             if (!isInterrupted(exit)) owe(false)
             return undefined
           })
+          return deadlineAt === Infinity ? owed : this.observer.enforce(owed, deadlineAt, unit)
         }))).pipe(
           Stream.mapError((error) => this.judge(statement, error)),
           Stream.onExit((exit) => Effect.sync(() => this.end(statement, exit)))
@@ -149,11 +176,13 @@ export class TrackedConnection implements PgConnection.PgConnection {
     return Effect.andThen(this.exclude, this.track("LISTEN", this.base.listen(channel)))
   }
 
-  private begin(sql: string, fiber: Fiber.Fiber<unknown, unknown>): Statement {
-    const unit = UnitOfWork.of(fiber)
+  private begin(sql: string, unit: UnitOfWork.UnitOfWork | undefined): Statement {
     const commits = this.transaction === "Open" && Commits.isByHand(sql)
     const counts = commits || this.transaction !== "Open"
-    if (unit !== undefined && counts) UnitOfWork.addEffects(unit, 1)
+    if (unit !== undefined) {
+      UnitOfWork.start(unit)
+      if (counts) UnitOfWork.addEffects(unit, 1)
+    }
     return {
       connection: this,
       sql,
@@ -188,10 +217,19 @@ export class TrackedConnection implements PgConnection.PgConnection {
 
   /** A caller may end the transaction by hand: what follows takes effect by itself. */
   private noteOwnEnd({ commits, sql, unit }: Statement): void {
+    if (commits || Commits.endsInRollback(sql)) this.hasEndedByHand = true
     // COMMIT AND CHAIN begins the next one.
     if (!this.session.wire.isIdle()) return
     this.transaction = "None"
     if (unit !== undefined && !commits && !Commits.isRollback(sql)) UnitOfWork.addEffects(unit, 1)
+  }
+
+  /** A borrowed statement is under its borrower's deadline; on a leased connection each statement has to look. */
+  private untilDeadline<A, E, R>(work: Effect.Effect<A, E, R>): Effect.Effect<A, E | SqlError, R> {
+    return Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>): Effect.Effect<A, E | SqlError, R> => {
+      const deadlineAt = Deadline.unenforced(fiber, UnitOfWork.of(fiber))
+      return deadlineAt === Infinity ? work : this.observer.enforce(work, deadlineAt)
+    })
   }
 
   private owe(unit: UnitOfWork.UnitOfWork | undefined, count: 1 | -1): void {
@@ -200,13 +238,24 @@ export class TrackedConnection implements PgConnection.PgConnection {
   }
 
   private track<A, R>(sql: string, statement: Effect.Effect<A, SqlError, R>): Effect.Effect<A, SqlError, R> {
-    return Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
-      const begun = this.begin(sql, fiber)
-      this.owe(begun.unit, 1)
-      if (begun.commits && begun.unit !== undefined) UnitOfWork.addCommitting(begun.unit, 1)
+    return this.permit === undefined && this.transaction !== "Committing"
+      ? this.untilDeadline(this.trackNow(sql, statement))
+      : this.trackNow(sql, statement)
+  }
+
+  private trackNow<A, R>(sql: string, statement: Effect.Effect<A, SqlError, R>): Effect.Effect<A, SqlError, R> {
+    return Effect.suspend(() => {
+      let begun: Statement | undefined
+      // The finalizer stands before anything is owed: a fiber can be interrupted between any two steps.
       return Effect.onExitPrimitive(
-        Effect.mapError(statement, (error) => this.judge(begun, error)),
+        Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
+          const own = begun = this.begin(sql, UnitOfWork.of(fiber))
+          this.owe(own.unit, 1)
+          if (own.commits && own.unit !== undefined) UnitOfWork.addCommitting(own.unit, 1)
+          return Effect.mapError(statement, (error) => this.judge(own, error))
+        }),
         (exit) => {
+          if (begun === undefined) return undefined
           this.owe(begun.unit, -1)
           if (begun.commits && begun.unit !== undefined) UnitOfWork.addCommitting(begun.unit, -1)
           this.end(begun, exit)

@@ -3,12 +3,18 @@ import * as Effect from "effect/Effect"
 import type { Fiber } from "effect/Fiber"
 import type { Schedule } from "effect/Schedule"
 import type { Session } from "./session.ts"
+import type { Outcome } from "./verdict.ts"
 
 /** What holds for everything inside of a unit. */
 export interface Terms {
-  readonly retry: Schedule<unknown, unknown> | false
+  /** `undefined`: what the executor has. */
+  readonly retry: Schedule<unknown, unknown> | false | undefined
   /** Wall-clock milliseconds. */
   readonly deadlineAt: number
+  /** Milliseconds; `undefined`: what the pool has. */
+  readonly acquireTimeout: number | undefined
+  /** Whether a circuit that rejects a call is waited for. */
+  readonly waitsForCircuit: boolean
 }
 
 /**
@@ -19,6 +25,8 @@ export interface UnitOfWork extends Terms {
   readonly outer: UnitOfWork | undefined
   /** Statements and commits that took effect or may have: back to what it was once they are proved undone. */
   effects: number
+  /** Whether it has sent anything to the server at all. */
+  hasStarted: boolean
   /** COMMITs that wait for their answer. */
   committing: number
   /** How many answers each session owes to this unit: others may share a session, or have it afterwards. */
@@ -29,6 +37,7 @@ export const make = (terms: Terms, outer: UnitOfWork | undefined): UnitOfWork =>
   ...terms,
   outer,
   effects: 0,
+  hasStarted: false,
   committing: 0,
   awaited: new Map()
 })
@@ -40,6 +49,17 @@ export const addEffects = (unit: UnitOfWork, count: 1 | -1): void => {
 export const addCommitting = (unit: UnitOfWork, count: 1 | -1): void => {
   for (let each: UnitOfWork | undefined = unit; each !== undefined; each = each.outer) each.committing += count
 }
+
+/** Notes that something was sent, be it only to be rolled back. */
+export const start = (unit: UnitOfWork): void => {
+  for (let each: UnitOfWork | undefined = unit; each !== undefined && !each.hasStarted; each = each.outer) {
+    each.hasStarted = true
+  }
+}
+
+/** What is known of what it has done. */
+export const effectOf = ({ effects, hasStarted }: UnitOfWork): Outcome =>
+  effects > 0 ? "Unknown" : hasStarted ? "RolledBack" : "NotRun"
 
 /** Notes an answer that is owed from now on (1), or has come (-1). */
 export const addAwaited = (unit: UnitOfWork, session: Session, count: 1 | -1): void => {
@@ -66,6 +86,10 @@ export const run = <A, E, R>(effect: Effect.Effect<A, E, R>, unit: UnitOfWork): 
     })
   })
 
+/** Runs an effect as nobody's unit of work. */
+export const detached = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
+  Effect.provideService(effect, Current, undefined)
+
 /** The unit that a fiber works for, if any. */
 export const of = (fiber: Fiber<unknown, unknown>): UnitOfWork | undefined =>
   underWay === 0 ? undefined : fiber.getRef(Current)
@@ -76,6 +100,12 @@ const Current = Context.Reference<UnitOfWork | undefined>("effect-pg-pool/UnitOf
 
 /** Whether statements of the running fiber have been declared repeatable. */
 export const Idempotent = Context.Reference<boolean>("effect-pg-pool/Idempotent", { defaultValue: () => false })
+
+/** Whether a COMMIT whose answer is lost is looked up on the server. */
+export const ResolveCommit = Context.Reference<boolean>("effect-pg-pool/ResolveCommit", { defaultValue: () => false })
+
+/** The number of the attempt that is running, from 1. */
+export const CurrentAttempt = Context.Reference<number>("effect-pg-pool/CurrentAttempt", { defaultValue: () => 1 })
 
 /** Whether the running fiber is inside a transaction, of which no part can be repeated alone. */
 export const InTransaction = Context.Reference<boolean>("effect-pg-pool/InTransaction", { defaultValue: () => false })

@@ -1,5 +1,5 @@
 /**
- * The words in which a failure is described and judged. Pure types and the two small functions that combine them;
+ * The words in which a failure is described and judged. Pure types and the small functions that combine them;
  * `Errors.ts` publishes them, the tables of this folder fill them in.
  */
 
@@ -107,3 +107,7 @@ export const effectOf = (proof: Proof, phase: Phase, severity: string | undefine
       return afterWrite(proof, phase, severity)
   }
 }
+
+/** Whether failed work may be repeated, and whether that could help: see `isSafeToRepeat` of `Errors.ts`. */
+export const isSafeToRepeat = (verdict: Verdict, idempotent: boolean): boolean =>
+  verdict.retry !== "Never" && (idempotent || (verdict.effect !== "Unknown" && verdict.kind !== "Cancelled"))

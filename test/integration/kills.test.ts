@@ -9,7 +9,7 @@ import { randomUUID } from "node:crypto"
 import * as Pg from "../../src/index.ts"
 import { freshDatabase } from "./database.ts"
 import { makeProxy } from "./proxy.ts"
-import { chance, ended, eventually, makeWitness, type Witness } from "./witness.ts"
+import { chance, ended, eventually, makeTable, makeWitness, soon, type Witness } from "./witness.ts"
 
 const range = (count: number): ReadonlyArray<number> => Array.from({ length: count }, (_, index) => index)
 
@@ -383,5 +383,24 @@ describe("sessions that are killed while they idle", () => {
         if (outcome === "done") assert.strictEqual(count, 1)
         else assert.isAtMost(count, 1)
       }
+    }))
+})
+
+describe("a session that dies while it is lent", () => {
+  it.live("does not keep its place from those who come before it is given back", () =>
+    Effect.gen(function*() {
+      const { url, witness } = yield* makeTable
+      yield* Effect.gen(function*() {
+        const pool = yield* Pg.Pool.Pool
+        const sql = yield* SqlClient
+        yield* Effect.scoped(Effect.gen(function*() {
+          const { session } = yield* pool.reserve()
+          yield* witness.terminate(yield* witness.sessions)
+          yield* eventually("the death", Effect.sync(() => session.wire.isDead()))
+          // The lease goes on, and has nothing any more.
+          assert.deepStrictEqual(yield* soon("another session", sql`SELECT 1 AS one`), [{ one: 1 }])
+        }))
+        assert.strictEqual(yield* witness.count, 1)
+      }).pipe(Effect.provide(Pg.layer({ url, max: 1 })))
     }))
 })

@@ -4,13 +4,26 @@ import type * as Scope from "effect/Scope"
 import * as Net from "node:net"
 
 /** One connection through the proxy. */
-interface Link {
+export interface Link {
   readonly id: number
   /** Resets both ends. */
   readonly cut: () => void
   /** From now on, nothing of what the server says gets through. */
   readonly mute: () => void
+  /** Resets the client's end only: the server keeps its session, waiting for a statement. */
+  readonly strand: () => void
+  /** Closes the client's end in good order, as if the server had. */
+  readonly hangUp: () => void
+  /** From now on, the client does not learn that the server has closed its end. */
+  readonly holdOpen: () => void
+  /** Tells the server something, late. */
+  readonly deliver: (request: Buffer) => void
 }
+
+const cancelRequestCode = 80_877_102
+
+export const isCancelRequest = (request: Buffer): boolean =>
+  request.length >= 8 && request.readUInt32BE(4) === cancelRequestCode
 
 /** A TCP proxy in front of a server: it sees every byte, and can lose them. */
 interface Proxy {
@@ -62,6 +75,8 @@ export const makeProxy = Effect.fnUntraced(function*(
   const server = Net.createServer({ noDelay: true }, (client) => {
     const upstream = Net.connect({ host: target.hostname, port: Number(target.port || 5432), noDelay: true })
     let muted = false
+    let stranded = false
+    let held = false
     const link: Link = {
       id: ++accepted,
       cut: () => {
@@ -71,7 +86,19 @@ export const makeProxy = Effect.fnUntraced(function*(
       },
       mute: () => {
         muted = true
-      }
+      },
+      strand: () => {
+        stranded = true
+        client.resetAndDestroy()
+      },
+      hangUp: () => {
+        stranded = true
+        client.end()
+      },
+      holdOpen: () => {
+        held = true
+      },
+      deliver: (request) => upstream.write(request)
     }
     open++
     for (const socket of [client, upstream]) {
@@ -86,13 +113,19 @@ export const makeProxy = Effect.fnUntraced(function*(
     upstream.on("data", (reply: Buffer) => {
       if (!muted && !client.destroyed) client.write(reply)
     })
-    client.on("end", () => upstream.end())
-    upstream.on("end", () => client.end())
+    client.on("end", () => {
+      if (!stranded) upstream.end()
+    })
+    upstream.on("end", () => {
+      if (!held) client.end()
+    })
     client.once("close", () => {
       open--
-      upstream.end()
+      if (!stranded) upstream.end()
     })
-    upstream.once("close", () => client.destroy())
+    upstream.once("close", () => {
+      if (!held) client.destroy()
+    })
   })
   const port = yield* listen(server)
   yield* Effect.addFinalizer(() =>

@@ -8,7 +8,7 @@ import type { SqlError } from "effect/sql/SqlError"
 import * as Net from "node:net"
 import * as Pg from "../../src/index.ts"
 import { freshDatabase } from "./database.ts"
-import { makeProxy } from "./proxy.ts"
+import { isCancelRequest, makeProxy } from "./proxy.ts"
 import { certificate, makeTlsServer } from "./tlsServer.ts"
 import { eventually, makeTable, makeWitness, type Witness } from "./witness.ts"
 
@@ -292,7 +292,7 @@ describe("a session that comes back dirty", () => {
       const { hostname, port } = new URL(Redacted.value(url))
       let cancels = 0
       proxy.onRequest((request, link) => {
-        if (request.length !== 16 || request.readUInt32BE(4) !== 80_877_102) return "pass"
+        if (!isCancelRequest(request)) return "pass"
         cancels++
         // The sender takes it for delivered. The server gets it later, when the statement has ended by itself.
         link.cut()

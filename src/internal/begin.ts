@@ -1,0 +1,96 @@
+import * as Clock from "effect/Clock"
+import * as Effect from "effect/Effect"
+import type * as Fiber from "effect/Fiber"
+import { BeginTransaction } from "effect/sql/SqlClient"
+import type { SqlError } from "effect/sql/SqlError"
+import * as CommitFate from "./commitFate.ts"
+import { Deadline } from "./deadline.ts"
+import type { TrackedConnection } from "./trackedConnection.ts"
+import * as UnitOfWork from "./unitOfWork.ts"
+
+/** How the transactions of one client are begun. */
+export interface Begin {
+  /** As the context wants it: the statement, whether its COMMIT may have to be looked up, and the deadline. */
+  readonly begin: (connection: TrackedConnection) => Effect.Effect<unknown, SqlError>
+  /** What tells its transaction from others; `undefined` when nobody asked for that. */
+  readonly inquiryOf: (connection: TrackedConnection) => { readonly ticket: CommitFate.Ticket | undefined } | undefined
+}
+
+/** Milliseconds after a deadline at which the server ends what nobody has come to end: the client is dead or frozen. */
+const grace = 1000
+
+/** The session's own limit stays where it is the tighter one. The server lets go of it with the transaction. */
+const limit = (setting: string, millis: number): string =>
+  `set_config('${setting}', least(${millis}, nullif(extract(epoch FROM current_setting('${setting}')::interval) * 1000, 0)
+    )::int::text, true)`
+
+const columnsFor = (wantsTicket: boolean, left: number): ReadonlyArray<string> => {
+  const millis = Math.ceil(Math.max(0, left)) + grace
+  return [
+    ...(wantsTicket ? CommitFate.identity : []),
+    ...(millis < 2 ** 31
+      ? [limit("statement_timeout", millis), limit("idle_in_transaction_session_timeout", millis)]
+      : [])
+  ]
+}
+
+/** No such function, no right to it, or not there: a server that says this says it the next time too. */
+const isForGood = (sqlState: string | undefined): boolean =>
+  sqlState !== undefined && /^(42883|42501|0A000)$/.test(sqlState)
+
+export const make = (): Begin => {
+  const inquiries = new WeakMap<TrackedConnection, { readonly ticket: CommitFate.Ticket | undefined }>()
+  // Cleared by a server that refuses: it is not asked again.
+  let canIdentify = true
+
+  const note = (tracked: TrackedConnection, statement: string | undefined): void => {
+    tracked.transaction = "Open"
+    tracked.hasEndedByHand = false
+    tracked.isReadOnlyByChoice = statement !== undefined && /\bread\s+only\b/i.test(statement)
+  }
+
+  const send = (tracked: TrackedConnection, statement: string | undefined): Effect.Effect<unknown, SqlError> => {
+    note(tracked, statement)
+    // A statement of the caller's own is not fixed, so it is not worth a name on the server.
+    return statement === undefined ? tracked.query("BEGIN") : tracked.query(statement, [], false)
+  }
+
+  /** One more statement in the same write. Its BEGIN has no name, so that the driver cannot have to send it twice. */
+  const sendWith = (tracked: TrackedConnection, statement: string, columns: ReadonlyArray<string>) =>
+    Effect.suspend(() => {
+      note(tracked, statement)
+      return tracked.queryWithRider(statement, `SELECT ${columns.join(", ")}`)
+    })
+
+  const begin = (tracked: TrackedConnection): Effect.Effect<unknown, SqlError> =>
+    Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
+      const statement = fiber.getRef(BeginTransaction)
+      const isToBeResolved = fiber.getRef(UnitOfWork.ResolveCommit)
+      const deadlineAt = Math.min(UnitOfWork.of(fiber)?.deadlineAt ?? Infinity, fiber.getRef(Deadline))
+      if (!isToBeResolved && deadlineAt === Infinity) return send(tracked, statement)
+      const left = deadlineAt === Infinity
+        ? Infinity
+        : deadlineAt - fiber.getRef(Clock.Clock).currentTimeMillisUnsafe()
+      const attempt = (wantsTicket: boolean): Effect.Effect<unknown, SqlError> => {
+        if (isToBeResolved) inquiries.set(tracked, { ticket: undefined })
+        const columns = columnsFor(wantsTicket, left)
+        if (columns.length === 0) return send(tracked, statement)
+        return Effect.flatMap(sendWith(tracked, statement ?? "BEGIN", columns), (answer) => {
+          const ticket = wantsTicket ? CommitFate.ticketOf(answer?.row) : undefined
+          if (isToBeResolved) inquiries.set(tracked, { ticket })
+          if (ticket !== undefined || !wantsTicket) return Effect.void
+          if (isForGood(answer?.refusedBy)) canIdentify = false
+          // The refusal has failed the transaction.
+          return Effect.andThen(tracked.query("ROLLBACK"), attempt(false))
+        })
+      }
+      return Effect.suspend(() => attempt(isToBeResolved && canIdentify))
+    })
+
+  const inquiryOf: Begin["inquiryOf"] = (tracked) => {
+    const inquiry = inquiries.get(tracked)
+    return inquiry !== undefined && tracked.hasEndedByHand ? { ticket: undefined } : inquiry
+  }
+
+  return { begin, inquiryOf }
+}

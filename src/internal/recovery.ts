@@ -1,0 +1,175 @@
+import * as Cause from "effect/Cause"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as EffectSchedule from "effect/Schedule"
+import type { Judgement } from "./evidence.ts"
+import * as History from "./history.ts"
+import type { Kind, Verdict } from "./verdict.ts"
+import { isSafeToRepeat } from "./verdict.ts"
+
+/** Why there is no further attempt although one would be safe. */
+export type Stop = "attempts" | "deadline" | "budget"
+
+/** What a call may do when it fails. */
+export interface Terms {
+  readonly retry: EffectSchedule.Schedule<unknown, unknown> | false
+  readonly idempotent: boolean
+  /** Wall-clock milliseconds. */
+  readonly deadlineAt: number
+  /** A transaction is repeated as a whole or not at all, by whoever is outside of it. */
+  readonly inTransaction: boolean
+  /** Wall-clock milliseconds up to which a circuit that rejects the call is waited for; `undefined`: not at all. */
+  readonly waitForCircuitUntil: number | undefined
+  /** False once something of the failed attempt has taken effect. */
+  readonly isTraceless: () => boolean
+}
+
+/** What recovery needs to know of its surroundings. */
+export interface Surroundings<E> {
+  /** Wall-clock milliseconds. */
+  readonly now: () => number
+  /** A random number from 0 to 1. */
+  readonly draw: () => number
+  readonly find: (error: unknown) => Judgement | undefined
+  /** Milliseconds until the next connect is tried after failed ones. */
+  readonly connectPause: () => number
+  /** Milliseconds after which it is worth asking a circuit again that has rejected a call; `undefined` otherwise. */
+  readonly circuitPause: (error: unknown) => number | undefined
+  readonly budget:
+    | {
+      readonly tokens: number
+      readonly withdraw: (cost: number, source?: number) => boolean
+      readonly deposit: (tokens: number) => void
+    }
+    | undefined
+  readonly onRetry: (kind: Kind) => void
+  /** An error of ours about which the server was not asked. */
+  readonly onLocal: (error: unknown) => void
+  readonly exhausted: (last: unknown, history: ReadonlyArray<History.Attempt>, stoppedBy: Stop) => E
+}
+
+/** Overload is answered more slowly than a lost connection, and costs more of the budget. */
+const slowFactor = 5
+
+/** Milliseconds over which callers that wait for a circuit come back. */
+const spread = 100
+
+/** What a retry costs: nothing where the server is well, so that a race for a row cannot use up what an outage needs. */
+const costOf = ({ kind, retry }: Verdict): number =>
+  kind === "Contention" || retry === "Now" ? 0 : retry === "BackoffSlow" ? 2 : 1
+
+export interface Recovery<E0> {
+  /** Entered only on failure: decides whether the attempt may be repeated, waits, and repeats it. */
+  readonly recover: <A, E, R>(
+    first: Cause.Cause<E>,
+    attempt: (number: number) => Effect.Effect<A, E, R>,
+    terms: Terms,
+    history: Array<History.Attempt>
+  ) => Effect.Effect<A, E | E0, R>
+}
+
+export const make = <E0>(surroundings: Surroundings<E0>): Recovery<E0> => {
+  const { budget, find, now } = surroundings
+
+  /** Those who were rejected together must not come back together. */
+  const waitForCircuit = (error: unknown, { waitForCircuitUntil = -Infinity }: Terms): number | undefined => {
+    const pause = surroundings.circuitPause(error)
+    if (pause === undefined) return undefined
+    const wait = pause + surroundings.draw() * spread
+    return now() + wait < waitForCircuitUntil ? wait : undefined
+  }
+
+  const recover: Recovery<E0>["recover"] = Effect.fnUntraced(function*<A, E, R>(
+    first: Cause.Cause<E>,
+    attempt: (number: number) => Effect.Effect<A, E, R>,
+    terms: Terms,
+    history: Array<History.Attempt>
+  ): Effect.fn.Return<A, E | E0, R> {
+    let cause = first
+    let attempts = 1
+    let took = 0
+    let usedFreshConnection = false
+    let spent = 0
+    const step = terms.retry === false ? undefined : yield* EffectSchedule.toStep(terms.retry)
+
+    const again = Effect.suspend(() => {
+      const startedAt = now()
+      return Effect.onExit(attempt(attempts), () =>
+        Effect.sync(() => {
+          took = now() - startedAt
+        }))
+    })
+    const failAsItIs = () => {
+      const error = Cause.findErrorOption(cause)
+      if (error._tag === "Some") History.remember(error.value, history)
+      return Effect.failCause(cause)
+    }
+
+    for (;;) {
+      const error = Cause.findErrorOption(cause)
+      if (error._tag === "None") return yield* Effect.failCause(cause)
+      const judgement = find(error.value)
+      if (judgement === undefined) {
+        const pause = waitForCircuit(error.value, terms)
+        if (pause === undefined) {
+          surroundings.onLocal(error.value)
+          // A refusal of ours says that nothing ran, which after a doubtful attempt is not the whole truth.
+          const isDoubtful = history.some(({ effect }) => effect === "Unknown")
+          return yield* isDoubtful
+            ? Effect.fail(surroundings.exhausted(error.value, history, "attempts"))
+            : failAsItIs()
+        }
+        yield* Effect.sleep(pause)
+      } else {
+        if (step === undefined || terms.inTransaction) return yield* failAsItIs()
+        const { elapsed, failure, source, verdict } = judgement
+        const safe = isSafeToRepeat(verdict, terms.idempotent) && (terms.idempotent || terms.isTraceless())
+        const attempted = (delay: number) =>
+          history.push({ attempt: attempts, kind: verdict.kind, effect: verdict.effect, failure, delay })
+        // What must not be repeated comes out as itself: an earlier failure changes nothing about what it says.
+        if (!safe) {
+          if (history.length > 0) attempted(0)
+          return yield* failAsItIs()
+        }
+        const giveUp = (stoppedBy: Stop): Effect.Effect<never, E | E0> => {
+          attempted(0)
+          return stoppedBy === "attempts" && attempts === 1
+            ? failAsItIs()
+            : Effect.fail(surroundings.exhausted(error.value, history, stoppedBy))
+        }
+        let delay = 0
+        if (verdict.retry === "Now" && !usedFreshConnection) {
+          usedFreshConnection = true
+        } else {
+          const next = yield* Effect.exit(step(now(), error.value))
+          if (next._tag === "Failure") return yield* giveUp("attempts")
+          delay = Duration.toMillis(next.value[1]) * (verdict.retry === "BackoffSlow" ? slowFactor : 1)
+          // While connects pause, an earlier attempt would only be told so.
+          delay = Math.max(delay, surroundings.connectPause())
+        }
+        // An attempt that takes as long as the last one must fit in too.
+        if (now() + delay + Math.max(took, elapsed) >= terms.deadlineAt) return yield* giveUp("deadline")
+        const cost = costOf(verdict)
+        if (cost > 0 && budget !== undefined) {
+          const before = budget.tokens
+          if (!budget.withdraw(cost, source)) return yield* giveUp("budget")
+          // Nothing, if somebody else has paid for the same event.
+          spent += before - budget.tokens
+        }
+        attempted(delay)
+        if (delay > 0) yield* Effect.sleep(delay)
+        surroundings.onRetry(verdict.kind)
+        attempts++
+      }
+      const exit = yield* Effect.exit(again)
+      if (exit._tag === "Success") {
+        // What a retry that worked has cost was no storm.
+        if (spent > 0) budget?.deposit(spent)
+        return exit.value
+      }
+      cause = exit.cause
+    }
+  })
+
+  return { recover }
+}

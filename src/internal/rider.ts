@@ -1,0 +1,116 @@
+import * as PgProtocol from "@effect/sql-pg/PgProtocol"
+import * as Result from "effect/Result"
+
+/** In the order in which the bytes came. */
+interface Parts {
+  readonly before: Uint8Array
+  readonly own: Uint8Array
+  readonly after: Uint8Array
+}
+
+/**
+ * A statement that travels with the driver's next one, in the same write, and whose answer is taken out of the stream
+ * before the driver sees it. It costs no round trip of its own: the driver sends one statement at a time and waits.
+ */
+export interface Rider {
+  readonly frame: Uint8Array
+  /**
+   * Splits a chunk into the rider's own and what belongs to the driver before and after it; any of them may be empty.
+   * Must be fed everything that comes after the frame was sent, until `isDone`.
+   */
+  readonly take: (chunk: Uint8Array) => Parts
+  readonly isDone: () => boolean
+  /** The answer, once done: the columns of its first row; `undefined` if there is none, or the server refused it. */
+  readonly answer: () => ReadonlyArray<string | null> | undefined
+  /** The SQLSTATE with which the server refused it, once done. */
+  readonly refusedBy: () => string | undefined
+}
+
+/** What became of a rider. */
+export interface Answer {
+  readonly row: ReadonlyArray<string | null> | undefined
+  readonly refusedBy: string | undefined
+}
+
+const readyForQuery = 0x5a
+const headerLength = 5
+const inTransaction = "T"
+const none = new Uint8Array(0)
+
+/** Parse, Bind, Execute and Sync of an unnamed statement without parameters. Its results should be text. */
+const encode = (sql: string): Uint8Array =>
+  Buffer.concat([
+    Result.getOrThrow(PgProtocol.encodeParse({ name: "", query: sql, parameterTypes: [] })),
+    Result.getOrThrow(PgProtocol.encodeBind({ portal: "", statement: "", parameters: [] })),
+    PgProtocol.encodeExecute({ portal: "", maxRows: 0 }),
+    PgProtocol.encodeSync()
+  ])
+
+/** Finds where the next ReadyForQuery ends, wherever chunks cut it. */
+const makeFinder = () => {
+  const header = new Uint8Array(headerLength)
+  let fill = 0
+  let bodyLeft = 0
+  return (chunk: Uint8Array, from: number): number | undefined => {
+    let offset = from
+    while (offset < chunk.length) {
+      if (fill < headerLength) {
+        header[fill++] = chunk[offset++]!
+        if (fill < headerLength) continue
+        bodyLeft = (header[1]! << 24 | header[2]! << 16 | header[3]! << 8 | header[4]!) - 4
+      } else {
+        const step = Math.min(bodyLeft, chunk.length - offset)
+        bodyLeft -= step
+        offset += step
+      }
+      if (fill === headerLength && bodyLeft === 0) {
+        fill = 0
+        if (header[0] === readyForQuery) return offset
+      }
+    }
+    return undefined
+  }
+}
+
+/** A statement that rides along with one that opens a transaction, and runs inside of it. */
+export const make = (sql: string): Rider => {
+  const find = makeFinder()
+  const taken: Array<Uint8Array> = []
+  let cyclesSeen = 0
+  return {
+    frame: encode(sql),
+    take: (chunk) => {
+      let start = 0
+      if (cyclesSeen === 0) {
+        const end = find(chunk, 0)
+        if (end === undefined) return { before: chunk, own: none, after: none }
+        cyclesSeen = 1
+        start = end
+      }
+      const end = find(chunk, start)
+      if (end !== undefined) cyclesSeen = 2
+      const own = chunk.subarray(start, end ?? chunk.length)
+      taken.push(new Uint8Array(own))
+      return { before: chunk.subarray(0, start), own, after: chunk.subarray(end ?? chunk.length) }
+    },
+    isDone: () => cyclesSeen === 2,
+    refusedBy: () => {
+      if (cyclesSeen < 2) return undefined
+      const refusal = PgProtocol.makeParser().push(Buffer.concat(taken)).find(({ _tag }) => _tag === "ErrorResponse")
+      return refusal?._tag === "ErrorResponse" ? refusal.fields.code : undefined
+    },
+    answer: () => {
+      if (cyclesSeen < 2) return undefined
+      let row: ReadonlyArray<string | null> | undefined
+      for (const message of PgProtocol.makeParser().push(Buffer.concat(taken))) {
+        if (message._tag === "ErrorResponse") return undefined
+        // Outside of the transaction, what it found out is about another one.
+        if (message._tag === "ReadyForQuery" && message.status !== inTransaction) return undefined
+        if (message._tag === "DataRow") {
+          row ??= message.values.map((value) => value === null ? null : Buffer.from(value).toString("utf8"))
+        }
+      }
+      return row
+    }
+  }
+}
