@@ -95,9 +95,9 @@ export const make = <C, E>(court: Court<C, E>) => {
       ? { ...usual, prove: true }
       : usual
 
-  /** A trial is settled as soon as the server has answered: a long statement or lease must not hold up the recovery. */
-  const settleTrial = (permit: Permit): void => {
-    if (permit.probe || permit.ramp) breaker.settleUnsafe(permit, "Success", now())
+  /** A probe is settled as soon as the server has answered, and not when the caller's work ends. */
+  const settleProbe = (permit: Permit): void => {
+    if (permit.probe) breaker.settleUnsafe(permit, "Success", now())
   }
 
   const admitted = <A, E2, R>(
@@ -147,7 +147,7 @@ export const make = <C, E>(court: Court<C, E>) => {
   const borrowAdmitted = <A, R>(f: (connection: TrackedConnection) => Effect.Effect<A, SqlError, R>) =>
     admitted((permit, options) =>
       pool.use((session) => {
-        settleTrial(permit)
+        settleProbe(permit)
         return underPermit(permit, f)(session)
       }, options)
     )
@@ -164,7 +164,8 @@ export const make = <C, E>(court: Court<C, E>) => {
   ) =>
     admitted((permit, options) =>
       Effect.tap(checkout(options), (connection) => {
-        settleTrial(permit)
+        // Nor may a long lease hold up the recovery of a circuit.
+        if (permit.probe || permit.ramp) breaker.settleUnsafe(permit, "Success", now())
         return Effect.addFinalizer((exit) => Effect.sync(() => settleLease(permit, connection, exit)))
       })
     )
