@@ -1,4 +1,5 @@
 import * as Cause from "effect/Cause"
+import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
@@ -38,14 +39,16 @@ export const within = <A, E, R, E2>(
         session.wire.destroy({ by: "silence", message: `no answer within ${millis} ms` })
       }
     })
-  /** A caller who leaves waits no longer than one whose time is up. A COMMIT is left to come to its end. */
-  const giveUp = Effect.suspend((): Effect.Effect<unknown> => {
-    const left = unit()
-    return left.committing > 0 ? Effect.void : Effect.forkDetach(
-      Effect.delay(destroyAwaited(left), cancelGrace(left.awaited.keys())),
-      { startImmediately: true }
-    )
-  })
+  /** A caller who leaves early waits for a silent peer no longer than one who stays. */
+  const leave = (fiber: Fiber.Fiber<A, E>, endsAt: number, clock: Clock.Clock): Effect.Effect<void> =>
+    Effect.suspend(() => {
+      const late = unit()
+      const wait = Math.max(0, endsAt - clock.currentTimeMillisUnsafe()) + cancelGrace(late.awaited.keys())
+      return Effect.flatMap(
+        Effect.forkDetach(Effect.delay(destroyAwaited(late), wait), { startImmediately: true }),
+        (kill) => Effect.andThen(Fiber.interrupt(fiber), Fiber.interrupt(kill))
+      )
+    })
   const cutOff = (fiber: Fiber.Fiber<A, E>): Effect.Effect<A, E | E2> =>
     Effect.suspend((): Effect.Effect<unknown> => {
       onTimeUp()
@@ -62,13 +65,17 @@ export const within = <A, E, R, E2>(
       )
     )
   return Effect.uninterruptibleMask((restore) =>
-    Effect.flatMap(
-      Effect.forkChild(restore(work), { startImmediately: true }),
-      (fiber) =>
-        restore(Effect.timeoutOption(Fiber.await(fiber), millis)).pipe(
-          Effect.onInterrupt(() => Effect.andThen(giveUp, Fiber.interrupt(fiber))),
-          Effect.flatMap((exit): Effect.Effect<A, E | E2> => exit._tag === "Some" ? exit.value : cutOff(fiber))
-        )
-    )
+    Effect.withFiber((parent: Fiber.Fiber<unknown, unknown>) => {
+      const clock = parent.getRef(Clock.Clock)
+      const endsAt = clock.currentTimeMillisUnsafe() + millis
+      return Effect.flatMap(
+        Effect.forkChild(restore(work), { startImmediately: true }),
+        (fiber) =>
+          restore(Effect.timeoutOption(Fiber.await(fiber), millis)).pipe(
+            Effect.onInterrupt(() => leave(fiber, endsAt, clock)),
+            Effect.flatMap((exit): Effect.Effect<A, E | E2> => exit._tag === "Some" ? exit.value : cutOff(fiber))
+          )
+      )
+    })
   )
 }
