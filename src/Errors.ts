@@ -134,17 +134,7 @@ export const Failure = Schema.Struct({
  * @category schemas
  * @since 0.1.0
  */
-export const Kind = Schema.Literals([
-  "Unreachable",
-  "Overloaded",
-  "StaleConnection",
-  "Contention",
-  "Rejected",
-  "Denied",
-  "ReadOnly",
-  "Cancelled",
-  "Local"
-])
+export const Kind = Schema.Literals(V.kinds)
 
 /**
  * Reads the failure out of any error: a `SqlError`, its reason, the cause below it, an `AggregateError` (Node tries
@@ -645,13 +635,7 @@ export const Attempt = Schema.Struct({
  * @category models
  * @since 0.1.0
  */
-export interface Attempt {
-  readonly attempt: number
-  readonly kind: Kind
-  readonly effect: Outcome
-  readonly failure: Failure
-  readonly delay: number
-}
+export type Attempt = History.Attempt
 
 const stops = {
   attempts: "Retrying is over.",

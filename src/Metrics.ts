@@ -16,6 +16,7 @@ import type * as Errors from "./Errors.ts"
 import * as instruments from "./internal/instruments.ts"
 import type { CloseReason as SessionEnd } from "./internal/session.ts"
 import type { Kind } from "./internal/verdict.ts"
+import { kinds } from "./internal/verdict.ts"
 
 // -----------------------------------------------------------------------------
 // models
@@ -204,21 +205,6 @@ export interface Options {
   /** The value of the label `pool`, unique among the pools of a registry. Default: `"default"`. */
   readonly name?: string | undefined
 }
-
-// A record rather than a list, so that the compiler notices a kind that is missing here.
-const kinds = Object.keys(
-  {
-    Unreachable: true,
-    Overloaded: true,
-    StaleConnection: true,
-    Contention: true,
-    Rejected: true,
-    Denied: true,
-    ReadOnly: true,
-    Cancelled: true,
-    Local: true
-  } satisfies Record<Kind, true>
-) as ReadonlyArray<Kind>
 
 const makeStore = (): Store => ({
   query: {

@@ -3,7 +3,7 @@
  * what the tables know for certain.
  */
 import type { Circumstances, Failure, Verdict } from "./verdict.ts"
-import { isFatal } from "./verdict.ts"
+import { isFatal, kinds } from "./verdict.ts"
 
 /** A judgement on a failure that has a verdict already. */
 export type Classify = (failure: Failure, circumstances: Circumstances, byDefault: Verdict) => Verdict
@@ -12,17 +12,7 @@ export type Classify = (failure: Failure, circumstances: Circumstances, byDefaul
 export const abstain: Classify = (_failure, _circumstances, byDefault) => byDefault
 
 const words: { readonly [Key in keyof Verdict]: ReadonlyArray<Verdict[Key]> } = {
-  kind: [
-    "Unreachable",
-    "Overloaded",
-    "StaleConnection",
-    "Contention",
-    "Rejected",
-    "Denied",
-    "ReadOnly",
-    "Cancelled",
-    "Local"
-  ],
+  kind: kinds,
   effect: ["NotRun", "RolledBack", "Unknown"],
   retry: ["Never", "Now", "Backoff", "BackoffSlow"],
   breaker: ["Success", "Failure", "Ignored"],

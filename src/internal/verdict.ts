@@ -4,16 +4,20 @@
  */
 
 /** What sort of trouble it was. */
-export type Kind =
-  | "Unreachable"
-  | "Overloaded"
-  | "StaleConnection"
-  | "Contention"
-  | "Rejected"
-  | "Denied"
-  | "ReadOnly"
-  | "Cancelled"
-  | "Local"
+export type Kind = typeof kinds[number]
+
+/** All of them, in the order in which they are told. */
+export const kinds = [
+  "Unreachable",
+  "Overloaded",
+  "StaleConnection",
+  "Contention",
+  "Rejected",
+  "Denied",
+  "ReadOnly",
+  "Cancelled",
+  "Local"
+] as const
 
 /** How far the work had come when it failed. */
 export type Phase = "Connect" | "BeforeWrite" | "InFlight" | "Transaction" | "Commit"
