@@ -21,6 +21,32 @@ const readyForQuery = 0x5a
 const idle = 0x49
 const headerLength = 5
 
+/** Finds where the next ReadyForQuery ends, wherever chunks cut it. */
+export const makeFinder = () => {
+  const header = new Uint8Array(headerLength)
+  let fill = 0
+  let bodyLeft = 0
+  return (chunk: Uint8Array, from: number): number | undefined => {
+    let offset = from
+    while (offset < chunk.length) {
+      if (fill < headerLength) {
+        header[fill++] = chunk[offset++]!
+        if (fill < headerLength) continue
+        bodyLeft = (header[1]! << 24 | header[2]! << 16 | header[3]! << 8 | header[4]!) - 4
+      } else {
+        const step = Math.min(bodyLeft, chunk.length - offset)
+        bodyLeft -= step
+        offset += step
+      }
+      if (fill === headerLength && bodyLeft === 0) {
+        fill = 0
+        if (header[0] === readyForQuery) return offset
+      }
+    }
+    return undefined
+  }
+}
+
 /**
  * Follows the frames of the server's messages, wherever chunks cut them, and looks into those two that tell about the
  * session. It reads a type and a length per message, so a query costs it tens of nanoseconds.

@@ -48,6 +48,10 @@ const timedOut = (millis: number): SqlError =>
     })
   })
 
+/** A server that refuses every reset makes each lease cost a connect, which nobody would find the reason of. */
+const warnOfReset = (sqlState: string | undefined): Effect.Effect<void> =>
+  Effect.logWarning(`a session could not be reset between two borrowers and was closed (SQLSTATE ${sqlState})`)
+
 export const make = <E>(owner: Owner<E>): Connector<E> => {
   const { now, settings } = owner
   const gate = ConnectGate.make<E | SqlError>()
@@ -101,6 +105,7 @@ export const make = <E>(owner: Owner<E>): Connector<E> => {
         runFork: owner.runFork,
         farewell: settings.farewell,
         cancelsAreOurs: settings.cancelsAreOurs,
+        onResetRefused: (sqlState) => owner.runFork(warnOfReset(sqlState)),
         onClose: () => {
           if (!isOpen) return
           isOpen = false
