@@ -257,6 +257,8 @@ export const make = Effect.fnUntraced(function*(
     if (session.generation !== generation) return "invalid"
     if (at >= session.expiresAt) return "lifetime"
     if (idleFor > settings.idleTimeout && sessions.size > settings.min && session.uses > 0) return "idle"
+    // Waiting for it may take as long as opening another one, and longer.
+    if (idleFor > settings.validationTimeout && session.wire.isResetting()) return "invalid"
     if (settings.validateAlways || idleFor > settings.validateAfter) return "Unproven"
     return "Ready"
   }
@@ -274,6 +276,13 @@ export const make = Effect.fnUntraced(function*(
     }
   }
 
+  /**
+   * Somebody's BEGIN is open, an answer is still due, or something unasked for came last: the next borrower must not find
+   * out. On a shared session a statement that nobody waits for any more is in nobody's way.
+   */
+  const isLeftUnfinished = ({ busy, wire }: Session.Session): boolean =>
+    settings.concurrency === 1 ? busy > 0 || wire.isOwed() || !wire.isIdle() : busy === 0 && !wire.isIdle()
+
   /** The end of every lease, on every exit. A session that must go leaves before a waiting borrower can get it. */
   const takeBack = (session: Session.Session, item: Item, giveBack: Effect.Effect<void>): Effect.Effect<void> => {
     fallen.delete(session)
@@ -287,13 +296,15 @@ export const make = Effect.fnUntraced(function*(
       session.condemned ??= "invalid"
     } else if (session.wire.isDead()) {
       session.condemned ??= "error"
-    } else if (item.refCount === 1 && session.busy === 0 && !session.wire.isIdle()) {
-      // Somebody's BEGIN is open, or something unasked for came last: the next borrower must not find out.
+    } else if (item.refCount === 1 && isLeftUnfinished(session)) {
       session.condemned ??= "invalid"
     } else if (contended && now() >= session.expiresAt) {
       session.condemned ??= "lifetime"
     }
-    if (session.condemned === undefined) return giveBack
+    if (session.condemned === undefined) {
+      if (settings.resetFrame !== undefined) session.wire.reset(settings.resetFrame)
+      return giveBack
+    }
     const remove = EffectPool.invalidate(pool, session)
     return contended ? Effect.andThen(remove, giveBack) : Effect.andThen(giveBack, remove)
   }
