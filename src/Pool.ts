@@ -277,11 +277,13 @@ export const make = Effect.fnUntraced(function*(
   }
 
   /**
-   * Somebody's BEGIN is open, an answer is still due, or something unasked for came last: the next borrower must not find
-   * out. On a shared session a statement that nobody waits for any more is in nobody's way.
+   * Somebody's BEGIN is open, a statement or listener still at work, or something unasked for came last: the next
+   * borrower must not find out. On a shared session, what others have at work there is in nobody's way.
    */
-  const isLeftUnfinished = ({ busy, wire }: Session.Session): boolean =>
-    settings.concurrency === 1 ? busy > 0 || wire.isOwed() || !wire.isIdle() : busy === 0 && !wire.isIdle()
+  const isLeftUnfinished = ({ busy, pins, wire }: Session.Session): boolean =>
+    settings.concurrency === 1
+      ? busy > 0 || pins > 0 || wire.isOwed() || !wire.isIdle()
+      : busy === 0 && !wire.isIdle()
 
   /** The end of every lease, on every exit. A session that must go leaves before a waiting borrower can get it. */
   const takeBack = (session: Session.Session, item: Item, giveBack: Effect.Effect<void>): Effect.Effect<void> => {

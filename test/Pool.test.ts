@@ -47,6 +47,10 @@ describe("an impossible option", () => {
     ["NaN", { maxWaiting: NaN }, "maxWaiting", "NaN"],
     ["a validate that is none", { validate: "never" as never }, "validate", "never"],
     ["a pooler that is none", { pooler: "session" as never }, "pooler", "session"],
+    ["a reset that is none", { reset: "all" as never }, "reset", "all"],
+    ["reset of what borrowers share", { reset: "clean", multiplex: true }, "reset", "clean"],
+    ["reset of a pooler's sessions", { reset: "discard-all", pooler: "transaction" }, "reset", "discard-all"],
+    ["prepared statements that a reset discards", { reset: "discard-all", prepare: true }, "prepare", "true"],
     ["the driver's name for max", { maxConnections: 3 } as never, "maxConnections", "3"]
   ]
   it.effect.each(cases)("is refused when the pool is made: %s", ([, options, option, value]) =>

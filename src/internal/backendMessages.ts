@@ -12,6 +12,8 @@ export interface Scanner {
   readonly isIdle: () => boolean
   /** The last ErrorResponse, once it is complete; the same object for as long as it is the last one. */
   readonly lastError: () => PgProtocol.ErrorFields | undefined
+  /** The last ErrorResponse as it came. */
+  readonly errorBytes: () => Uint8Array
   /** The last ErrorResponse that ended the session, if one has. */
   readonly fatal: () => { readonly sqlState: string | undefined; readonly message: string } | undefined
 }
@@ -117,6 +119,7 @@ export const makeScanner = (): Scanner => {
     },
     isIdle: () => isReady && status === idle && bodyLeft === 0 && headerFill === 0,
     lastError,
+    errorBytes: () => Buffer.concat(error),
     fatal: () => {
       const last = lastError()
       // `severity` speaks the language of the server's `lc_messages`.

@@ -49,13 +49,14 @@ export interface Refusal {
 
 /** What the server says to a reset, taken out of the stream: the driver knows nothing of it. */
 export interface Answer {
-  /** Takes its own from a chunk and hands back the rest. Must be fed everything that comes, until `isDone`. */
+  /**
+   * Takes its own from a chunk and hands back the rest. Must be fed everything that comes, until `isDone`. That the
+   * session has ended is for the driver to hear.
+   */
   readonly take: (chunk: Uint8Array) => Uint8Array
   readonly isDone: () => boolean
-  /** Once done: `undefined` when all went well. */
+  /** Once done: `undefined` when all went well, or when the session has ended. */
   readonly refusal: () => Refusal | undefined
-  /** The ErrorResponse that has ended the session meanwhile, if one has. */
-  readonly fatal: BackendMessages.Scanner["fatal"]
 }
 
 const nothing = new Uint8Array(0)
@@ -70,17 +71,17 @@ export const makeAnswer = (): Answer => {
       if (isDone) return chunk
       const end = find(chunk, 0)
       messages.scan(end === undefined ? chunk : chunk.subarray(0, end))
-      if (end === undefined) return nothing
-      isDone = true
-      return chunk.subarray(end)
+      const isOver = messages.fatal() !== undefined
+      isDone = isOver || end !== undefined
+      return isOver ? messages.errorBytes() : end === undefined ? nothing : chunk.subarray(end)
     },
     isDone: () => isDone,
     refusal: () => {
+      if (messages.fatal() !== undefined) return undefined
       const fields = messages.lastError()
       return fields === undefined && messages.isIdle()
         ? undefined
         : { fields, isSealed: messages.transactionStatus() === "E" }
-    },
-    fatal: messages.fatal
+    }
   }
 }

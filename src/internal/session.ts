@@ -2,6 +2,7 @@ import * as PgConnection from "@effect/sql-pg/PgConnection"
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import type { SqlError } from "effect/sql/SqlError"
+import * as Stream from "effect/Stream"
 import type * as Socket from "./socket.ts"
 
 /** Why a session is closed; the words are those of the metrics. */
@@ -24,6 +25,8 @@ export interface Session {
   isAnswering: boolean
   /** Statements that wait for an answer. */
   busy: number
+  /** Pins, streams and listeners of the driver's that are open: it lets nobody else at the session until they end. */
+  pins: number
   /** Set when the session must not be lent again. */
   condemned: CloseReason | undefined
 }
@@ -38,6 +41,17 @@ export interface OpenOptions {
   readonly lifetime: number
   /** Milliseconds of silence with a statement in flight after which the peer is taken for dead. */
   readonly silence: number
+}
+
+/** The same connection, counting what it is pinned by. */
+const countPins = (connection: PgConnection.PgConnection, add: (count: 1 | -1) => void): PgConnection.PgConnection => {
+  const pinned = Effect.acquireRelease(Effect.sync(() => add(1)), () => Effect.sync(() => add(-1)))
+  const counted: Pick<PgConnection.PgConnection, "listen" | "pin" | "stream"> = {
+    pin: Effect.andThen(pinned, connection.pin),
+    listen: (channel) => Effect.andThen(pinned, connection.listen(channel)),
+    stream: (sql, params) => Stream.unwrap(Effect.as(pinned, connection.stream(sql, params)))
+  }
+  return Object.assign(Object.create(connection) as PgConnection.PgConnection, counted)
 }
 
 /**
@@ -57,7 +71,9 @@ export const open = (options: OpenOptions): Effect.Effect<Session, SqlError, Sco
       const openedAt = options.now()
       const session: Session = {
         id,
-        connection,
+        connection: countPins(connection, (count) => {
+          session.pins += count
+        }),
         wire,
         openedAt,
         connectTook: Math.max(0, openedAt - startedAt),
@@ -66,6 +82,7 @@ export const open = (options: OpenOptions): Effect.Effect<Session, SqlError, Sco
         uses: 0,
         isAnswering: true,
         busy: 0,
+        pins: 0,
         condemned: undefined
       }
       wire.watchSilence(silence, () => session.busy > 0)

@@ -127,7 +127,7 @@ export const make = (options: {
   const layers: Array<Duplex> = []
   const cancelSockets = new Set<Duplex>()
   let rider: Rider.Rider | undefined
-  let resetting: Reset.Answer | undefined
+  let isResetting = false
   /** What had been written at the last reset. */
   let cleanAt = 0
   const cancels = CancelRequests.make(options.cancelsAreOurs)
@@ -140,7 +140,7 @@ export const make = (options: {
   let expectAnswer = (): void => {}
 
   const lastWords = (): Obituary | undefined => {
-    const fatal = messages.fatal() ?? resetting?.fatal()
+    const fatal = messages.fatal()
     return fatal === undefined ? undefined : { by: "server", ...fatal }
   }
 
@@ -294,12 +294,12 @@ export const make = (options: {
       const rest = answer.take(chunk)
       if (!answer.isDone()) return
       stopLooking()
-      resetting = undefined
+      isResetting = false
       const refusal = answer.refusal()
       if (refusal === undefined) passOn(rest)
       else giveUpUnclean(duplex, refusal)
     })
-    resetting = answer
+    isResetting = true
     cleanAt = written
     writeAside(frame)
   }
@@ -336,7 +336,7 @@ export const make = (options: {
       if (socket === undefined || intake === undefined || isGone || written === cleanAt) return
       reset(socket, intake, frame)
     },
-    isResetting: () => resetting !== undefined,
+    isResetting: () => isResetting,
     watchSilence: (allowed, isBusy) => {
       isOpened = true
       cleanAt = written
