@@ -33,13 +33,13 @@ export interface Owner<E> {
 
 export interface Connector<E> {
   /** Whether to connect now, wait for a connect under way, or take the cause of one that has just failed for an answer. */
-  readonly decide: () => ConnectGate.Decision<E | SqlError>
+  readonly decide: () => ConnectGate.Decision<E>
   /** Sets out to open a session. It takes a place from now until its socket has closed. */
   readonly connect: () => void
   readonly connecting: () => number
   /** Milliseconds until the next connect is tried after failed ones, 0 when it may be tried now. */
   readonly pause: () => number
-  readonly lastFailure: () => E | SqlError | undefined
+  readonly lastFailure: () => E | undefined
   /** Places that are taken: connects, sessions, and those that are saying goodbye. */
   readonly taken: () => number
   /** Succeeds once no place is taken. */
@@ -57,7 +57,7 @@ const timedOut = (millis: number): SqlError =>
     })
   })
 
-export const make = <E>(owner: Owner<E>): Connector<E> => {
+export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
   const { now, settings } = owner
   const gate = ConnectGate.make<E | SqlError>()
   const placeFreed = Bell.make()
