@@ -74,6 +74,7 @@ export type Stats = Errors.PoolStats
  * - `PoolSaturated`: `maxWaiting` borrowers wait already.
  * - `PoolClosed`: the pool's scope is closing or closed.
  * - `HookFailed`: a hook refused the connection.
+ * - `CredentialsFailed`: no password could be had.
  * - `SqlError`: the connect failed; the server's or the socket's own words.
  *
  * @category errors
@@ -84,6 +85,7 @@ export type AcquireError =
   | Errors.PoolSaturated
   | Errors.PoolClosed
   | Errors.HookFailed
+  | Errors.CredentialsFailed
   | SqlError
 
 /**
@@ -231,6 +233,8 @@ export const make = Effect.fnUntraced(function*(
     runFork,
     generation: () => generation,
     hookFailed: (hook, cause) => new Errors.HookFailed({ hook, cause }),
+    credentialsFailed: (cause, refusal) =>
+      new Errors.CredentialsFailed({ cause, refusal: refusal === undefined ? null : Errors.failureOf(refusal) }),
     onOpen: () => {
       store.connectionsOpened++
     },
