@@ -77,6 +77,7 @@ export type Stats = Errors.PoolStats
  * - `PoolSaturated`: `maxWaiting` borrowers wait already.
  * - `PoolClosed`: the pool's scope is closing or closed.
  * - `HookFailed`: a hook refused the connection.
+ * - `CredentialsFailed`: no password could be had.
  * - `SqlError`: the connect failed; the server's or the socket's own words.
  *
  * @category errors
@@ -87,6 +88,7 @@ export type AcquireError =
   | Errors.PoolSaturated
   | Errors.PoolClosed
   | Errors.HookFailed
+  | Errors.CredentialsFailed
   | SqlError
 
 /**
@@ -228,6 +230,8 @@ export const make = Effect.fnUntraced(function*(
     runFork,
     generation: () => state.generation,
     hookFailed: (hook, cause) => new Errors.HookFailed({ hook, cause }),
+    credentialsFailed: (cause, refusal) =>
+      new Errors.CredentialsFailed({ cause, refusal: refusal === undefined ? null : Errors.failureOf(refusal) }),
     onOpen: () => {
       store.connectionsOpened++
     },
