@@ -51,6 +51,7 @@ describe("an impossible option", () => {
     ["reset of what borrowers share", { reset: "clean", multiplex: true }, "reset", "clean"],
     ["reset of a pooler's sessions", { reset: "discard-all", pooler: "transaction" }, "reset", "discard-all"],
     ["prepared statements that a reset discards", { reset: "discard-all", prepare: true }, "prepare", "true"],
+    ["a password that everybody can read", { password: "hunter2" as never }, "password", "<redacted>"],
     ["the driver's name for max", { maxConnections: 3 } as never, "maxConnections", "3"]
   ]
   it.effect.each(cases)("is refused when the pool is made: %s", ([, options, option, value]) =>
@@ -87,7 +88,8 @@ describe("building a pool", () => {
         waiting: 0,
         connecting: 0,
         max: 2,
-        min: 2
+        min: 2,
+        oldestLease: 0
       })
     }))
 })
