@@ -188,10 +188,18 @@ const join = (shared: Shared, client: Net.Socket, upstream: Net.Socket | undefin
     "to the client": laneOf("to the client", upstream ?? client, upstream && client)
   }
 
+  const leave = (): void => {
+    if (isOpen) counts.open--
+    isOpen = false
+  }
+
   const cut = (end?: "client" | "server"): void => {
     if (!isCut && isOpen) counts.cuts++
     isCut = true
-    if (end !== "server") client.resetAndDestroy()
+    if (end !== "server") {
+      leave()
+      client.resetAndDestroy()
+    }
     // The server gets to read what it was sent before it learns that the client is gone.
     if (end !== "client") upstream?.end()
   }
@@ -252,8 +260,7 @@ const join = (shared: Shared, client: Net.Socket, upstream: Net.Socket | undefin
   })
   client.once("end", () => lanes["to the server"].end("FIN"))
   client.once("close", () => {
-    isOpen = false
-    counts.open--
+    leave()
     lanes["to the client"].close()
     lanes["to the server"].end("FIN")
   })

@@ -73,9 +73,9 @@ const fieldCodes = {
 const report = (type: "E" | "N") => (fields: PgProtocol.ErrorFields): Buffer =>
   message(
     type,
-    ...Object.entries({ severityUnlocalized: fields.severity, ...fields }).flatMap(([name, value]) =>
-      value === undefined ? [] : [cString(`${fieldCodes[name as keyof typeof fieldCodes] ?? name}${value}`)]
-    ),
+    ...Object.entries({ severity: fields.severity, severityUnlocalized: fields.severity, ...fields }).flatMap((
+      [name, value]
+    ) => value === undefined ? [] : [cString(`${fieldCodes[name as keyof typeof fieldCodes] ?? name}${value}`)]),
     Buffer.alloc(1)
   )
 

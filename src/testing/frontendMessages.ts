@@ -81,6 +81,7 @@ export const fieldsOf = (body: Buffer) => {
   let at = 0
   const text = (): string => {
     const end = body.indexOf(0, at)
+    if (end < 0) throw new RangeError("a text without an end")
     const value = body.toString("utf8", at, end)
     at = end + 1
     return value
@@ -89,7 +90,9 @@ export const fieldsOf = (body: Buffer) => {
   const int32 = (): number => body.readInt32BE((at += 4) - 4)
   const bytes = (): Uint8Array | null => {
     const length = int32()
-    return length < 0 ? null : body.subarray(at, at += length)
+    if (length < 0) return null
+    if (at + length > body.length) throw new RangeError("a value beyond the end")
+    return body.subarray(at, at += length)
   }
   const list = <A>(read: () => A): ReadonlyArray<A> => Array.from({ length: int16() }, read)
   return {
