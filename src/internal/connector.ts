@@ -23,7 +23,7 @@ export interface Owner<E> {
   readonly refusal: () => E | undefined
   readonly hookFailed: (hook: string, cause: unknown) => E
   readonly onOpen: (session: Session.Session) => void
-  /** The socket of a session that was opened is gone. */
+  /** A session that was opened is dead. Its place may be free only later. */
   readonly onGone: (session: Session.Session) => void
 }
 
@@ -37,6 +37,8 @@ export interface Connector<E> {
   readonly sockets: () => number
   /** Succeeds once no socket is left. */
   readonly socketsGone: Effect.Effect<void>
+  /** Closes every socket that is left, whatever the server still does. */
+  readonly abandon: Effect.Effect<void>
 }
 
 const timedOut = (millis: number): SqlError =>
@@ -55,7 +57,7 @@ export const make = <E>(owner: Owner<E>): Connector<E> => {
   const socketClosed = Bell.make()
   // Counts sockets, not sessions: one that is saying goodbye still holds its place on the server.
   const slots = Semaphore.makeUnsafe(settings.max)
-  let sockets = 0
+  const wires = new Set<Socket.Wire>()
   let lastId = 0
   let lastFailure: E | SqlError | undefined
 
@@ -95,21 +97,28 @@ export const make = <E>(owner: Owner<E>): Connector<E> => {
     Effect.flatMap(restore(slots.take(1)), () => {
       let session: Session.Session | undefined
       let isOpen = true
-      sockets++
+      const mourn = () => {
+        const dead = session
+        session = undefined
+        if (dead !== undefined) owner.onGone(dead)
+      }
       const wire = Socket.make({
         target: settings.target,
         runFork: owner.runFork,
         farewell: settings.farewell,
         cancelsAreOurs: settings.cancelsAreOurs,
+        cancelsAreKnown: !settings.behindPooler,
+        onDeath: mourn,
         onClose: () => {
           if (!isOpen) return
           isOpen = false
-          sockets--
-          if (session !== undefined) owner.onGone(session)
+          wires.delete(wire)
+          mourn()
           owner.runFork(Effect.asVoid(slots.release(1)))
           socketClosed.notify()
         }
       })
+      wires.add(wire)
       const giveUp = Effect.sync(() => wire.destroy({ by: "pool", message: "the session was not taken up" }))
       const opening = open(wire, (opened) => {
         session = opened
@@ -155,7 +164,10 @@ export const make = <E>(owner: Owner<E>): Connector<E> => {
     connecting: () => gate.connecting,
     pause: () => gate.failures === 0 ? 0 : Math.max(0, gate.shutUntil - now()),
     lastFailure: () => lastFailure,
-    sockets: () => sockets,
-    socketsGone: socketClosed.until(() => sockets === 0)
+    sockets: () => wires.size,
+    socketsGone: socketClosed.until(() => wires.size === 0),
+    abandon: Effect.sync(() => {
+      for (const wire of wires) wire.abandon()
+    })
   }
 }
