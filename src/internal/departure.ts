@@ -29,35 +29,33 @@ const longest = 10 * looks
  * Hands back what ends the waiting.
  */
 export const begin = (duplex: Duplex, { cancel, close, patience }: Options): () => void => {
-  let isHeard = false
   let isAsking = false
   let isConfirmed = false
   let looked = 0
-  let quiet = 0
+  let heardAt = 0
   let allowed = looks
   const askToCancel = (): void => {
     const askedAt = looked
     isAsking = true
     cancel?.((confirmed) => {
       isAsking = false
-      if (!confirmed && !isHeard) return close()
-      if (isConfirmed) return
+      if (!confirmed && heardAt < askedAt) return close()
+      if (!confirmed || isConfirmed) return
       isConfirmed = true
-      quiet = 0
+      heardAt = looked
       allowed = Math.max(looks, 4 * (looked - askedAt))
     })
   }
   const look = (): void => {
-    quiet = isHeard ? 0 : quiet + 1
-    isHeard = false
-    if (++looked >= longest || (quiet >= allowed && !isAsking)) return close()
+    looked++
+    if (looked >= longest || (looked - heardAt >= allowed && !isAsking)) return close()
     if (cancel !== undefined && !isAsking && looked >= firstCancel) askToCancel()
   }
   const timer = setInterval(look, patience / looks)
   // Nobody reads any more, and an unread answer would keep the end of the stream from being seen.
   duplex.removeAllListeners("data")
   duplex.on("data", () => {
-    isHeard = true
+    heardAt = looked
   })
   if (duplex.writable) duplex.end()
   duplex.resume()

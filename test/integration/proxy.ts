@@ -16,6 +16,8 @@ export interface Link {
   readonly hangUp: () => void
   /** From now on, the client does not learn that the server has closed its end. */
   readonly holdOpen: () => void
+  /** From now on, neither side learns anything of the other, its end neither. */
+  readonly blackhole: () => void
   /** Tells the server something, late. */
   readonly deliver: (request: Buffer) => void
 }
@@ -25,6 +27,8 @@ const cancelRequestCode = 80_877_102
 export const isCancelRequest = (request: Buffer): boolean =>
   request.length >= 8 && request.readUInt32BE(4) === cancelRequestCode
 
+const isStartup = (request: Buffer): boolean => request.length >= 8 && request.readUInt16BE(4) === 3
+
 /** A TCP proxy in front of a server: it sees every byte, and can lose them. */
 interface Proxy {
   readonly url: Redacted.Redacted
@@ -32,6 +36,10 @@ interface Proxy {
   readonly accepted: () => number
   /** Connections that are open now. */
   readonly open: () => number
+  /** Most sessions that the server has had through here at a time: from the startup message to its own end. */
+  readonly mostSessions: () => number
+  /** Milliseconds that it takes on the next connections for what a client says to reach the server, its end included. */
+  readonly lag: (millis: number) => void
   /** Sync messages seen so far: how many statements were sent over all connections. */
   readonly statements: () => number
   /**
@@ -71,12 +79,32 @@ export const makeProxy = Effect.fnUntraced(function*(
   let accepted = 0
   let open = 0
   let statements = 0
+  let sessions = 0
+  let mostSessions = 0
+  let lag = 0
   let look: (request: Buffer, link: Link) => "pass" | "drop" = () => "pass"
-  const server = Net.createServer({ noDelay: true }, (client) => {
+  // A client that says goodbye may still be told something.
+  const server = Net.createServer({ noDelay: true, allowHalfOpen: true }, (client) => {
     const upstream = Net.connect({ host: target.hostname, port: Number(target.port || 5432), noDelay: true })
     let muted = false
     let stranded = false
     let held = false
+    let lost = false
+    let isFirst = true
+    let isSession = false
+    const own = lag
+    const late = (what: () => void): void => {
+      if (own > 0) setTimeout(what, own)
+      else what()
+    }
+    const pass = (request: Buffer): void => {
+      if (isFirst && isStartup(request)) {
+        isSession = true
+        mostSessions = Math.max(mostSessions, ++sessions)
+      }
+      isFirst = false
+      upstream.write(request)
+    }
     const link: Link = {
       id: ++accepted,
       cut: () => {
@@ -98,6 +126,9 @@ export const makeProxy = Effect.fnUntraced(function*(
       holdOpen: () => {
         held = true
       },
+      blackhole: () => {
+        lost = true
+      },
       deliver: (request) => upstream.write(request)
     }
     open++
@@ -108,23 +139,27 @@ export const makeProxy = Effect.fnUntraced(function*(
     }
     client.on("data", (request: Buffer) => {
       statements += syncsIn(request)
-      if (look(request, link) === "pass") upstream.write(request)
+      if (look(request, link) === "pass" && !lost) late(() => pass(request))
     })
     upstream.on("data", (reply: Buffer) => {
-      if (!muted && !client.destroyed) client.write(reply)
+      if (!muted && !lost && !client.destroyed) client.write(reply)
     })
     client.on("end", () => {
-      if (!stranded) upstream.end()
+      if (!stranded && !lost) late(() => upstream.end())
     })
     upstream.on("end", () => {
-      if (!held) client.end()
+      if (isSession) sessions--
+      isSession = false
+      if (!held && !lost) client.end()
     })
     client.once("close", () => {
       open--
-      if (!stranded) upstream.end()
+      if (!stranded && !lost) late(() => upstream.end())
     })
     upstream.once("close", () => {
-      if (!held) client.destroy()
+      if (isSession) sessions--
+      isSession = false
+      if (!held && !lost) client.destroy()
     })
   })
   const port = yield* listen(server)
@@ -137,6 +172,10 @@ export const makeProxy = Effect.fnUntraced(function*(
     url: throughPort(url, port),
     accepted: () => accepted,
     open: () => open,
+    mostSessions: () => mostSessions,
+    lag: (millis) => {
+      lag = millis
+    },
     statements: () => statements,
     onRequest: (next) => {
       look = next
