@@ -274,6 +274,8 @@ export interface PoolStats {
   readonly connecting: number
   readonly max: number
   readonly min: number
+  /** Milliseconds for which the session that was lent first has been held; 0 when none is lent. */
+  readonly oldestLease: number
 }
 
 /**
@@ -289,7 +291,8 @@ export const PoolStats = Schema.Struct({
   waiting: Schema.Finite,
   connecting: Schema.Finite,
   max: Schema.Finite,
-  min: Schema.Finite
+  min: Schema.Finite,
+  oldestLease: Schema.Finite
 })
 
 const inUse = (stats: PoolStats): string =>
@@ -342,7 +345,11 @@ export class AcquireTimeout extends Schema.TaggedError<AcquireTimeout>("effect-p
 }
 
 /**
- * The queue of waiting callers is full. Nothing of the work ran, so the same call may be repeated, later.
+ * The queue of waiting callers is too long. Nothing of the work ran, so the same call may be repeated, later.
+ *
+ * - `by`: `Length` when `maxWaiting` callers wait already, `Lateness` when callers have waited for too long (`shedding`).
+ * - `waited`: milliseconds that this one has waited.
+ * - `maxWaiting`: `null` for no bound.
  *
  * @category errors
  * @since 0.1.0
@@ -350,8 +357,10 @@ export class AcquireTimeout extends Schema.TaggedError<AcquireTimeout>("effect-p
 export class PoolSaturated extends Schema.TaggedError<PoolSaturated>("effect-pg-pool/Errors/PoolSaturated")(
   "PoolSaturated",
   {
+    by: Schema.Literals(["Length", "Lateness"]),
     waiting: Schema.Finite,
-    maxWaiting: Schema.Finite,
+    waited: Schema.Finite,
+    maxWaiting: Schema.NullOr(Schema.Finite),
     stats: PoolStats
   }
 ) {
@@ -359,9 +368,13 @@ export class PoolSaturated extends Schema.TaggedError<PoolSaturated>("effect-pg-
   readonly [TypeId] = TypeId
   /** @since 0.1.0 */
   override get message(): string {
-    return `The queue for a connection is full: ${this.waiting} callers wait and maxWaiting is ${this.maxWaiting}; ${
-      inUse(this.stats)
-    }. Admit less work at once, or raise max or maxWaiting.`
+    return this.by === "Length"
+      ? `The queue for a connection is full: ${this.waiting} callers wait and maxWaiting is ${this.maxWaiting}; ${
+        inUse(this.stats)
+      }. Admit less work at once, or raise max or maxWaiting.`
+      : `The queue for a connection is too slow: this caller was turned away after ${seconds(this.waited)}; ${
+        inUse(this.stats)
+      }. Admit less work at once, shorten the work that holds sessions, or raise max or shedding.target.`
   }
   /** Nothing ran and the same call may succeed later. @since 0.1.0 */
   get isRetryable(): boolean {

@@ -29,13 +29,22 @@ const unknownError = (cause: unknown, message: string, operation = "query"): Sql
 
 const closed = connectionError(new Error("Connection closed"), "PgConnection: Connection closed")
 
-const stats: Errors.PoolStats = { total: 20, idle: 0, active: 20, waiting: 7, connecting: 0, max: 20, min: 5 }
+const stats: Errors.PoolStats = {
+  total: 20,
+  idle: 0,
+  active: 20,
+  waiting: 7,
+  connecting: 0,
+  max: 20,
+  min: 5,
+  oldestLease: 40
+}
 
 const refused: Errors.Failure = { code: "ECONNREFUSED", message: "connect ECONNREFUSED 127.0.0.1:5432" }
 
 const one: { readonly [Tag in Errors.PoolError["_tag"]]: Extract<Errors.PoolError, { readonly _tag: Tag }> } = {
   AcquireTimeout: new Errors.AcquireTimeout({ phase: "Queue", waited: 60_000, stats, lastConnectFailure: refused }),
-  PoolSaturated: new Errors.PoolSaturated({ waiting: 100, maxWaiting: 100, stats }),
+  PoolSaturated: new Errors.PoolSaturated({ by: "Length", waiting: 100, waited: 0, maxWaiting: 100, stats }),
   PoolClosed: new Errors.PoolClosed(),
   CircuitOpen: new Errors.CircuitOpen({ key: "default", retryAfter: 12_340, lastFailure: refused }),
   CircuitHalfOpen: new Errors.CircuitHalfOpen({ key: "default", retryAfter: 900 }),

@@ -83,7 +83,8 @@ describe("building a pool", () => {
         waiting: 0,
         connecting: 0,
         max: 2,
-        min: 2
+        min: 2,
+        oldestLease: 0
       })
     }))
 })
