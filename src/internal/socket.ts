@@ -33,8 +33,11 @@ export interface Wire {
   readonly obituary: () => Obituary | undefined
   /** Whether the last thing the server said is that it is ready and outside of a transaction. */
   readonly isIdle: () => boolean
-  /** Call once the session is open: from then on silence while `isBusy()` destroys the socket. */
-  readonly watchSilence: (millis: number, isBusy: () => boolean) => void
+  /**
+   * Call once the session is open: from then on silence while `isBusy()` destroys the socket. What is cut off while
+   * `isCommitting()` is not cancelled on the server.
+   */
+  readonly watchSilence: (millis: number, isBusy: () => boolean, isCommitting: () => boolean) => void
   /**
    * Call when a caller has given up on a statement that goes on: on a shared session the next ones would keep a timer
    * of reads and writes from ever noticing that nothing is read any more.
@@ -65,6 +68,9 @@ export interface Obituary {
 /** The server's answer to a CancelRequest; it gives the same SQLSTATE to a statement that ran out of its time. */
 const isAnswerToCancel = ({ code, message }: PgProtocol.ErrorFields): boolean =>
   code === "57014" && !/timeout/i.test(message ?? "")
+
+/** A COMMIT is left to come to its end, which statement_timeout does not bound: so many farewells for it. */
+const commitPatience = 5
 
 /** The longest time that a timer of Node's can hold, in milliseconds. */
 const longestTimer = 2 ** 31 - 1
@@ -129,6 +135,7 @@ export const make = (options: {
   const cancels = CancelRequests.make(options.cancelsAreOurs)
   let errorBefore: PgProtocol.ErrorFields | undefined
 
+  let commits = (): boolean => false
   let suspect = (): void => {}
   let expectAnswer = (): void => {}
 
@@ -167,11 +174,13 @@ export const make = (options: {
     isDeparting = true
     isGone = true
     if (isUnknownToServer(duplex)) return closeSocket()
-    stopWaiting = Departure.begin(duplex, {
-      close: closeSocket,
-      patience: options.farewell,
-      cancel: askToCancel(duplex)
-    })
+    const { farewell } = options
+    stopWaiting = Departure.begin(
+      duplex,
+      commits()
+        ? { close: closeSocket, patience: commitPatience * farewell, cancel: undefined }
+        : { close: closeSocket, patience: farewell, cancel: askToCancel(duplex) }
+    )
   }
 
   const closeLayers = (): void => {
@@ -336,7 +345,8 @@ export const make = (options: {
     isDead: () => isGone,
     obituary: () => obituary ?? lastWords(),
     isIdle: messages.isIdle,
-    watchSilence: (allowed, isBusy) => {
+    watchSilence: (allowed, isBusy, isCommitting) => {
+      commits = isCommitting
       if (socket === undefined || !Number.isFinite(allowed)) return
       const millis = Math.min(allowed, longestTimer)
       const watched = socket
