@@ -21,7 +21,7 @@ import * as Schema from "effect/Schema"
 import { ConnectionError, SqlError, UnknownError } from "effect/sql/SqlError"
 import { abstain, type Classify as ClassifyFunction } from "./internal/classifier.ts"
 import * as Tables from "./internal/classify.ts"
-import { describe, digFailure, PoolErrorTypeId as TypeId, shown } from "./internal/failure.ts"
+import { describe, digFailure, nameOf, PoolErrorTypeId as TypeId, shown } from "./internal/failure.ts"
 import * as History from "./internal/history.ts"
 import * as V from "./internal/verdict.ts"
 
@@ -37,7 +37,7 @@ import * as V from "./internal/verdict.ts"
  * - `StaleConnection`: a session that had served before turned out dead before anything was written to it.
  * - `Contention`: a race with another transaction was lost.
  * - `Rejected`: the server answered and said no.
- * - `Denied`: wrong credentials, no such database, or a peer that is not trusted.
+ * - `Denied`: wrong credentials or none, no such database, or a peer that is not trusted.
  * - `ReadOnly`: a write met a server that only reads.
  * - `Cancelled`: the work was stopped on purpose.
  * - `Local`: this process refused, before the server was asked.
@@ -729,6 +729,41 @@ export class HookFailed extends Schema.TaggedError<HookFailed>("effect-pg-pool/E
 }
 
 /**
+ * The effect that yields the `password` failed, died, or yielded none, so nobody was asked to connect. Whoever issues
+ * passwords may be busy or down for a moment, so the same call may be repeated, later; it says nothing about the
+ * database, so a circuit breaker does not count it.
+ *
+ * - `cause`: what the effect failed with.
+ * - `refusal`: what the server had said to the password before, where that was the reason to ask for another one.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class CredentialsFailed extends Schema.TaggedError<CredentialsFailed>("effect-pg-pool/Errors/CredentialsFailed")(
+  "CredentialsFailed",
+  {
+    cause: Schema.Defect(),
+    refusal: Schema.NullOr(Failure)
+  }
+) {
+  /** @since 0.1.0 */
+  readonly [TypeId] = TypeId
+  /** @since 0.1.0 */
+  override get message(): string {
+    const name = nameOf(this.cause)
+    return `The password could not be had: the effect that yields it failed${
+      name === undefined ? "" : ` with ${name}`
+    }.${
+      because("The server had refused the one before with", this.refusal)
+    } See the cause, and check whoever issues it and the right to ask there.`
+  }
+  /** Nothing ran and the same call may succeed later. @since 0.1.0 */
+  get isRetryable(): boolean {
+    return true
+  }
+}
+
+/**
  * An option has an impossible value. `option` names it, `value` is what was given (never that of a secret), `allowed`
  * says what would do.
  *
@@ -773,6 +808,7 @@ export type PoolError =
   | DeadlineExceeded
   | RetriesExhausted
   | HookFailed
+  | CredentialsFailed
   | InvalidOption
 
 /**
@@ -793,6 +829,7 @@ export const PoolError = Schema.Union([
   DeadlineExceeded,
   RetriesExhausted,
   HookFailed,
+  CredentialsFailed,
   InvalidOption
 ])
 

@@ -17,6 +17,7 @@ import type * as Errors from "./Errors.ts"
 import * as Executor from "./Executor.ts"
 import * as Client from "./internal/client.ts"
 import * as Environment from "./internal/environment.ts"
+import { infallible } from "./internal/login.ts"
 import * as Metrics from "./Metrics.ts"
 import * as Pool from "./Pool.ts"
 import type * as Schedule from "./Schedule.ts"
@@ -186,7 +187,7 @@ const client = (options: Options) =>
         resolve: executor.resolve
       },
       {
-        config: options,
+        config: { ...options, password: infallible(options.password) },
         canListen: options.pooler !== "transaction",
         spanAttributes: [
           ...Object.entries(options.spanAttributes ?? {}),

@@ -21,14 +21,17 @@ import * as Scope from "effect/Scope"
 import type { SqlError } from "effect/sql/SqlError"
 import * as Os from "node:os"
 import * as Errors from "./Errors.ts"
-import * as Bell from "./internal/bell.ts"
-import * as Codel from "./internal/codel.ts"
 import * as Connector from "./internal/connector.ts"
 import * as Leaks from "./internal/leaks.ts"
+import * as Liveness from "./internal/liveness.ts"
 import * as PoolMachine from "./internal/poolMachine.ts"
 import * as PoolSettings from "./internal/poolSettings.ts"
+import * as PoolState from "./internal/poolState.ts"
+import * as Retirement from "./internal/retirement.ts"
+import * as Returns from "./internal/returns.ts"
 import type * as Session from "./internal/session.ts"
 import * as Sizing from "./internal/sizing.ts"
+import * as Supply from "./internal/supply.ts"
 import * as Metrics from "./Metrics.ts"
 
 /**
@@ -74,6 +77,7 @@ export type Stats = Errors.PoolStats
  * - `PoolSaturated`: `maxWaiting` borrowers wait already.
  * - `PoolClosed`: the pool's scope is closing or closed.
  * - `HookFailed`: a hook refused the connection.
+ * - `CredentialsFailed`: no password could be had.
  * - `SqlError`: the connect failed; the server's or the socket's own words.
  *
  * @category errors
@@ -84,6 +88,7 @@ export type AcquireError =
   | Errors.PoolSaturated
   | Errors.PoolClosed
   | Errors.HookFailed
+  | Errors.CredentialsFailed
   | SqlError
 
 /**
@@ -215,216 +220,41 @@ export const make = Effect.fnUntraced(function*(
   const dispatcher = yield* Effect.withFiber((fiber) => Effect.succeed(fiber.currentDispatcher))
   const now = () => clock.currentTimeMillisUnsafe()
 
-  const machine = PoolMachine.make<Session.Session, AcquireError>(settings.concurrency)
+  const state = PoolState.make<AcquireError>(settings, now, runFork)
+  const { machine } = state
   const { members } = machine
-  const changed = Bell.make()
-  const codel = settings.shedding === undefined ? undefined : Codel.make(settings.shedding)
-  const leaks = settings.leakThreshold === undefined
-    ? undefined
-    : Leaks.make({ threshold: settings.leakThreshold, pool: metrics.pool, now, runFork })
-  let { max, min } = settings
-  let generation = 0
-  let phase: "Open" | "Draining" | "Closed" = "Open"
-
-  const connector = Connector.make<AcquireError>({
+  const retirement = Retirement.make(state)
+  const supply = Supply.make(state, retirement, () => connector, (waited) => saturated("Lateness", waited))
+  const connector: Connector.Connector<AcquireError> = Connector.make<AcquireError>({
     settings,
     now,
     draw: () => random.nextDoubleUnsafe(),
     runFork,
-    generation: () => generation,
+    generation: () => state.generation,
     hookFailed: (hook, cause) => new Errors.HookFailed({ hook, cause }),
+    credentialsFailed: (cause, refusal) =>
+      new Errors.CredentialsFailed({ cause, refusal: refusal === undefined ? null : Errors.failureOf(refusal) }),
     onOpen: () => {
       store.connectionsOpened++
     },
-    onReady: (session) => {
-      // One that died on its way here never enters the books.
-      if (session.wire.isDead()) return
-      PoolMachine.admit(machine, session, now())
-      if (phase === "Closed") retire(session, "shutdown")
-      else if (session.generation !== generation) retire(session, "invalid")
-      else if (members.size > max) retire(session, "resize")
-      pump()
-    },
-    onFailed: (error) => {
-      // Others that set out with it may still arrive, and a server that is only full has those who come back.
-      if (connector.connecting() === 0 && (members.size === 0 || !isRefusal(error))) refuseAll(error)
-      pump()
-    },
+    onReady: supply.arrived,
+    onFailed: supply.failed,
     onGone: (session) => {
-      session.condemned ??= phase === "Open" ? "error" : "shutdown"
-      PoolMachine.dismiss(machine, session)
+      session.condemned ??= state.phase === "Open" ? "error" : "shutdown"
       store.connectionsClosed[session.condemned]++
+      PoolMachine.dismiss(machine, session)
       runFork(Scope.close(session.scope, Exit.void))
     },
-    onPlace: () => pump()
+    onPlace: supply.pump
   })
-
-  // ---------------------------------------------------------------------------------------------------------------
-  // what a session is worth
-  // ---------------------------------------------------------------------------------------------------------------
-
-  /** Others may share a session with `multiplex`, so it is idle only without a borrower, whoever asks being one. */
-  const idleFor = (session: Session.Session, borrowers: number, at: number): number =>
-    session.borrowers > borrowers ? 0 : at - session.idleSince
-
-  const standing = (
-    session: Session.Session,
-    idleFor: number,
-    at: number
-  ): "Ready" | "Unproven" | Metrics.CloseReason => {
-    if (session.condemned !== undefined) return session.condemned
-    if (session.wire.isDead()) return "error"
-    if (session.generation !== generation) return "invalid"
-    if (at >= session.expiresAt) return "lifetime"
-    // A new one is not idle: somebody has waited for it.
-    if (idleFor > settings.idleTimeout && members.size > min && session.uses > 0) return "idle"
-    if (settings.validateAlways || idleFor > settings.validateAfter) return "Unproven"
-    return "Ready"
-  }
-
-  /** Takes a session out of the pool and lets it say goodbye. Its place is free when its socket has closed. */
-  const retire = (session: Session.Session, reason: Metrics.CloseReason): void => {
-    session.condemned ??= reason
-    PoolMachine.dismiss(machine, session)
-    runFork(Scope.close(session.scope, Exit.void))
-  }
-
-  const evictUnsafe = (session: Session.Session, reason: Metrics.CloseReason): void => {
-    session.condemned ??= reason
-    if (session.borrowers === 0) retire(session, reason)
-    else PoolMachine.unshelve(machine, session)
-  }
-
-  const evictOlderThan = (session: Session.Session): void => {
-    for (const other of Array.from(members)) {
-      if (other.openedAt <= session.openedAt) evictUnsafe(other, "invalid")
-    }
-  }
-
-  const retireIdle = (at: number): void => {
-    for (const session of Array.from(members)) {
-      if (session.borrowers > 0 || session.exclusions > 0 || !session.isMember) continue
-      const idle = at - session.idleSince
-      const verdict = idle > settings.idleTimeout && members.size > min ? "idle" : standing(session, idle, at)
-      if (verdict !== "Ready" && verdict !== "Unproven") retire(session, verdict)
-    }
-  }
-
-  /**
-   * A round trip under its own deadline, on a session that nobody else can get meanwhile. A session that is not proved
-   * is worth nothing, so its socket goes before the question is interrupted: the driver would wait for the answer.
-   */
-  const prove = (session: Session.Session): Effect.Effect<boolean> => {
-    const giveUp = (message: string) => Effect.sync(() => session.wire.destroy({ by: "silence", message }))
-    const question = Effect.suspend(() => {
-      session.busy++
-      return session.connection.query("SELECT 1")
-    }).pipe(
-      Effect.onExit(() => Effect.sync(() => session.busy--)),
-      Effect.exit,
-      Effect.map(Exit.isSuccess)
-    )
-    return Effect.scoped(Effect.andThen(
-      exclude(session),
-      Effect.flatMap(Effect.forkDetach(question, { startImmediately: true }), (fiber) =>
-        Effect.raceFirst(
-          Fiber.join(fiber),
-          Effect.sleep(settings.validationTimeout).pipe(
-            Effect.andThen(giveUp(`no answer within ${settings.validationTimeout} ms`)),
-            Effect.as(false)
-          )
-        ).pipe(Effect.onInterrupt(() => giveUp("nobody waited for the answer"))))
-    ))
-  }
-
-  const exclude = (session: Session.Session): Effect.Effect<void, never, Scope.Scope> =>
-    Effect.acquireRelease(
-      Effect.sync(() => PoolMachine.exclude(machine, session)),
-      () =>
-        Effect.sync(() => {
-          PoolMachine.include(machine, session)
-          pump()
-        })
-    )
-
   const usage = (session: Session.Session): PoolSettings.SessionUsage => {
     const at = now()
-    return { age: at - session.openedAt, idleFor: idleFor(session, 1, at), uses: session.uses }
+    return { age: at - session.openedAt, idleFor: retirement.idleFor(session, 1, at), uses: session.uses }
   }
-
-  // ---------------------------------------------------------------------------------------------------------------
-  // the line, and what is opened for it
-  // ---------------------------------------------------------------------------------------------------------------
-
-  /** A server that answers, but takes no more sessions, goes on serving those it has. */
-  const isRefusal = (error: AcquireError): boolean => {
-    const failure = Errors.failureOf(error)
-    const { kind } = Errors.classify(failure, { phase: "Connect", reused: false, replied: false })
-    return kind === "Overloaded" || kind === "Denied"
-  }
-
-  const isWorthy = (session: Session.Session): boolean => {
-    const at = now()
-    const verdict = standing(session, idleFor(session, 0, at), at)
-    if (verdict === "Ready" || verdict === "Unproven") return true
-    evictUnsafe(session, verdict)
-    return false
-  }
-
-  const refusalOf = (waiter: Waiter): AcquireError | undefined => {
-    if (codel === undefined) return undefined
-    const at = now()
-    const waited = at - waiter.since
-    return Codel.isLate(codel, waited, at) ? saturated("Lateness", waited) : undefined
-  }
-
-  const saturated = (by: "Length" | "Lateness", waited: number) =>
-    new Errors.PoolSaturated({
-      by,
-      waited,
-      waiting: machine.waiting,
-      maxWaiting: settings.maxWaiting === Infinity ? null : settings.maxWaiting,
-      stats: statsUnsafe()
-    })
-
-  /** Those who want the pool to have a number of sessions. */
-  const wishes = new Set<Wish>()
-  let retry: Fiber.Fiber<void> | undefined
-
-  const refuseAll = (error: AcquireError): void => {
-    PoolMachine.refuseAll(machine, error)
-    for (const wish of wishes) wish.settle(Effect.fail(error))
-  }
-
-  /** Whenever something has changed: hands out what there is, and opens what the line needs. */
-  const pump = (): void => {
-    PoolMachine.serve(machine, now(), isWorthy, refusalOf)
-    for (const wish of wishes) if (members.size >= Math.min(wish.count, max)) wish.settle(Effect.void)
-    openMore()
-    changed.notify()
-  }
-
-  const mayConnect = () => phase !== "Closed"
-
-  const openMore = (): void => {
-    while (connector.taken() < max && mayConnect()) {
-      const connecting = connector.connecting()
-      let missing = PoolMachine.shortfall(machine, connecting)
-      for (const { count } of wishes) missing = Math.max(missing, Math.min(count, max) - members.size - connecting)
-      if (missing <= 0) return
-      const decision = connector.decide()
-      if (decision === "Wait") return
-      if (decision !== "Go") {
-        if (members.size === 0 || !isRefusal(decision.cause)) return refuseAll(decision.cause)
-        retry ??= runFork(Effect.map(Effect.sleep(decision.retryAfter), () => {
-          retry = undefined
-          openMore()
-        }))
-        return
-      }
-      connector.connect()
-    }
-  }
+  const { takeBack } = Returns.make(state, retirement, usage, supply.pump)
+  const leaks = settings.leakThreshold === undefined
+    ? undefined
+    : Leaks.make({ threshold: settings.leakThreshold, pool: metrics.pool, now, runFork })
 
   // ---------------------------------------------------------------------------------------------------------------
   // checkout
@@ -434,19 +264,20 @@ export const make = Effect.fnUntraced(function*(
   const takeReady = (isExclusive: boolean): Session.Session | undefined => {
     const { bottom, head, isSuspended, top } = machine
     if (
-      top === undefined || head !== undefined || isSuspended || phase !== "Open" || settings.beforeAcquire !== undefined
+      top === undefined || head !== undefined || isSuspended || state.phase !== "Open" ||
+      settings.beforeAcquire !== undefined
     ) return undefined
     const at = now()
-    if (standing(top, idleFor(top, 0, at), at) !== "Ready") return undefined
-    if (bottom !== top && at - bottom!.idleSince > settings.idleTimeout) retireIdle(at)
+    if (retirement.standing(top, retirement.idleFor(top, 0, at), at) !== "Ready") return undefined
+    if (bottom !== top && at - bottom!.idleSince > settings.idleTimeout) retirement.retireIdle(at)
     store.acquire.observe(0)
-    if (codel !== undefined) Codel.isLate(codel, 0, at)
+    supply.servedAtOnce(at)
     PoolMachine.lend(machine, top, at, isExclusive)
     return countUse(top)
   }
 
   const countUse = (session: Session.Session): Session.Session => {
-    if (++session.uses >= settings.maxUses) evictUnsafe(session, "uses")
+    if (++session.uses >= settings.maxUses) retirement.evict(session, "uses")
     return session
   }
 
@@ -541,11 +372,11 @@ export const make = Effect.fnUntraced(function*(
     restore: Restore
   ): Effect.Effect<Session.Session, AcquireError> =>
     Effect.suspend((): Effect.Effect<Session.Session, AcquireError> => {
-      if (phase !== "Open") return Effect.fail(new Errors.PoolClosed())
+      if (state.phase !== "Open") return Effect.fail(new Errors.PoolClosed())
       const ready = options?.prove === true ? undefined : takeReady(isExclusive)
       if (ready !== undefined) return Effect.succeed(ready)
       // Whoever waits for a session that may still be opened is not queueing.
-      const queueing = machine.borrowed + machine.waiting - max * settings.concurrency
+      const queueing = machine.borrowed + machine.waiting - state.max * settings.concurrency
       if (queueing >= settings.maxWaiting) return Effect.fail(saturated("Length", 0))
       const startedAt = now()
       const attempt: Attempt = { waiter: PoolMachine.makeWaiter(machine, startedAt, isExclusive), isProving: false }
@@ -577,8 +408,8 @@ export const make = Effect.fnUntraced(function*(
         else dispatcher.scheduleTask(() => resume(answer), 0)
       }
       PoolMachine.enqueue(machine, waiter)
-      retireIdle(now())
-      pump()
+      retirement.retireIdle(now())
+      supply.pump()
       isArriving = false
       return Effect.sync(() => PoolMachine.dequeue(machine, waiter))
     })
@@ -587,23 +418,26 @@ export const make = Effect.fnUntraced(function*(
   const firstWorthy = (attempt: Attempt, alwaysProve: boolean): Effect.Effect<Session.Session, AcquireError> =>
     Effect.flatMap(stand(attempt.waiter), (session) => {
       const again = (reason: Metrics.CloseReason) => {
-        evictUnsafe(session, reason)
+        retirement.evict(session, reason)
         abandon(attempt.waiter)
-        return phase === "Closed" ? Effect.fail(new Errors.PoolClosed()) : firstWorthy(attempt, alwaysProve)
+        return state.phase === "Closed" ? Effect.fail(new Errors.PoolClosed()) : firstWorthy(attempt, alwaysProve)
       }
       const at = now()
-      const verdict = standing(session, idleFor(session, 1, at), at)
+      const verdict = retirement.standing(session, retirement.idleFor(session, 1, at), at)
       if (verdict !== "Ready" && verdict !== "Unproven") return again(verdict)
       // One in use is watched by its statements. A new one may only have been proved by a pooler.
       const isProved = session.borrowers > 1 || (verdict === "Ready" && !alwaysProve)
       if (isProved) return welcome(session, again)
       attempt.isProving = true
-      return Effect.flatMap(prove(session), (isAlive) => {
-        attempt.isProving = false
-        if (isAlive) return welcome(session, again)
-        evictOlderThan(session)
-        return again("invalid")
-      })
+      return Effect.flatMap(
+        Effect.scoped(Effect.andThen(exclude(session), Liveness.prove(session, settings.validationTimeout))),
+        (isAlive) => {
+          attempt.isProving = false
+          if (isAlive) return welcome(session, again)
+          retirement.evictOlderThan(session)
+          return again("invalid")
+        }
+      )
     })
 
   const welcome = (
@@ -616,7 +450,7 @@ export const make = Effect.fnUntraced(function*(
       Effect.matchCauseEffect({
         onSuccess: (answer) => answer === false ? again("invalid") : Effect.succeed(countUse(session)),
         onFailure: (cause) => {
-          evictUnsafe(session, "invalid")
+          retirement.evict(session, "invalid")
           return Cause.hasInterruptsOnly(cause)
             ? Effect.failCause(cause as Cause.Cause<never>)
             : Effect.fail(new Errors.HookFailed({ hook: "beforeAcquire", cause: Cause.squash(cause) }))
@@ -638,78 +472,6 @@ export const make = Effect.fnUntraced(function*(
   }
 
   // ---------------------------------------------------------------------------------------------------------------
-  // return
-  // ---------------------------------------------------------------------------------------------------------------
-
-  /** The end of every lease, on every exit. A session that must go leaves before anybody else can get it. */
-  const takeBack = (session: Session.Session, isExclusive: boolean): void => {
-    if (session.isMember && session.condemned === undefined) {
-      if (session.wire.cancelThreat() === "Pending" && !session.wire.isDead()) return afterCancel(session, isExclusive)
-      session.condemned = objection(session, now())
-      if (session.condemned === undefined && session.borrowers === 1 && settings.afterRelease !== undefined) {
-        return afterRelease(session, isExclusive, settings.afterRelease)
-      }
-    }
-    putBack(session, isExclusive)
-  }
-
-  /** Why the session must not be lent again. */
-  const objection = (session: Session.Session, at: number): Metrics.CloseReason | undefined => {
-    if (session.wire.isDead()) return "error"
-    // It would hit the next borrower's statement.
-    if (session.wire.cancelThreat() !== "None") return "invalid"
-    // Somebody's BEGIN is open, or something unasked for came last: the next borrower must not find out.
-    if (session.borrowers === 1 && session.busy === 0 && !session.wire.isIdle()) return "invalid"
-    // Those who wait must not wait for the check at the next checkout and then for a connect.
-    if (machine.waiting > 0 && at >= session.expiresAt) return "lifetime"
-    if (members.size > max) return "resize"
-    if (phase === "Closed" || (phase === "Draining" && machine.waiting === 0)) return "shutdown"
-    return undefined
-  }
-
-  const putBack = (session: Session.Session, isExclusive: boolean): void => {
-    if (isExclusive) PoolMachine.include(machine, session)
-    PoolMachine.giveBack(machine, session, now())
-    if (session.isMember && session.condemned !== undefined) evictUnsafe(session, session.condemned)
-    if (machine.waiting > 0) pump()
-    else if (phase !== "Open") changed.notify()
-  }
-
-  /** Whoever gives the session back does not wait for the end of the CancelRequest, whoever wants it next does. */
-  const afterCancel = (session: Session.Session, isExclusive: boolean): void => {
-    const tooLate = Effect.sync(() => {
-      session.condemned ??= "invalid"
-    })
-    runFork(
-      Effect.timeoutOrElse(session.wire.cancelsDecided, { duration: settings.farewell, orElse: () => tooLate }).pipe(
-        Effect.andThen(Effect.sync(() => takeBack(session, isExclusive)))
-      )
-    )
-  }
-
-  /** Nobody else gets the session while the hook is at work, and nobody waits for it. */
-  const afterRelease = (
-    session: Session.Session,
-    isExclusive: boolean,
-    hook: NonNullable<typeof settings.afterRelease>
-  ): void => {
-    PoolMachine.exclude(machine, session)
-    runFork(
-      Effect.suspend(() => hook(session.connection, usage(session))).pipe(
-        Effect.timeout(settings.farewell),
-        Effect.catchCause((cause) =>
-          Effect.as(Effect.logWarning("the afterRelease hook failed; its session is closed", cause), false)
-        ),
-        Effect.map((answer) => {
-          session.condemned ??= answer === false ? "invalid" : objection(session, now())
-          session.exclusions--
-          putBack(session, isExclusive)
-        })
-      )
-    )
-  }
-
-  // ---------------------------------------------------------------------------------------------------------------
   // control
   // ---------------------------------------------------------------------------------------------------------------
 
@@ -728,26 +490,37 @@ export const make = Effect.fnUntraced(function*(
       active,
       waiting: machine.waiting,
       connecting: connector.connecting(),
-      max,
-      min,
+      max: state.max,
+      min: state.min,
       oldestLease
     }
   }
 
-  const evictAll = Effect.sync(() => {
-    generation++
-    for (const session of Array.from(members)) evictUnsafe(session, "invalid")
-  })
+  const saturated = (by: "Length" | "Lateness", waited: number) =>
+    new Errors.PoolSaturated({
+      by,
+      waited,
+      waiting: machine.waiting,
+      maxWaiting: settings.maxWaiting === Infinity ? null : settings.maxWaiting,
+      stats: statsUnsafe()
+    })
+
+  const exclude = (session: Session.Session): Effect.Effect<void, never, Scope.Scope> =>
+    Effect.acquireRelease(
+      Effect.sync(() => PoolMachine.exclude(machine, session)),
+      () =>
+        Effect.sync(() => {
+          PoolMachine.include(machine, session)
+          supply.pump()
+        })
+    )
 
   const resize = (size: { readonly max?: number | undefined; readonly min?: number | undefined }) =>
-    Effect.mapError(PoolSettings.resize({ max, min }, size), (bad) => new Errors.InvalidOption(bad)).pipe(
+    Effect.mapError(PoolSettings.resize(state, size), (bad) => new Errors.InvalidOption(bad)).pipe(
       Effect.map((next) => {
-        max = next.max
-        min = next.min
-        while (members.size > max && machine.bottom !== undefined && machine.bottom.borrowers === 0) {
-          retire(machine.bottom, "resize")
-        }
-        pump()
+        Object.assign(state, next)
+        retirement.retireSurplus()
+        supply.pump()
       })
     )
 
@@ -757,25 +530,14 @@ export const make = Effect.fnUntraced(function*(
 
   const resume = Effect.sync(() => {
     machine.isSuspended = false
-    pump()
+    supply.pump()
   })
 
   const warm = (count: number): Effect.Effect<void, AcquireError> =>
     Effect.suspend(() => {
-      if (phase !== "Open") return Effect.fail(new Errors.PoolClosed())
+      if (state.phase !== "Open") return Effect.fail(new Errors.PoolClosed())
       const startedAt = now()
-      return Effect.callback<void, AcquireError>((settle) => {
-        const wish: Wish = {
-          count,
-          settle: (outcome) => {
-            wishes.delete(wish)
-            settle(outcome)
-          }
-        }
-        wishes.add(wish)
-        pump()
-        return Effect.sync(() => wishes.delete(wish))
-      }).pipe(Effect.timeoutOrElse({
+      return supply.warm(count).pipe(Effect.timeoutOrElse({
         duration: settings.acquireTimeout,
         orElse: () => Effect.fail(timedOut(startedAt, undefined))
       }))
@@ -801,19 +563,15 @@ export const make = Effect.fnUntraced(function*(
     }
   })
 
-  const retireUnused = (): void => {
-    for (const session of Array.from(members)) if (session.borrowers === 0) retire(session, "shutdown")
-  }
-
-  const isQuiet = changed.until(() => machine.borrowed === 0 && machine.waiting === 0)
+  const isQuiet = state.changed.until(() => machine.borrowed === 0 && machine.waiting === 0)
 
   /** New borrowers are turned away, those who wait are served, and what is idle goes. */
   const drain = (deadline: Duration.Input): Effect.Effect<number> =>
     Effect.suspend(() => {
-      if (phase === "Open") phase = "Draining"
+      if (state.phase === "Open") state.phase = "Draining"
       machine.isSuspended = false
-      if (machine.waiting === 0) retireUnused()
-      pump()
+      if (machine.waiting === 0) retirement.retireUnused("shutdown")
+      supply.pump()
       return Effect.timeoutOption(isQuiet, deadline).pipe(
         Effect.flatMap(() => {
           const cut = machine.borrowed + machine.waiting
@@ -824,10 +582,10 @@ export const make = Effect.fnUntraced(function*(
 
   const end = (grace: number): Effect.Effect<void> =>
     Effect.gen(function*() {
-      phase = "Closed"
-      refuseAll(new Errors.PoolClosed())
-      retireUnused()
-      if (retry !== undefined) yield* Fiber.interrupt(retry)
+      state.phase = "Closed"
+      supply.refuseAll(new Errors.PoolClosed())
+      supply.close()
+      retirement.retireUnused("shutdown")
       yield* connector.abort
       const { allFree, taken } = connector
       yield* Effect.timeoutOption(allFree, grace)
@@ -841,7 +599,7 @@ export const make = Effect.fnUntraced(function*(
   const unregister = metrics.registerPool(statsUnsafe)
   yield* Effect.addFinalizer(() => Effect.sync(unregister))
   if (settings.reapEvery !== undefined) {
-    yield* Effect.sync(() => retireIdle(now())).pipe(
+    yield* Effect.sync(() => retirement.retireIdle(now())).pipe(
       Effect.schedule(Schedule.spaced(settings.reapEvery)),
       Effect.forkScoped
     )
@@ -865,14 +623,14 @@ export const make = Effect.fnUntraced(function*(
       }
       return latest
     },
-    evictAll,
-    evictUnsafe,
+    evictAll: Effect.sync(retirement.evictAll),
+    evictUnsafe: retirement.evict,
     resize,
     suspend,
     resume,
     warm,
     drain,
-    isClosing: () => phase !== "Open"
+    isClosing: () => state.phase !== "Open"
   })
 })
 
@@ -882,12 +640,6 @@ type Restore = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, 
 interface Attempt {
   readonly waiter: Waiter
   isProving: boolean
-}
-
-/** Somebody who waits until there are so many sessions. */
-interface Wish {
-  readonly count: number
-  readonly settle: (outcome: Effect.Effect<void, AcquireError>) => void
 }
 
 /**

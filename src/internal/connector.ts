@@ -5,7 +5,9 @@ import * as Fiber from "effect/Fiber"
 import * as Scope from "effect/Scope"
 import { ConnectionError, SqlError } from "effect/sql/SqlError"
 import * as Bell from "./bell.ts"
+import * as Berth from "./berth.ts"
 import * as ConnectGate from "./connectGate.ts"
+import * as Login from "./login.ts"
 import type { Settings } from "./poolSettings.ts"
 import * as Session from "./session.ts"
 import * as Socket from "./socket.ts"
@@ -20,6 +22,8 @@ export interface Owner<E> {
   readonly runFork: <A, E>(effect: Effect.Effect<A, E>) => Fiber.Fiber<A, E>
   readonly generation: () => number
   readonly hookFailed: (hook: string, cause: unknown) => E
+  /** The error when no password can be had; `refusal` is what the server said of the one before. */
+  readonly credentialsFailed: (cause: unknown, refusal: SqlError | undefined) => E
   /** A session is open, and its hooks have run. */
   readonly onReady: (session: Session.Session) => void
   readonly onFailed: (error: E | SqlError) => void
@@ -33,13 +37,13 @@ export interface Owner<E> {
 
 export interface Connector<E> {
   /** Whether to connect now, wait for a connect under way, or take the cause of one that has just failed for an answer. */
-  readonly decide: () => ConnectGate.Decision<E | SqlError>
+  readonly decide: () => ConnectGate.Decision<E>
   /** Sets out to open a session. It takes a place from now until the server has let go of it. */
   readonly connect: () => void
   readonly connecting: () => number
   /** Milliseconds until the next connect is tried after failed ones, 0 when it may be tried now. */
   readonly pause: () => number
-  readonly lastFailure: () => E | SqlError | undefined
+  readonly lastFailure: () => E | undefined
   /** Places that are taken: connects, sessions, and those that are saying goodbye. */
   readonly taken: () => number
   /** Succeeds once no place is taken. */
@@ -59,12 +63,12 @@ const timedOut = (millis: number): SqlError =>
     })
   })
 
-export const make = <E>(owner: Owner<E>): Connector<E> => {
+export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
   const { now, settings } = owner
   const gate = ConnectGate.make<E | SqlError>()
   const placeFreed = Bell.make()
   const underWay = new Map<Fiber.Fiber<Session.Session, E | SqlError>, Effect.Effect<void>>()
-  const wires = new Set<Socket.Wire>()
+  const berths = new Set<Berth.Berth>()
   let taken = 0
   let lastId = 0
   let lastFailure: E | SqlError | undefined
@@ -81,20 +85,29 @@ export const make = <E>(owner: Owner<E>): Connector<E> => {
       })
     )
 
-  const open = (wire: Socket.Wire, scope: Scope.Closeable, onOpen: (session: Session.Session) => void) =>
+  const logIn = (berth: Berth.Berth, scope: Scope.Closeable) =>
+    Login.login<Session.Session, E, Scope.Scope>({
+      password: settings.password,
+      failed: owner.credentialsFailed,
+      changeSocket: berth.change,
+      attempt: (password) =>
+        Effect.suspend(() =>
+          Session.open({
+            id: ++lastId,
+            scope,
+            wire: berth.wire(),
+            generation: owner.generation(),
+            config: { ...settings.connection, password },
+            now,
+            lifetime: settings.maxLifetime * (1 - owner.draw() * settings.maxLifetimeJitter),
+            silence: settings.silence
+          })
+        )
+    })
+
+  const open = (berth: Berth.Berth, scope: Scope.Closeable, onOpen: (session: Session.Session) => void) =>
     runHook("beforeConnect", settings.beforeConnect).pipe(
-      Effect.andThen(Effect.suspend(() =>
-        Session.open({
-          id: ++lastId,
-          scope,
-          wire,
-          generation: owner.generation(),
-          config: settings.connection,
-          now,
-          lifetime: settings.maxLifetime * (1 - owner.draw() * settings.maxLifetimeJitter),
-          silence: settings.silence
-        })
-      )),
+      Effect.andThen(logIn(berth, scope)),
       Effect.tap((session) => Effect.sync(() => onOpen(session))),
       Effect.tap((session) => runHook("afterConnect", settings.afterConnect?.(session.connection))),
       Effect.tap((session) =>
@@ -110,39 +123,42 @@ export const make = <E>(owner: Owner<E>): Connector<E> => {
     owner.onPlace()
   }
 
-  /** One session on one socket. The place is free again when the socket has closed, whatever becomes of the session. */
+  /** One session, on the socket that could log in. The place is free again when the socket has closed, whatever becomes of the session. */
   const attempt = () => {
     const scope = Scope.makeUnsafe()
     let session: Session.Session | undefined
-    let isOpen = true
     const mourn = () => {
       const dead = session
       session = undefined
       if (dead !== undefined) owner.onGone(dead)
     }
-    const wire = Socket.make({
-      target: settings.target,
-      runFork: owner.runFork,
-      farewell: settings.farewell,
-      cancelsAreOurs: settings.cancelsAreOurs,
-      cancelsAreKnown: !settings.behindPooler,
-      onDeath: mourn,
-      onClose: () => {
-        if (!isOpen) return
-        isOpen = false
-        wires.delete(wire)
+    const berth = Berth.make({
+      open: (onClose) =>
+        Socket.make({
+          target: settings.target,
+          runFork: owner.runFork,
+          farewell: settings.farewell,
+          cancelsAreOurs: settings.cancelsAreOurs,
+          cancelsAreKnown: !settings.behindPooler,
+          onDeath: mourn,
+          onClose
+        }),
+      onFree: () => {
+        berths.delete(berth)
         mourn()
         freePlace()
       }
     })
-    wires.add(wire)
+    berths.add(berth)
     const giveUp = Effect.suspend(() => {
-      wire.destroy({ by: "pool", message: "the session was not taken up" })
+      berth.leave()
+      berth.wire().destroy({ by: "pool", message: "the session was not taken up" })
       return Scope.close(scope, Exit.void)
     })
-    const opening = open(wire, scope, (opened) => {
+    const opening = open(berth, scope, (opened) => {
       session = opened
       owner.onOpen(opened)
+      berth.leave()
     })
     // The socket goes before the work is interrupted: whatever waits for it then ends at once.
     const timeUp = Effect.sleep(settings.connectTimeout).pipe(
@@ -197,7 +213,7 @@ export const make = <E>(owner: Owner<E>): Connector<E> => {
       )
     ),
     abandon: Effect.sync(() => {
-      for (const wire of wires) wire.abandon()
+      for (const berth of berths) berth.wire().abandon()
     })
   }
 }

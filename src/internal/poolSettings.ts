@@ -2,12 +2,13 @@ import type * as PgConnection from "@effect/sql-pg/PgConnection"
 import type * as PgTypes from "@effect/sql-pg/PgTypes"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
-import type * as Redacted from "effect/Redacted"
+import * as Redacted from "effect/Redacted"
 import * as Os from "node:os"
 import type { Duplex } from "node:stream"
 import type { ConnectionOptions } from "node:tls"
 import * as Address from "./address.ts"
 import type * as Dial from "./dial.ts"
+import type * as Login from "./login.ts"
 import { millis } from "./millis.ts"
 import * as Sizing from "./sizing.ts"
 
@@ -40,8 +41,12 @@ export interface PoolOptions {
   readonly database?: string | undefined
   /** Default: the operating system's user. */
   readonly username?: string | undefined
-  /** A static password, or an effect that is run for each connect (IAM tokens). */
-  readonly password?: Redacted.Redacted | Effect.Effect<Redacted.Redacted> | undefined
+  /**
+   * A static password, or an effect that is run for each connect (IAM tokens), within `connectTimeout`. When it fails, the
+   * connect fails with `CredentialsFailed`; when the server refuses what it yields, it is run once more and the connect
+   * repeated at once. `Credentials.cached` keeps what it yields until it expires.
+   */
+  readonly password?: Login.Password | undefined
   /** TLS. Default: what the URL's `sslmode` says, else none. */
   readonly ssl?: boolean | ConnectionOptions | undefined
   /** Opens the raw socket instead of `node:net`: for Unix peers, tunnels and tests. */
@@ -164,6 +169,7 @@ export interface PoolOptions {
 export interface Settings {
   readonly target: Dial.Target
   readonly connection: PgConnection.Config
+  readonly password: Login.Password | undefined
   readonly connectTimeout: number
   readonly max: number
   readonly min: number
@@ -273,6 +279,10 @@ const firstBroken = (options: PoolOptions): BadOption | undefined => {
       return { option, value: String(value), allowed: `one of ${allowed.join(", ")}` }
     }
   }
+  const { password } = options
+  if (password !== undefined && !Redacted.isRedacted(password) && !Effect.isEffect(password)) {
+    return { option: "password", value: "<redacted>", allowed: "a Redacted, or an Effect that yields one" }
+  }
   return minAbove(options.max, options.min)
 }
 
@@ -335,7 +345,6 @@ export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption>
       ssl: false,
       database: options.database,
       username: address.username,
-      password: options.password,
       // The connector's own clock covers dialling and hooks as well.
       connectTimeout: "Infinity",
       applicationName: options.applicationName ?? "effect-pg-pool",
@@ -360,6 +369,7 @@ export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption>
         stream: options.stream
       },
       connection,
+      password: options.password,
       connectTimeout: time(options.connectTimeout, address.connectTimeout ?? 5000),
       max,
       min: Math.min(options.min ?? size.min, max),
