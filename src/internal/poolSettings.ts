@@ -190,6 +190,8 @@ export interface Settings {
   readonly farewell: number
   /** Whether a CancelRequest for a session cannot hit anybody's statement but its borrower's. */
   readonly cancelsAreOurs: boolean
+  /** Whether other clients' statements run where a CancelRequest for a session goes. */
+  readonly behindPooler: boolean
   readonly statementTimeout: number
   readonly queryTimeout: number
   readonly silence: number
@@ -388,6 +390,7 @@ export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption>
       farewell,
       // A shared session has many borrowers, and a transaction pooler's has those of other clients besides.
       cancelsAreOurs: !multiplex && !behindPooler,
+      behindPooler,
       statementTimeout,
       queryTimeout,
       silence: queryTimeout + grace,
