@@ -79,6 +79,8 @@ describe("the answer to a reset", () => {
   })
 })
 
+const cancelRequestCode = 80_877_102
+
 interface Script {
   /** What becomes of the n-th reset of a session, from 0 on. */
   readonly reset: (session: number, index: number) => Buffer
@@ -107,7 +109,7 @@ const makeServer = (script: Script) => {
   }
   const connect = (): Duplex => {
     const [client, server] = duplexPair()
-    const session = sessions++
+    let session = -1
     let input = Buffer.alloc(0)
     let hasStarted = false
     let resets = 0
@@ -130,6 +132,7 @@ const makeServer = (script: Script) => {
       } else if (type === "X") server.end()
     }
     server.on("error", () => {})
+    server.on("end", () => server.end())
     server.on("data", (chunk: Buffer) => {
       input = Buffer.concat([input, chunk])
       for (;;) {
@@ -142,6 +145,8 @@ const makeServer = (script: Script) => {
         if (hasStarted) take(String.fromCharCode(whole[0]!), whole.subarray(5))
         else {
           hasStarted = true
+          if (whole.readUInt32BE(4) === cancelRequestCode) return void server.end()
+          session = sessions++
           say(message("R", "\0\0\0\0"), message("K", "\0\0\0\0\0\0\0\0"), ready("I"))
         }
       }

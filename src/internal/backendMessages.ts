@@ -14,10 +14,13 @@ export interface Scanner {
   readonly lastError: () => PgProtocol.ErrorFields | undefined
   /** The last ErrorResponse as it came. */
   readonly errorBytes: () => Uint8Array
+  /** What a CancelRequest for this session has to name, once the server has told it. */
+  readonly cancelKey: () => { readonly pid: number; readonly secret: number } | undefined
   /** The last ErrorResponse that ended the session, if one has. */
   readonly fatal: () => { readonly sqlState: string | undefined; readonly message: string } | undefined
 }
 
+const backendKeyData = 0x4b
 const errorResponse = 0x45
 const readyForQuery = 0x5a
 const idle = 0x49
@@ -64,12 +67,14 @@ export const makeScanner = (): Scanner => {
   let isReady = false
   let error: Array<Uint8Array> = []
   let readError: PgProtocol.ErrorFields | undefined
+  let key = Buffer.alloc(0)
 
   const onBody = (chunk: Uint8Array, start: number, end: number): void => {
     if (type === readyForQuery) {
       status = chunk[start]!
       isReady = true
     } else if (type === errorResponse) error.push(chunk.subarray(start, end))
+    else key = Buffer.concat([key, chunk.subarray(start, end)])
   }
 
   const onHeader = (bytes: Uint8Array, offset: number): void => {
@@ -97,7 +102,7 @@ export const makeScanner = (): Scanner => {
       while (offset < length) {
         if (bodyLeft > 0) {
           const end = Math.min(offset + bodyLeft, length)
-          if (type === readyForQuery || type === errorResponse) onBody(chunk, offset, end)
+          if (type === readyForQuery || type === errorResponse || type === backendKeyData) onBody(chunk, offset, end)
           bodyLeft -= end - offset
           offset = end
         } else if (headerFill === 0 && length - offset >= headerLength) {
@@ -120,6 +125,7 @@ export const makeScanner = (): Scanner => {
     isIdle: () => isReady && status === idle && bodyLeft === 0 && headerFill === 0,
     lastError,
     errorBytes: () => Buffer.concat(error),
+    cancelKey: () => key.length === 8 ? { pid: key.readInt32BE(0), secret: key.readInt32BE(4) } : undefined,
     fatal: () => {
       const last = lastError()
       // `severity` speaks the language of the server's `lc_messages`.

@@ -209,6 +209,8 @@ export interface Settings {
   readonly resetFrame: Uint8Array | undefined
   /** Whether a CancelRequest for a session cannot hit anybody's statement but its borrower's. */
   readonly cancelsAreOurs: boolean
+  /** Whether other clients' statements run where a CancelRequest for a session goes. */
+  readonly behindPooler: boolean
   readonly statementTimeout: number
   readonly queryTimeout: number
   readonly silence: number
@@ -429,6 +431,7 @@ export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption>
       resetFrame: options.reset === undefined || options.reset === "none" ? undefined : Reset.frameOf(options.reset),
       // A shared session has many borrowers, and a transaction pooler's has those of other clients besides.
       cancelsAreOurs: !multiplex && !behindPooler,
+      behindPooler,
       statementTimeout,
       queryTimeout,
       silence: queryTimeout + grace,

@@ -30,6 +30,8 @@ export interface Session extends PoolMachine.Member<Session> {
   busy: number
   /** Pins, streams and listeners of the driver's that are open: it lets nobody else at the session until they end. */
   pins: number
+  /** COMMITs among them. */
+  committing: number
   /** Set when the session must not be lent again. */
   condemned: CloseReason | undefined
 }
@@ -89,9 +91,10 @@ export const open = (options: OpenOptions): Effect.Effect<Session, SqlError, Sco
         isAnswering: true,
         busy: 0,
         pins: 0,
+        committing: 0,
         condemned: undefined
       }
-      wire.watchSilence(silence, () => session.busy > 0)
+      wire.watchSilence(silence, () => session.busy > 0, () => session.committing > 0)
       return session
     })
   )
