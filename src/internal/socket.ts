@@ -42,10 +42,10 @@ export interface Wire {
   /** Call when rows are asked for: the server has all the time again from now on. */
   readonly expectAnswer: () => void
   /**
-   * Sends a statement along with the driver's next one, which has to open a transaction, and hands back what became of
-   * it: `undefined` when the session ended. Whoever stops waiting for it while it is under way loses the session.
+   * Sends statements along with the driver's next one, which has to open a transaction, and hands back what became of
+   * them: `undefined` when the session ended. Whoever stops waiting for it while it is under way loses the session.
    */
-  readonly ride: (sql: string) => Effect.Effect<Rider.Answer | undefined>
+  readonly ride: (statements: ReadonlyArray<string>) => Effect.Effect<Rider.Answer | undefined>
   /** Call when the driver has said goodbye: the server has the farewell to answer before the socket is destroyed. */
   readonly expectClose: () => void
   readonly destroy: (reason: Obituary) => void
@@ -233,9 +233,9 @@ export const make = (options: {
     const leave = (): void => {
       if (rider === next) rider = undefined
       duplex.emit = emit
-      duplex.off("close", arrive)
+      duplex.off("close", endUnanswered)
     }
-    const arrive = (): void => {
+    const endUnanswered = (): void => {
       leave()
       onDone()
     }
@@ -243,14 +243,16 @@ export const make = (options: {
     duplex.emit = function(this: Duplex, event: string | symbol, ...args: Array<unknown>) {
       if (event !== "data") return (emit as (...args: Array<unknown>) => boolean).call(duplex, event, ...args)
       const { after, before, own } = next.take(args[0] as Uint8Array)
+      // At once: the driver's part may end a statement, and then the next one comes with a rider of its own.
+      if (next.isDone()) leave()
       // In the order in which they came: a message of the driver's may have begun in the last chunk.
       if (before.length > 0) emit.call(duplex, "data", before)
       if (own.length > 0) messages.scan(own)
-      if (next.isDone()) arrive()
+      if (next.isDone()) onDone()
       if (after.length > 0) emit.call(duplex, "data", after)
       return true
     }
-    duplex.once("close", arrive)
+    duplex.once("close", endUnanswered)
     return () => {
       if (next.isDone()) return
       const hasSetOut = rider !== next
@@ -317,10 +319,10 @@ export const make = (options: {
     },
     suspect: () => suspect(),
     expectAnswer: () => expectAnswer(),
-    ride: (sql) =>
+    ride: (statements) =>
       Effect.callback((resume) => {
         if (socket === undefined || isGone) return resume(Effect.undefined)
-        const next = Rider.make(sql)
+        const next = Rider.make(statements)
         const tell = () => resume(Effect.sync(() => ({ row: next.answer(), refusedBy: next.refusedBy() })))
         return Effect.sync(board(socket, next, tell))
       }),
