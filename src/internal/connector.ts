@@ -101,6 +101,7 @@ export const make = <E>(owner: Owner<E>): Connector<E> => {
         runFork: owner.runFork,
         farewell: settings.farewell,
         cancelsAreOurs: settings.cancelsAreOurs,
+        cancelsGetLost: settings.cancelsGetLost,
         onClose: () => {
           if (!isOpen) return
           isOpen = false

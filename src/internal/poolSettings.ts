@@ -155,6 +155,8 @@ export interface Settings {
   readonly farewell: number
   /** Whether a CancelRequest for a session cannot hit anybody's statement but its borrower's. */
   readonly cancelsAreOurs: boolean
+  /** Whether a CancelRequest for a statement that is not running yet is lost, as it is in a pooler's queue. */
+  readonly cancelsGetLost: boolean
   readonly statementTimeout: number
   readonly queryTimeout: number
   readonly silence: number
@@ -328,6 +330,7 @@ export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption>
       farewell,
       // A shared session has many borrowers, and a transaction pooler's has those of other clients besides.
       cancelsAreOurs: !multiplex && !behindPooler,
+      cancelsGetLost: behindPooler,
       statementTimeout,
       queryTimeout,
       silence: queryTimeout + grace,

@@ -93,6 +93,8 @@ export const make = (options: {
   readonly farewell: number
   /** Whether a CancelRequest for this session cannot hit anybody's statement but its borrower's. */
   readonly cancelsAreOurs: boolean
+  /** Whether a CancelRequest for a statement that is not running yet is lost. */
+  readonly cancelsGetLost: boolean
   readonly onClose: () => void
 }): Wire => {
   let socket: Duplex | undefined
@@ -279,7 +281,8 @@ export const make = (options: {
       }
       if (!cancels.isAnswerDue()) errorBefore = messages.lastError()
       cancels.sent()
-      const cancel = Dial.later(cancelTarget(socket), options.farewell, options.runFork, cancels.ended)
+      const inVain = () => options.cancelsGetLost && !isGone && cancels.isAnswerDue()
+      const cancel = Dial.later(cancelTarget(socket), options.farewell, options.runFork, cancels.ended, inVain)
       cancelSockets.add(cancel)
       cancel.once("close", () => cancelSockets.delete(cancel))
       return cancel
