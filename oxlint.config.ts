@@ -6,6 +6,7 @@ const below = {
   Metrics: [],
   Pool: ["Metrics", "Errors"],
   Breaker: ["Metrics", "Errors"],
+  Credentials: ["Metrics", "Errors"],
   Schedule: ["Metrics", "Errors"],
   Executor: ["Pool", "Breaker", "Schedule", "Metrics", "Errors"],
   Health: ["Executor", "Pool", "Breaker", "Schedule", "Metrics", "Errors"],

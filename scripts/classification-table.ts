@@ -194,7 +194,7 @@ ${
 Sources: \`man 2 connect\`, \`man 7 ip\`; [libuv](https://docs.libuv.org/en/v1.x/errors.html);
 Node on [DNS](https://nodejs.org/api/dns.html#error-codes), [certificates](https://nodejs.org/api/tls.html#x509-certificate-error-codes)
 and [its own errors](https://nodejs.org/api/errors.html). The last groups have the errors of this library, which are final
-for whoever meets them here: the pool and the breaker have their own ways. A code beginning with \`ERR_SSL_\` that is not
+for whoever meets them here, except for a password that could not be had: the pool and the breaker have their own ways. A code beginning with \`ERR_SSL_\` that is not
 here is judged as a certificate that is not trusted; any other is final, except that a failure to connect is \`Unreachable\`
 whatever its code.
 

@@ -21,7 +21,7 @@ import * as Schema from "effect/Schema"
 import { AuthenticationError, ConnectionError, SqlError, UnknownError } from "effect/sql/SqlError"
 import { abstain, type Classify as ClassifyFunction } from "./internal/classifier.ts"
 import * as Tables from "./internal/classify.ts"
-import { describe, digFailure, PoolErrorTypeId as TypeId, shown } from "./internal/failure.ts"
+import { describe, digFailure, nameOf, PoolErrorTypeId as TypeId, shown } from "./internal/failure.ts"
 import * as History from "./internal/history.ts"
 import { isBadLogin, withAdvice } from "./internal/poolerAdvice.ts"
 import * as V from "./internal/verdict.ts"
@@ -38,7 +38,7 @@ import * as V from "./internal/verdict.ts"
  * - `StaleConnection`: a session that had served before turned out dead before anything was written to it.
  * - `Contention`: a race with another transaction was lost.
  * - `Rejected`: the server answered and said no.
- * - `Denied`: wrong credentials, no such database, or a peer that is not trusted.
+ * - `Denied`: wrong credentials or none, no such database, or a peer that is not trusted.
  * - `ReadOnly`: a write met a server that only reads.
  * - `Cancelled`: the work was stopped on purpose.
  * - `Local`: this process refused, before the server was asked.
@@ -275,6 +275,8 @@ export interface PoolStats {
   readonly connecting: number
   readonly max: number
   readonly min: number
+  /** Milliseconds for which the session that was lent first has been held; 0 when none is lent. */
+  readonly oldestLease: number
 }
 
 /**
@@ -290,7 +292,8 @@ export const PoolStats = Schema.Struct({
   waiting: Schema.Finite,
   connecting: Schema.Finite,
   max: Schema.Finite,
-  min: Schema.Finite
+  min: Schema.Finite,
+  oldestLease: Schema.Finite
 })
 
 const inUse = (stats: PoolStats): string =>
@@ -343,7 +346,11 @@ export class AcquireTimeout extends Schema.TaggedError<AcquireTimeout>("effect-p
 }
 
 /**
- * The queue of waiting callers is full. Nothing of the work ran, so the same call may be repeated, later.
+ * The queue of waiting callers is too long. Nothing of the work ran, so the same call may be repeated, later.
+ *
+ * - `by`: `Length` when `maxWaiting` callers wait already, `Lateness` when callers have waited for too long (`shedding`).
+ * - `waited`: milliseconds that this one has waited.
+ * - `maxWaiting`: `null` for no bound.
  *
  * @category errors
  * @since 0.1.0
@@ -351,8 +358,10 @@ export class AcquireTimeout extends Schema.TaggedError<AcquireTimeout>("effect-p
 export class PoolSaturated extends Schema.TaggedError<PoolSaturated>("effect-pg-pool/Errors/PoolSaturated")(
   "PoolSaturated",
   {
+    by: Schema.Literals(["Length", "Lateness"]),
     waiting: Schema.Finite,
-    maxWaiting: Schema.Finite,
+    waited: Schema.Finite,
+    maxWaiting: Schema.NullOr(Schema.Finite),
     stats: PoolStats
   }
 ) {
@@ -360,9 +369,13 @@ export class PoolSaturated extends Schema.TaggedError<PoolSaturated>("effect-pg-
   readonly [TypeId] = TypeId
   /** @since 0.1.0 */
   override get message(): string {
-    return `The queue for a connection is full: ${this.waiting} callers wait and maxWaiting is ${this.maxWaiting}; ${
-      inUse(this.stats)
-    }. Admit less work at once, or raise max or maxWaiting.`
+    return this.by === "Length"
+      ? `The queue for a connection is full: ${this.waiting} callers wait and maxWaiting is ${this.maxWaiting}; ${
+        inUse(this.stats)
+      }. Admit less work at once, or raise max or maxWaiting.`
+      : `The queue for a connection is too slow: this caller was turned away after ${seconds(this.waited)}; ${
+        inUse(this.stats)
+      }. Admit less work at once, shorten the work that holds sessions, or raise max or shedding.target.`
   }
   /** Nothing ran and the same call may succeed later. @since 0.1.0 */
   get isRetryable(): boolean {
@@ -717,6 +730,41 @@ export class HookFailed extends Schema.TaggedError<HookFailed>("effect-pg-pool/E
 }
 
 /**
+ * The effect that yields the `password` failed, died, or yielded none, so nobody was asked to connect. Whoever issues
+ * passwords may be busy or down for a moment, so the same call may be repeated, later; it says nothing about the
+ * database, so a circuit breaker does not count it.
+ *
+ * - `cause`: what the effect failed with.
+ * - `refusal`: what the server had said to the password before, where that was the reason to ask for another one.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class CredentialsFailed extends Schema.TaggedError<CredentialsFailed>("effect-pg-pool/Errors/CredentialsFailed")(
+  "CredentialsFailed",
+  {
+    cause: Schema.Defect(),
+    refusal: Schema.NullOr(Failure)
+  }
+) {
+  /** @since 0.1.0 */
+  readonly [TypeId] = TypeId
+  /** @since 0.1.0 */
+  override get message(): string {
+    const name = nameOf(this.cause)
+    return `The password could not be had: the effect that yields it failed${
+      name === undefined ? "" : ` with ${name}`
+    }.${
+      because("The server had refused the one before with", this.refusal)
+    } See the cause, and check whoever issues it and the right to ask there.`
+  }
+  /** Nothing ran and the same call may succeed later. @since 0.1.0 */
+  get isRetryable(): boolean {
+    return true
+  }
+}
+
+/**
  * An option has an impossible value. `option` names it, `value` is what was given (never that of a secret), `allowed`
  * says what would do.
  *
@@ -761,6 +809,7 @@ export type PoolError =
   | DeadlineExceeded
   | RetriesExhausted
   | HookFailed
+  | CredentialsFailed
   | InvalidOption
 
 /**
@@ -781,6 +830,7 @@ export const PoolError = Schema.Union([
   DeadlineExceeded,
   RetriesExhausted,
   HookFailed,
+  CredentialsFailed,
   InvalidOption
 ])
 

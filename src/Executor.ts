@@ -250,10 +250,11 @@ export const make = Effect.fnUntraced(function*(
   }
 
   /** Statements are judged where they fail, so a checkout's `SqlError` without a judgement is a connect that failed. */
+  const isFailedConnect = (error: unknown): error is SqlError | Errors.CredentialsFailed =>
+    error instanceof Errors.CredentialsFailed || (isSqlError(error) && Errors.fromSqlError(error) === undefined)
+
   const judgeCheckout = (error: unknown): Evidence.Judgement | undefined =>
-    find(error) ?? (isSqlError(error) && Errors.fromSqlError(error) === undefined
-      ? evidence.judgeConnect(error)
-      : undefined)
+    find(error) ?? (isFailedConnect(error) ? evidence.judgeConnect(error) : undefined)
 
   /** The error as its caller shall see it: what the driver says of a refused connect is not always the truth. */
   const told = (error: SqlError): SqlError => {

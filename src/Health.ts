@@ -164,7 +164,8 @@ export const make = (sources: Sources): Effect.Effect<Effect.Effect<Report>> =>
             waiting: stats.waiting,
             connecting: stats.connecting,
             max: stats.max,
-            min: stats.min
+            min: stats.min,
+            oldestLease: stats.oldestLease
           },
           breaker: breaker._tag,
           ...details,

@@ -18,6 +18,7 @@ import * as Executor from "./Executor.ts"
 import * as Client from "./internal/client.ts"
 import * as Environment from "./internal/environment.ts"
 import * as ListenerPool from "./internal/listenerPool.ts"
+import { infallible } from "./internal/login.ts"
 import * as Metrics from "./Metrics.ts"
 import * as Pool from "./Pool.ts"
 import type * as Schedule from "./Schedule.ts"
@@ -212,7 +213,7 @@ const client = (options: Options) =>
         resolve: executor.resolve
       },
       {
-        config: options,
+        config: { ...options, password: infallible(options.password) },
         listenOn: yield* listeners(options),
         transactionSettings: pool.settings.transactionSettings,
         spanAttributes: [

@@ -217,17 +217,19 @@ const makeStore = (): Store => ({
   retries: instruments.counters(kinds),
   acquireTimeouts: 0,
   connectionsOpened: 0,
-  connectionsClosed: instruments.counters(["idle", "lifetime", "uses", "invalid", "error", "shutdown"]),
+  connectionsClosed: instruments.counters(["idle", "lifetime", "uses", "resize", "invalid", "error", "shutdown"]),
   breakerTransitions: instruments.counters(["Closed", "Open", "HalfOpen", "Isolated", "Disabled"]),
   breakerState: "Closed"
 })
 
 const readStats = (sources: Iterable<() => PoolStats>): PoolStats | undefined => {
-  const sum = { total: 0, idle: 0, active: 0, waiting: 0, connecting: 0, max: 0, min: 0 }
+  const sum = { total: 0, idle: 0, active: 0, waiting: 0, connecting: 0, max: 0, min: 0, oldestLease: 0 }
   try {
     for (const source of sources) {
       const stats = source()
-      for (const key of Object.keys(sum) as Array<keyof PoolStats>) sum[key] += stats[key]
+      for (const key of Object.keys(sum) as Array<keyof PoolStats>) {
+        sum[key] = key === "oldestLease" ? Math.max(sum[key], stats[key]) : sum[key] + stats[key]
+      }
     }
     return sum
   } catch {

@@ -10,11 +10,11 @@ import type * as PgConnection from "@effect/sql-pg/PgConnection"
 import * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
+import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
-import * as EffectPool from "effect/Pool"
 import * as Random from "effect/Random"
 import * as Schedule from "effect/Schedule"
 import * as Scope from "effect/Scope"
@@ -22,9 +22,16 @@ import type { SqlError } from "effect/sql/SqlError"
 import * as Os from "node:os"
 import * as Errors from "./Errors.ts"
 import * as Connector from "./internal/connector.ts"
+import * as Leaks from "./internal/leaks.ts"
+import * as Liveness from "./internal/liveness.ts"
+import * as PoolMachine from "./internal/poolMachine.ts"
 import * as PoolSettings from "./internal/poolSettings.ts"
+import * as PoolState from "./internal/poolState.ts"
+import * as Retirement from "./internal/retirement.ts"
+import * as Returns from "./internal/returns.ts"
 import type * as Session from "./internal/session.ts"
 import * as Sizing from "./internal/sizing.ts"
+import * as Supply from "./internal/supply.ts"
 import * as Metrics from "./Metrics.ts"
 
 /**
@@ -70,6 +77,7 @@ export type Stats = Errors.PoolStats
  * - `PoolSaturated`: `maxWaiting` borrowers wait already.
  * - `PoolClosed`: the pool's scope is closing or closed.
  * - `HookFailed`: a hook refused the connection.
+ * - `CredentialsFailed`: no password could be had.
  * - `SqlError`: the connect failed; the server's or the socket's own words.
  *
  * @category errors
@@ -80,6 +88,7 @@ export type AcquireError =
   | Errors.PoolSaturated
   | Errors.PoolClosed
   | Errors.HookFailed
+  | Errors.CredentialsFailed
   | SqlError
 
 /**
@@ -132,6 +141,28 @@ export class Pool extends Context.Service<Pool, {
   readonly lastProofUnsafe: () => number | undefined
   /** Closes idle sessions now and lent ones when they come back: after a failover, or a change of credentials. */
   readonly evictAll: Effect.Effect<void>
+  /**
+   * Changes the bounds. A larger pool serves those who wait at once; a smaller one closes idle sessions now and lent ones
+   * when they come back. Fails with `InvalidOption` for an impossible size. A `min` above a new `max` becomes that.
+   */
+  readonly resize: (
+    size: { readonly max?: number | undefined; readonly min?: number | undefined }
+  ) => Effect.Effect<void, Errors.InvalidOption>
+  /** Lends nothing more until {@link resume}: whoever asks waits in line. Work under way goes on. */
+  readonly suspend: Effect.Effect<void>
+  /** Ends {@link suspend}. */
+  readonly resume: Effect.Effect<void>
+  /**
+   * Opens sessions until there are `count`, `max` at most. They are closed like any others once they have been idle for
+   * long. Fails with what the connect failed with, or with `AcquireTimeout` after `acquireTimeout`.
+   */
+  readonly warm: (count: number) => Effect.Effect<void, AcquireError>
+  /**
+   * Takes the pool out of service before its scope closes: new borrowers get `PoolClosed` at once, those who wait already
+   * are served, and what is idle is closed. At the deadline the rest is cut off as at the end of the scope. Succeeds with
+   * the number of borrowers that were cut off.
+   */
+  readonly drain: (deadline: Duration.Input) => Effect.Effect<number>
   /** Takes one session out of circulation: now when it is idle, when it comes back otherwise. */
   readonly evictUnsafe: (session: PoolSession, reason: Metrics.CloseReason) => void
   /** True from the moment the pool's scope starts to close. */
@@ -166,9 +197,7 @@ export const sizeServerless = (): Sizing.Size => Sizing.serverless
 /** Milliseconds that cancelled work gets to end by itself when the pool closes. */
 const cancelGrace = 250
 
-type Item = EffectPool.PoolItem<Session.Session, AcquireError>
-
-type Standing = "Ready" | "Unproven" | Metrics.CloseReason
+type Waiter = PoolMachine.Waiter<Session.Session, AcquireError>
 
 /**
  * Makes a pool in the current scope. Nothing is opened until the first checkout, and a dead database does not make it
@@ -186,185 +215,67 @@ export const make = Effect.fnUntraced(function*(
   const metrics = yield* Metrics.Metrics
   const store = metrics.store
   const runFork = Effect.runForkWith(yield* Effect.context<never>())
+  const dispatcher = yield* Effect.withFiber((fiber) => Effect.succeed(fiber.currentDispatcher))
   const now = () => clock.currentTimeMillisUnsafe()
 
-  const sessions = new Map<Session.Session, Item>()
-  /** Dead sessions that are still lent: whoever comes next must not wait for the end of their leases. */
-  const fallen = new Set<Session.Session>()
-  let generation = 0
-  let closing = false
-
-  const connector = Connector.make<AcquireError>({
+  const state = PoolState.make<AcquireError>(settings, now, runFork)
+  const { machine } = state
+  const { members } = machine
+  const retirement = Retirement.make(state)
+  const supply = Supply.make(state, retirement, () => connector, (waited) => saturated("Lateness", waited))
+  const connector: Connector.Connector<AcquireError> = Connector.make<AcquireError>({
     settings,
     now,
     draw: () => random.nextDoubleUnsafe(),
     runFork,
-    generation: () => generation,
-    refusal: () => closing ? new Errors.PoolClosed() : undefined,
+    generation: () => state.generation,
     hookFailed: (hook, cause) => new Errors.HookFailed({ hook, cause }),
+    credentialsFailed: (cause, refusal) =>
+      new Errors.CredentialsFailed({ cause, refusal: refusal === undefined ? null : Errors.failureOf(refusal) }),
     onOpen: () => {
       store.connectionsOpened++
     },
+    onReady: supply.arrived,
+    onFailed: supply.failed,
     onGone: (session) => {
-      evictUnsafe(session, closing ? "shutdown" : "error")
-      sessions.delete(session)
-      store.connectionsClosed[session.condemned ?? "error"]++
-    }
+      session.condemned ??= state.phase === "Open" ? "error" : "shutdown"
+      store.connectionsClosed[session.condemned]++
+      PoolMachine.dismiss(machine, session)
+      runFork(Scope.close(session.scope, Exit.void))
+    },
+    onPlace: supply.pump
   })
-
-  // The sessions live in a scope of their own, so that closing the pool is bounded by its grace period and not by the
-  // slowest borrower.
-  const sessionScope = yield* Scope.make()
-  const pool = yield* Scope.provide(
-    EffectPool.makeWithStrategy<Session.Session, AcquireError, Scope.Scope>({
-      acquire: connector.acquire,
-      // The floor is kept by not retiring, never by opening ahead of need: see `min`.
-      min: 0,
-      max: settings.max,
-      concurrency: settings.concurrency,
-      strategy: {
-        run: () => Effect.void,
-        reclaim: () => Effect.undefined,
-        onAcquire: (item) =>
-          Effect.sync(() => {
-            if (item.exit._tag === "Failure") return
-            const session = item.exit.value
-            // A session that died on its way here never enters the books: its socket tells it apart.
-            if (!session.wire.isDead()) sessions.set(session, item)
-            const giveBack = item.release(Exit.void)
-            // Whoever gives a worn-out session back does not wait for its goodbye.
-            if (settings.beforeDisconnect !== undefined) {
-              item.finalizer = Effect.asVoid(Effect.forkDetach(item.finalizer, { startImmediately: true }))
-            }
-            item.release = () => takeBack(session, item, giveBack)
-          })
-      }
-    }),
-    sessionScope
-  )
-
-  // ---------------------------------------------------------------------------------------------------------------
-  // what a session is worth
-  // ---------------------------------------------------------------------------------------------------------------
-
-  /** Others may share a session with `multiplex`, so it is idle only without a borrower, whoever asks being one. */
-  const idleFor = (item: Item | undefined, borrowers: number, at: number): number =>
-    item === undefined || item.refCount > borrowers ? 0 : at - item.idleSince
-
-  const standing = (session: Session.Session, idleFor: number, at: number): Standing => {
-    if (session.condemned !== undefined) return session.condemned
-    if (session.wire.isDead()) return "error"
-    if (session.generation !== generation) return "invalid"
-    if (at >= session.expiresAt) return "lifetime"
-    if (idleFor > settings.idleTimeout && sessions.size > settings.min && session.uses > 0) return "idle"
-    if (settings.validateAlways || idleFor > settings.validateAfter) return "Unproven"
-    return "Ready"
+  const usage = (session: Session.Session): PoolSettings.SessionUsage => {
+    const at = now()
+    return { age: at - session.openedAt, idleFor: retirement.idleFor(session, 1, at), uses: session.uses }
   }
-
-  const evictUnsafe = (session: Session.Session, reason: Metrics.CloseReason): void => {
-    session.condemned ??= reason
-    const item = sessions.get(session)
-    // A lent session is replaced when it comes back. With borrowers waiting its replacement is opened at once, and
-    // then connects as soon as the old socket is gone.
-    if (item === undefined) return
-    if (item.refCount === 0 || pool.state.waiters.size > 0) {
-      runFork(EffectPool.invalidate(pool, session))
-    } else if (session.wire.isDead()) {
-      fallen.add(session)
-    }
-  }
-
-  /** The end of every lease, on every exit. A session that must go leaves before a waiting borrower can get it. */
-  const takeBack = (session: Session.Session, item: Item, giveBack: Effect.Effect<void>): Effect.Effect<void> => {
-    fallen.delete(session)
-    const contended = pool.state.waiters.size > 0
-    const threat = session.wire.cancelThreat()
-    if (threat === "Pending" && session.condemned === undefined && !session.wire.isDead()) {
-      return afterCancel(session, Effect.suspend(() => takeBack(session, item, giveBack)))
-    }
-    if (threat !== "None") {
-      // It would hit the next borrower's statement.
-      session.condemned ??= "invalid"
-    } else if (session.wire.isDead()) {
-      session.condemned ??= "error"
-    } else if (item.refCount === 1 && session.busy === 0 && !session.wire.isIdle()) {
-      // Somebody's BEGIN is open, or something unasked for came last: the next borrower must not find out.
-      session.condemned ??= "invalid"
-    } else if (contended && now() >= session.expiresAt) {
-      session.condemned ??= "lifetime"
-    }
-    if (session.condemned === undefined) return giveBack
-    const remove = EffectPool.invalidate(pool, session)
-    return contended ? Effect.andThen(remove, giveBack) : Effect.andThen(giveBack, remove)
-  }
-
-  /** Whoever gives the session back does not wait for the end of the CancelRequest, whoever wants it next does. */
-  const afterCancel = (session: Session.Session, then: Effect.Effect<void>): Effect.Effect<void> => {
-    const decided = Effect.timeoutOrElse(session.wire.cancelsDecided, {
-      duration: settings.farewell,
-      orElse: () =>
-        Effect.sync(() => {
-          session.condemned ??= "invalid"
-        })
-    })
-    return Effect.sync(() => runFork(Effect.andThen(decided, then)))
-  }
-
-  /**
-   * A round trip under its own deadline, on a session that nobody else can get meanwhile. A session that is not proved
-   * is worth nothing, so its socket goes before the question is interrupted: the driver would wait for the answer.
-   */
-  const prove = (session: Session.Session): Effect.Effect<boolean> => {
-    const giveUp = (message: string) => Effect.sync(() => session.wire.destroy({ by: "silence", message }))
-    const question = Effect.suspend(() => {
-      session.busy++
-      return session.connection.query("SELECT 1")
-    }).pipe(
-      Effect.onExit(() => Effect.sync(() => session.busy--)),
-      Effect.exit,
-      Effect.map(Exit.isSuccess)
-    )
-    return Effect.scoped(Effect.andThen(
-      EffectPool.reserve(pool, session),
-      Effect.flatMap(Effect.forkDetach(question, { startImmediately: true }), (fiber) =>
-        Effect.raceFirst(
-          Fiber.join(fiber),
-          Effect.sleep(settings.validationTimeout).pipe(
-            Effect.andThen(giveUp(`no answer within ${settings.validationTimeout} ms`)),
-            Effect.as(false)
-          )
-        ).pipe(Effect.onInterrupt(() => giveUp("nobody waited for the answer"))))
-    ))
-  }
-
-  const evictOlderThan = (session: Session.Session): void => {
-    for (const other of sessions.keys()) {
-      if (other.openedAt <= session.openedAt) evictUnsafe(other, "invalid")
-    }
-  }
-
-  const replaceFallen = (): void => {
-    for (const session of fallen) runFork(EffectPool.invalidate(pool, session))
-    fallen.clear()
-  }
-
-  const retireIdle = (at: number): void => {
-    for (const [session, item] of sessions) {
-      if (item.refCount > 0) continue
-      const verdict = standing(session, at - item.idleSince, at)
-      if (verdict === "Ready" || verdict === "Unproven") continue
-      sessions.delete(session)
-      session.condemned ??= verdict
-      runFork(EffectPool.invalidate(pool, session))
-    }
-  }
+  const { takeBack } = Returns.make(state, retirement, usage, supply.pump)
+  const leaks = settings.leakThreshold === undefined
+    ? undefined
+    : Leaks.make({ threshold: settings.leakThreshold, pool: metrics.pool, now, runFork })
 
   // ---------------------------------------------------------------------------------------------------------------
   // checkout
   // ---------------------------------------------------------------------------------------------------------------
 
-  const lend = (session: Session.Session): Session.Session => {
-    if (++session.uses >= settings.maxUses) evictUnsafe(session, "uses")
+  /** The whole way of a healthy borrower: the session that came back last, if nobody waits and nothing speaks against it. */
+  const takeReady = (isExclusive: boolean): Session.Session | undefined => {
+    const { bottom, head, isSuspended, top } = machine
+    if (
+      top === undefined || head !== undefined || isSuspended || state.phase !== "Open" ||
+      settings.beforeAcquire !== undefined || (isExclusive && top.borrowers > 0)
+    ) return undefined
+    const at = now()
+    if (retirement.standing(top, retirement.idleFor(top, 0, at), at) !== "Ready") return undefined
+    if (bottom !== top && at - bottom!.idleSince > settings.idleTimeout) retirement.retireIdle(at)
+    store.acquire.observe(0)
+    supply.servedAtOnce(at)
+    PoolMachine.lend(machine, top, at, isExclusive)
+    return countUse(top)
+  }
+
+  const countUse = (session: Session.Session): Session.Session => {
+    if (++session.uses >= settings.maxUses) retirement.evict(session, "uses")
     return session
   }
 
@@ -373,17 +284,19 @@ export const make = Effect.fnUntraced(function*(
     options?: CheckoutOptions
   ): Effect.Effect<A, E | AcquireError, R> =>
     Effect.suspend(() => {
-      const { availableHead: head, availableTail: tail, waiters } = pool.state
-      if (
-        options !== undefined || closing || waiters.size > 0 || head === undefined || head.exit._tag === "Failure"
-      ) {
-        return useAfterWait(f, options)
-      }
-      const at = now()
-      if (standing(head.exit.value, idleFor(head, 0, at), at) !== "Ready") return useAfterWait(f, options)
-      if (tail !== undefined && tail !== head && at - tail.idleSince > settings.idleTimeout) retireIdle(at)
-      store.acquire.observe(0)
-      return EffectPool.use(pool, (session) => f(lend(session)))
+      let lent: Session.Session | undefined
+      // Whoever is interrupted between two steps must have the way back laid before the session is taken.
+      return Effect.onExitPrimitive(
+        Effect.suspend((): Effect.Effect<A, E | AcquireError, R> => {
+          if (options !== undefined || leaks !== undefined) return useAfterWait(f, options)
+          lent = takeReady(false)
+          return lent === undefined ? useAfterWait(f, options) : f(lent)
+        }),
+        () => {
+          if (lent !== undefined) takeBack(lent, false)
+          return undefined
+        }
+      )
     })
 
   const useAfterWait = <A, E, R>(
@@ -393,172 +306,298 @@ export const make = Effect.fnUntraced(function*(
     Effect.scopedWith((scope) => Effect.flatMap(Scope.provide(get(options), scope), f))
 
   const get = (options?: CheckoutOptions): Effect.Effect<Session.Session, AcquireError, Scope.Scope> =>
-    Effect.flatMap(Effect.scope, (scope) => checkout(scope, options, (session) => Effect.succeed(session)))
+    Effect.uninterruptibleMask((restore) =>
+      Effect.flatMap(Effect.scope, (scope) => lease(scope, false, checkout(options, false, restore)))
+    )
 
-  /** Takes the session out of circulation and waits for what others still have on the wire. */
-  const pin: Prepare<Lease> = (session, lease, progress) => {
-    const pinned = Scope.provide(EffectPool.reserve(pool, session), lease).pipe(
-      Effect.andThen(Scope.provide(session.connection.pin, lease)),
-      Effect.map((connection): Lease => ({ session, connection }))
+  /** From here on the session belongs to the scope. */
+  const lease = (scope: Scope.Scope, isExclusive: boolean, checkout: Effect.Effect<Session.Session, AcquireError>) =>
+    Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) =>
+      Effect.flatMap(checkout, (session) => {
+        const hold = leaks?.begin(session, fiber)
+        const giveBack = Effect.sync(() => {
+          if (hold !== undefined) leaks!.end(hold)
+          takeBack(session, isExclusive)
+        })
+        return Effect.as(Scope.addFinalizer(scope, giveBack), session)
+      })
+    )
+
+  const reserve = (options?: CheckoutOptions): Effect.Effect<Lease, AcquireError, Scope.Scope> =>
+    Effect.uninterruptibleMask((restore) =>
+      Effect.flatMap(Effect.scope, (parent) => {
+        const scope = Scope.forkUnsafe(parent)
+        const endsAt = now() + (options?.timeout ?? settings.acquireTimeout)
+        return Effect.matchCauseEffect(lease(scope, true, checkout(options, true, restore)), {
+          onFailure: (cause) => Effect.andThen(Scope.close(scope, Exit.void), Effect.failCause(cause)),
+          onSuccess: (session) => pin(session, scope, endsAt, restore)
+        })
+      })
+    )
+
+  /** Waits for what others still have on the wire. */
+  const pin = (
+    session: Session.Session,
+    scope: Scope.Closeable,
+    endsAt: number,
+    restore: Restore
+  ): Effect.Effect<Lease, AcquireError> => {
+    const pinned = Scope.provide(
+      Effect.map(session.connection.pin, (connection): Lease => ({ session, connection })),
+      scope
     )
     if (settings.concurrency === 1) return pinned
     // The driver's own wait cannot be interrupted, so it goes on by itself when its borrower gives up.
     return Effect.flatMap(Effect.forkDetach(pinned, { startImmediately: true }), (fiber) => {
-      progress.pinning = fiber
-      return Fiber.join(fiber)
+      const startedAt = now()
+      return Effect.onError(
+        restore(Effect.timeoutOrElse(Fiber.join(fiber), {
+          duration: Math.max(0, endsAt - startedAt),
+          orElse: () => Effect.fail(timedOut(startedAt, "Queue"))
+        })),
+        (cause) => Effect.forkDetach(Effect.andThen(Fiber.await(fiber), Scope.close(scope, Exit.failCause(cause))))
+      )
     })
   }
 
-  const reserve = (options?: CheckoutOptions): Effect.Effect<Lease, AcquireError, Scope.Scope> =>
-    Effect.flatMap(Effect.scope, (scope) => checkout(scope, options, pin))
-
-  /** Everything that may take time before a session is in its borrower's hands, under one bound. */
-  const checkout = <A>(
-    scope: Scope.Scope,
+  /**
+   * Everything that may take time before a session is in its borrower's hands, under one bound. Whoever asks must not be
+   * interruptible: the session is theirs as soon as this succeeds.
+   */
+  const checkout = (
     options: CheckoutOptions | undefined,
-    prepare: Prepare<A>
-  ) =>
-    Effect.suspend((): Effect.Effect<A, AcquireError> => {
-      if (closing) return Effect.fail(new Errors.PoolClosed())
-      // Whoever waits for a session that may still be opened is not queueing.
-      const queueing = pool.state.usage - settings.max * settings.concurrency
-      if (queueing >= settings.maxWaiting) {
-        return Effect.fail(
-          new Errors.PoolSaturated({ waiting: queueing, maxWaiting: settings.maxWaiting, stats: statsUnsafe() })
-        )
-      }
-      const startedAt = now()
-      const timeout = options?.timeout ?? settings.acquireTimeout
-      const progress: Progress = { proving: false, pinning: undefined }
-      const lease = Scope.forkUnsafe(scope)
-      return firstWorthy(lease, progress, options?.prove ?? false).pipe(
-        Effect.flatMap((session) => prepare(session, lease, progress)),
-        Effect.timeoutOrElse({
-          duration: timeout,
-          orElse: () => {
-            store.acquireTimeouts++
-            return Effect.fail(acquireTimeout(now() - startedAt, progress))
-          }
-        }),
-        Effect.onExit((exit) => {
-          store.acquire.observe((now() - startedAt) / 1000)
-          if (Exit.isSuccess(exit)) return Effect.void
-          const giveBack = Scope.close(lease, exit)
-          return progress.pinning === undefined
-            ? giveBack
-            : Effect.forkDetach(Effect.andThen(Fiber.await(progress.pinning), giveBack))
-        })
-      )
-    })
-
-  /** Takes sessions until one is worth handing out; whatever is not goes back and out. */
-  const firstWorthy = (
-    lease: Scope.Scope,
-    progress: Progress,
-    alwaysProve: boolean
+    isExclusive: boolean,
+    restore: Restore
   ): Effect.Effect<Session.Session, AcquireError> =>
-    Effect.suspend(() => {
-      if (closing) return Effect.fail(new Errors.PoolClosed())
-      retireIdle(now())
-      replaceFallen()
-      const attempt = Scope.forkUnsafe(lease)
-      const again = Effect.suspend(() =>
-        Effect.andThen(Scope.close(attempt, Exit.void), firstWorthy(lease, progress, alwaysProve))
-      )
-      return Scope.provide(EffectPool.get(pool), attempt).pipe(
-        Effect.catchCause((cause) =>
-          closing && Cause.hasInterruptsOnly(cause)
-            ? Effect.fail(new Errors.PoolClosed())
-            : Effect.failCause(cause)
-        ),
-        Effect.flatMap((session) => {
-          const at = now()
-          const item = sessions.get(session)
-          const verdict = standing(session, idleFor(item, 1, at), at)
-          const isShared = item !== undefined && item.refCount > 1
-          if (verdict !== "Ready" && verdict !== "Unproven") {
-            evictUnsafe(session, verdict)
-            return again
-          }
-          // One in use is watched by its statements. A new one may only have been proved by a pooler.
-          const isProved = verdict === "Ready" && !alwaysProve
-          if (isProved || isShared) return Effect.succeed(lend(session))
-          progress.proving = true
-          return Effect.flatMap(prove(session), (alive) => {
-            progress.proving = false
-            if (alive) return Effect.succeed(lend(session))
-            evictOlderThan(session)
-            return again
-          })
-        })
+    Effect.suspend((): Effect.Effect<Session.Session, AcquireError> => {
+      if (state.phase !== "Open") return Effect.fail(new Errors.PoolClosed())
+      const ready = options?.prove === true ? undefined : takeReady(isExclusive)
+      if (ready !== undefined) return Effect.succeed(ready)
+      // Whoever waits for a session that may still be opened is not queueing.
+      const queueing = machine.borrowed + machine.waiting - state.max * settings.concurrency
+      if (queueing >= settings.maxWaiting) return Effect.fail(saturated("Length", 0))
+      const startedAt = now()
+      const attempt: Attempt = { waiter: PoolMachine.makeWaiter(machine, startedAt, isExclusive), isProving: false }
+      const worthy = Effect.timeoutOrElse(firstWorthy(attempt, options?.prove ?? false), {
+        duration: options?.timeout ?? settings.acquireTimeout,
+        orElse: () => Effect.fail(timedOut(startedAt, attempt.isProving ? "Validate" : undefined))
+      })
+      return Effect.onExitPrimitive(restore(worthy), (exit) => {
+        store.acquire.observe((now() - startedAt) / 1000)
+        if (exit._tag === "Failure") abandon(attempt.waiter)
+        return undefined
+      })
+    })
+
+  const abandon = (waiter: Waiter): void => {
+    PoolMachine.dequeue(machine, waiter)
+    const { session } = waiter
+    waiter.session = undefined
+    if (session !== undefined) takeBack(session, waiter.isExclusive)
+    else if (state.phase !== "Open") state.changed.notify()
+  }
+
+  /** Stands in line until a session is there, in `waiter.session`, which is the waiter's from that moment on. */
+  const stand = (waiter: Waiter): Effect.Effect<Session.Session, AcquireError> =>
+    Effect.callback((resume) => {
+      let isArriving = true
+      waiter.onServed = (refusal) => {
+        const answer = refusal === undefined ? Effect.sync(() => waiter.session!) : Effect.fail(refusal)
+        if (isArriving) resume(answer)
+        else dispatcher.scheduleTask(() => resume(answer), 0)
+      }
+      PoolMachine.enqueue(machine, waiter)
+      retirement.retireIdle(now())
+      supply.pump()
+      isArriving = false
+      return Effect.sync(() => PoolMachine.dequeue(machine, waiter))
+    })
+
+  /** Takes sessions until one is worth handing out. Whoever gets one that is not goes back to the head of the line. */
+  const firstWorthy = (attempt: Attempt, alwaysProve: boolean): Effect.Effect<Session.Session, AcquireError> =>
+    Effect.flatMap(stand(attempt.waiter), (session) => {
+      const again = (reason: Metrics.CloseReason) => {
+        retirement.evict(session, reason)
+        abandon(attempt.waiter)
+        return state.phase === "Closed" ? Effect.fail(new Errors.PoolClosed()) : firstWorthy(attempt, alwaysProve)
+      }
+      const at = now()
+      const verdict = retirement.standing(session, retirement.idleFor(session, 1, at), at)
+      if (verdict !== "Ready" && verdict !== "Unproven") return again(verdict)
+      // One in use is watched by its statements. A new one may only have been proved by a pooler.
+      const isProved = session.borrowers > 1 || (verdict === "Ready" && !alwaysProve)
+      if (isProved) return welcome(session, again)
+      attempt.isProving = true
+      return Effect.flatMap(
+        Effect.scoped(Effect.andThen(exclude(session), Liveness.prove(session, settings.validationTimeout))),
+        (isAlive) => {
+          attempt.isProving = false
+          if (isAlive) return welcome(session, again)
+          retirement.evictOlderThan(session)
+          return again("invalid")
+        }
       )
     })
 
-  const acquireTimeout = (waited: number, progress: Progress) => {
+  const welcome = (
+    session: Session.Session,
+    again: (reason: Metrics.CloseReason) => Effect.Effect<Session.Session, AcquireError>
+  ): Effect.Effect<Session.Session, AcquireError> => {
+    const hook = settings.beforeAcquire
+    if (hook === undefined) return Effect.succeed(countUse(session))
+    return Effect.suspend(() => hook(session.connection, usage(session))).pipe(
+      Effect.matchCauseEffect({
+        onSuccess: (answer) => answer === false ? again("invalid") : Effect.succeed(countUse(session)),
+        onFailure: (cause) => {
+          retirement.evict(session, "invalid")
+          return Cause.hasInterruptsOnly(cause)
+            ? Effect.failCause(cause as Cause.Cause<never>)
+            : Effect.fail(new Errors.HookFailed({ hook: "beforeAcquire", cause: Cause.squash(cause) }))
+        }
+      })
+    )
+  }
+
+  const timedOut = (startedAt: number, phase: "Queue" | "Validate" | undefined) => {
+    store.acquireTimeouts++
     const stats = statsUnsafe()
     const lastConnectFailure = connector.lastFailure()
     return new Errors.AcquireTimeout({
-      phase: progress.proving ? "Validate" : stats.active >= stats.max ? "Queue" : "Connect",
-      waited,
+      phase: phase ?? (stats.active >= stats.max ? "Queue" : "Connect"),
+      waited: now() - startedAt,
       stats,
       lastConnectFailure: lastConnectFailure === undefined ? null : Errors.failureOf(lastConnectFailure)
     })
   }
 
   // ---------------------------------------------------------------------------------------------------------------
-  // looking in, and the end
+  // control
   // ---------------------------------------------------------------------------------------------------------------
 
   const statsUnsafe = (): Stats => {
-    const { idle, used } = Effect.runSync(EffectPool.stats(pool))
+    let active = 0
+    let oldestLease = 0
+    const at = now()
+    for (const { borrowers, lentSince } of members) {
+      if (borrowers === 0) continue
+      active++
+      oldestLease = Math.max(oldestLease, at - lentSince)
+    }
     return {
-      total: idle + used,
-      idle,
-      active: used,
-      waiting: pool.state.waiters.size,
+      total: members.size,
+      idle: members.size - active,
+      active,
+      waiting: machine.waiting,
       connecting: connector.connecting(),
-      max: settings.max,
-      min: settings.min
+      max: state.max,
+      min: state.min,
+      oldestLease
     }
   }
 
-  const evictAll = Effect.sync(() => {
-    generation++
-    for (const session of Array.from(sessions.keys())) evictUnsafe(session, "invalid")
+  const saturated = (by: "Length" | "Lateness", waited: number) =>
+    new Errors.PoolSaturated({
+      by,
+      waited,
+      waiting: machine.waiting,
+      maxWaiting: settings.maxWaiting === Infinity ? null : settings.maxWaiting,
+      stats: statsUnsafe()
+    })
+
+  const exclude = (session: Session.Session): Effect.Effect<void, never, Scope.Scope> =>
+    Effect.acquireRelease(
+      Effect.sync(() => PoolMachine.exclude(machine, session)),
+      () =>
+        Effect.sync(() => {
+          PoolMachine.include(machine, session)
+          supply.pump()
+        })
+    )
+
+  const resize = (size: { readonly max?: number | undefined; readonly min?: number | undefined }) =>
+    Effect.mapError(PoolSettings.resize(state, size), (bad) => new Errors.InvalidOption(bad)).pipe(
+      Effect.map((next) => {
+        Object.assign(state, next)
+        retirement.retireSurplus()
+        supply.pump()
+      })
+    )
+
+  const suspend = Effect.sync(() => {
+    machine.isSuspended = true
   })
+
+  const resume = Effect.sync(() => {
+    machine.isSuspended = false
+    supply.pump()
+  })
+
+  const warm = (count: number): Effect.Effect<void, AcquireError> =>
+    Effect.suspend(() => {
+      if (state.phase !== "Open") return Effect.fail(new Errors.PoolClosed())
+      const startedAt = now()
+      return supply.warm(count).pipe(Effect.timeoutOrElse({
+        duration: settings.acquireTimeout,
+        orElse: () => Effect.fail(timedOut(startedAt, undefined))
+      }))
+    })
+
+  // ---------------------------------------------------------------------------------------------------------------
+  // the end
+  // ---------------------------------------------------------------------------------------------------------------
 
   /** A server does not look at a dead socket while it executes: what is not cancelled would run on, and commit. */
   const cancelAll = Effect.suspend(() =>
     Effect.forEach(
-      Array.from(sessions).filter(([session, item]) => item.refCount > 0 && !session.wire.isDead()),
-      ([session]) => session.connection.interrupt,
+      Array.from(members).filter(({ borrowers, wire }) => borrowers > 0 && !wire.isDead()),
+      ({ connection }) => connection.interrupt,
       { concurrency: "unbounded", discard: true }
     )
   )
 
   const destroyAll = Effect.sync(() => {
-    for (const session of Array.from(sessions.keys())) {
+    for (const session of Array.from(members)) {
       session.condemned ??= "shutdown"
       session.wire.destroy({ by: "pool", message: "the pool closed before the work was done" })
     }
   })
 
-  const close = Effect.gen(function*() {
-    closing = true
-    for (const [session, item] of sessions) if (item.refCount === 0) session.condemned ??= "shutdown"
-    yield* Effect.forkDetach(Scope.close(sessionScope, Exit.void), { startImmediately: true })
-    const { sockets, socketsGone } = connector
-    yield* Effect.timeoutOption(socketsGone, settings.closeTimeout)
-    if (sockets() > 0) yield* Effect.timeoutOption(Effect.andThen(cancelAll, socketsGone), cancelGrace)
-    yield* destroyAll
-    yield* Effect.timeoutOption(socketsGone, settings.farewell)
-  })
+  const isQuiet = state.changed.until(() => machine.borrowed === 0 && machine.waiting === 0)
 
-  yield* Effect.addFinalizer(() => close)
+  /** New borrowers are turned away, those who wait are served, and what is idle goes. */
+  const drain = (deadline: Duration.Input): Effect.Effect<number> =>
+    Effect.suspend(() => {
+      if (state.phase === "Open") state.phase = "Draining"
+      machine.isSuspended = false
+      if (machine.waiting === 0) retirement.retireUnused("shutdown")
+      supply.pump()
+      return Effect.timeoutOption(isQuiet, deadline).pipe(
+        Effect.flatMap(() => {
+          const cut = machine.borrowed + machine.waiting
+          return Effect.as(end(0), cut)
+        })
+      )
+    })
+
+  const end = (grace: number): Effect.Effect<void> =>
+    Effect.gen(function*() {
+      state.phase = "Closed"
+      supply.refuseAll(new Errors.PoolClosed())
+      supply.close()
+      retirement.retireUnused("shutdown")
+      yield* connector.abort
+      const { allFree, taken } = connector
+      yield* Effect.timeoutOption(allFree, grace)
+      if (taken() > 0) yield* Effect.timeoutOption(Effect.andThen(cancelAll, allFree), cancelGrace)
+      yield* destroyAll
+      yield* Effect.timeoutOption(allFree, settings.farewell)
+    })
+
+  yield* Effect.addFinalizer(() => end(settings.closeTimeout))
   const unregister = metrics.registerPool(statsUnsafe)
   yield* Effect.addFinalizer(() => Effect.sync(unregister))
   if (settings.reapEvery !== undefined) {
-    yield* Effect.sync(() => retireIdle(now())).pipe(
+    yield* Effect.sync(() => retirement.retireIdle(now())).pipe(
       Effect.schedule(Schedule.spaced(settings.reapEvery)),
       Effect.forkScoped
     )
@@ -570,33 +609,35 @@ export const make = Effect.fnUntraced(function*(
     use,
     get,
     reserve,
-    exclude: (session) => EffectPool.reserve(pool, session),
+    exclude,
     stats: Effect.sync(statsUnsafe),
     statsUnsafe,
     connectPauseUnsafe: connector.pause,
     lastProofUnsafe: () => {
       let latest: number | undefined
-      for (const [session, item] of sessions) {
-        if (session.condemned === undefined && session.isAnswering && !session.wire.isDead()) {
-          latest = Math.max(latest ?? 0, item.idleSince)
-        }
+      for (const { condemned, idleSince, isAnswering, wire } of members) {
+        if (condemned === undefined && isAnswering && !wire.isDead()) latest = Math.max(latest ?? 0, idleSince)
       }
       return latest
     },
-    evictAll,
-    evictUnsafe,
-    isClosing: () => closing
+    evictAll: Effect.sync(retirement.evictAll),
+    evictUnsafe: retirement.evict,
+    resize,
+    suspend,
+    resume,
+    warm,
+    drain,
+    isClosing: () => state.phase !== "Open"
   })
 })
 
-/** How far a checkout has come. */
-interface Progress {
-  proving: boolean
-  pinning: Fiber.Fiber<unknown> | undefined
-}
+type Restore = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
 
-/** The last step of a checkout. Everything it takes belongs to the lease. */
-type Prepare<A> = (session: Session.Session, lease: Scope.Scope, progress: Progress) => Effect.Effect<A>
+/** One checkout that could not be served at once. */
+interface Attempt {
+  readonly waiter: Waiter
+  isProving: boolean
+}
 
 /**
  * Provides a {@link Pool}. Fails only for impossible options, never for a database that is down.

@@ -4,6 +4,7 @@
  * @since 0.1.0
  */
 export * as Breaker from "./Breaker.ts"
+export * as Credentials from "./Credentials.ts"
 export * as Errors from "./Errors.ts"
 export * as Executor from "./Executor.ts"
 export * as Health from "./Health.ts"

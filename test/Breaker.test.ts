@@ -144,10 +144,10 @@ describe("Breaker", () => {
       Effect.gen(function*() {
         const breaker = yield* make
         yield* calls(breaker, down, 4)
-        const stats = { total: 1, idle: 0, active: 1, waiting: 5, connecting: 0, max: 1, min: 0 }
+        const stats = { total: 1, idle: 0, active: 1, waiting: 5, connecting: 0, max: 1, min: 0, oldestLease: 0 }
         for (
           const error of [
-            new Errors.PoolSaturated({ waiting: 5, maxWaiting: 5, stats }),
+            new Errors.PoolSaturated({ by: "Length", waiting: 5, waited: 0, maxWaiting: 5, stats }),
             new Errors.AcquireTimeout({ phase: "Queue", waited: 60_000, stats, lastConnectFailure: null }),
             new Errors.PoolClosed(),
             new Errors.CircuitOpen({ key: "default", retryAfter: 1, lastFailure: null }),

@@ -29,13 +29,22 @@ const unknownError = (cause: unknown, message: string, operation = "query"): Sql
 
 const closed = connectionError(new Error("Connection closed"), "PgConnection: Connection closed")
 
-const stats: Errors.PoolStats = { total: 20, idle: 0, active: 20, waiting: 7, connecting: 0, max: 20, min: 5 }
+const stats: Errors.PoolStats = {
+  total: 20,
+  idle: 0,
+  active: 20,
+  waiting: 7,
+  connecting: 0,
+  max: 20,
+  min: 5,
+  oldestLease: 40
+}
 
 const refused: Errors.Failure = { code: "ECONNREFUSED", message: "connect ECONNREFUSED 127.0.0.1:5432" }
 
 const one: { readonly [Tag in Errors.PoolError["_tag"]]: Extract<Errors.PoolError, { readonly _tag: Tag }> } = {
   AcquireTimeout: new Errors.AcquireTimeout({ phase: "Queue", waited: 60_000, stats, lastConnectFailure: refused }),
-  PoolSaturated: new Errors.PoolSaturated({ waiting: 100, maxWaiting: 100, stats }),
+  PoolSaturated: new Errors.PoolSaturated({ by: "Length", waiting: 100, waited: 0, maxWaiting: 100, stats }),
   PoolClosed: new Errors.PoolClosed(),
   CircuitOpen: new Errors.CircuitOpen({ key: "default", retryAfter: 12_340, lastFailure: refused }),
   CircuitHalfOpen: new Errors.CircuitHalfOpen({ key: "default", retryAfter: 900 }),
@@ -55,6 +64,10 @@ const one: { readonly [Tag in Errors.PoolError["_tag"]]: Extract<Errors.PoolErro
     history: [{ attempt: 1, kind: "Unreachable", effect: "Unknown", failure: refused, delay: 100 }]
   }),
   HookFailed: new Errors.HookFailed({ hook: "afterConnect", cause: new Error("no") }),
+  CredentialsFailed: new Errors.CredentialsFailed({
+    cause: Object.assign(new Error("hunter2 was no token"), { name: "ThrottlingException" }),
+    refusal: { sqlState: "28P01", severity: "FATAL", message: "password authentication failed for user \"app\"" }
+  }),
   InvalidOption: new Errors.InvalidOption({ option: "max", value: -1, allowed: "a whole number of at least 1" })
 }
 const all: ReadonlyArray<Errors.PoolError> = Object.values(one)
@@ -130,6 +143,11 @@ describe("a failure is read", () => {
     ["from the last of several attempts", one.RetriesExhausted, { message: "PgConnection: Connection closed" }],
     ["from a typed error inside a SqlError", Errors.toSqlError(one.StatementTimeout), { code: "ETIMEDOUT" }],
     ["from the hook that failed", new Errors.HookFailed({ hook: "afterConnect", cause: reply({ code: "42501", severity: "ERROR", message: "permission denied" }) }), { sqlState: "42501", severity: "ERROR" }],
+    [
+      "from a password that could not be had, by its tag: what its issuer said is not about the database",
+      new Errors.CredentialsFailed({ cause: socketError("ECONNREFUSED", "connect ECONNREFUSED 169.254.169.254:80"), refusal: null }),
+      { code: "CredentialsFailed", message: "The password could not be had: the effect that yields it failed with ECONNREFUSED. See the cause, and check whoever issues it and the right to ask there." }
+    ],
     ["from a text", "Connection closed", { message: "Connection closed" }],
     ["from nothing", undefined, {}],
     ["from null", null, {}],
@@ -197,6 +215,8 @@ describe("a typed error", () => {
     [one.DeadlineExceeded, "The call was not done within its deadline of 400 ms. Nothing of it was run. Allow more time, or do less within it."],
     [one.RetriesExhausted, "Failed 5 times, the last time with PgConnection: Connection closed. Retrying is over. Look for the cause in the server or the network."],
     [one.HookFailed, "The hook afterConnect failed, so its connection was not used. See the cause, and make the hook succeed or handle its own errors."],
+    [one.CredentialsFailed, "The password could not be had: the effect that yields it failed with ThrottlingException. The server had refused the one before with 28P01 invalid_password: password authentication failed for user \"app\". See the cause, and check whoever issues it and the right to ask there."],
+    [new Errors.CredentialsFailed({ cause: "hunter2", refusal: null }), "The password could not be had: the effect that yields it failed. See the cause, and check whoever issues it and the right to ask there."],
     [one.InvalidOption, "max is -1, but must be a whole number of at least 1."]
   ]
   for (const [error, message] of messages) {
@@ -208,7 +228,7 @@ describe("a typed error", () => {
   it("invites a retry only where nothing ran and the same call may succeed later", () => {
     assert.deepStrictEqual(
       all.filter((error) => error.isRetryable).map((error) => error._tag),
-      ["AcquireTimeout", "PoolSaturated"]
+      ["AcquireTimeout", "PoolSaturated", "CredentialsFailed"]
     )
   })
 
@@ -231,6 +251,8 @@ describe("a typed error", () => {
       new Errors.StatementTimeout({ timeout: 1, by: "client", effect: "Unknown", failure }),
       new Errors.RetriesExhausted({ attempts: 1, stoppedBy: "attempts", last: leak, history: [] }),
       new Errors.HookFailed({ hook: "afterConnect", cause: leak }),
+      new Errors.CredentialsFailed({ cause: leak, refusal: failure }),
+      new Errors.CredentialsFailed({ cause: "hunter2", refusal: null }),
       new Errors.InvalidOption({ option: "url", value: "postgres://bob:hunter2@db/shop", allowed: "a URL" }),
       new Errors.InvalidOption({ option: "password", value: "hunter2", allowed: "Redacted" }),
       new Errors.InvalidOption({ option: "key", value: Redacted.make("hunter2"), allowed: "text" }),

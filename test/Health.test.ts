@@ -14,8 +14,26 @@ import * as Health from "../src/Health.ts"
 import * as Metrics from "../src/Metrics.ts"
 import * as Pool from "../src/Pool.ts"
 
-const quiet: Errors.PoolStats = { total: 3, idle: 3, active: 0, waiting: 0, connecting: 0, max: 10, min: 2 }
-const full: Errors.PoolStats = { total: 10, idle: 0, active: 10, waiting: 4, connecting: 0, max: 10, min: 2 }
+const quiet: Errors.PoolStats = {
+  total: 3,
+  idle: 3,
+  active: 0,
+  waiting: 0,
+  connecting: 0,
+  max: 10,
+  min: 2,
+  oldestLease: 0
+}
+const full: Errors.PoolStats = {
+  total: 10,
+  idle: 0,
+  active: 10,
+  waiting: 4,
+  connecting: 0,
+  max: 10,
+  min: 2,
+  oldestLease: 0
+}
 
 /** A database that can be put into every state by hand. */
 const makeWorld = () => {
@@ -189,7 +207,7 @@ describe("Health.make", () => {
       for (
         const [error, status] of [
           [new Errors.AcquireTimeout({ phase: "Queue", waited: 5, stats: full, lastConnectFailure }), "degraded"],
-          [new Errors.PoolSaturated({ waiting: 4, maxWaiting: 4, stats: full }), "degraded"],
+          [new Errors.PoolSaturated({ by: "Length", waiting: 4, waited: 0, maxWaiting: 4, stats: full }), "degraded"],
           [new Errors.AcquireTimeout({ phase: "Connect", waited: 5, stats: quiet, lastConnectFailure }), "down"]
         ] as const
       ) {

@@ -8,7 +8,16 @@ import * as prom from "prom-client"
 import { durationBounds, Histogram } from "../src/internal/instruments.ts"
 import * as Metrics from "../src/Metrics.ts"
 
-const stats: Metrics.PoolStats = { total: 7, idle: 3, active: 4, waiting: 2, connecting: 1, max: 20, min: 5 }
+const stats: Metrics.PoolStats = {
+  total: 7,
+  idle: 3,
+  active: 4,
+  waiting: 2,
+  connecting: 1,
+  max: 20,
+  min: 5,
+  oldestLease: 9
+}
 
 const kinds = [
   "Unreachable",
@@ -37,7 +46,15 @@ const fill = (metrics: Metrics.Metrics["Service"]) => {
   })
   store.acquireTimeouts = 6
   store.connectionsOpened = 15
-  Object.assign(store.connectionsClosed, { idle: 1, lifetime: 2, uses: 3, invalid: 4, error: 5, shutdown: 0 })
+  Object.assign(store.connectionsClosed, {
+    idle: 1,
+    lifetime: 2,
+    uses: 3,
+    resize: 0,
+    invalid: 4,
+    error: 5,
+    shutdown: 0
+  })
   Object.assign(store.breakerTransitions, { Closed: 1, Open: 3, HalfOpen: 2 })
   store.breakerState = "HalfOpen"
 }

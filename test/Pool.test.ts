@@ -47,6 +47,7 @@ describe("an impossible option", () => {
     ["NaN", { maxWaiting: NaN }, "maxWaiting", "NaN"],
     ["a validate that is none", { validate: "never" as never }, "validate", "never"],
     ["a pooler that is none", { pooler: "session" as never }, "pooler", "session"],
+    ["a password that everybody can read", { password: "hunter2" as never }, "password", "<redacted>"],
     ["the driver's name for max", { maxConnections: 3 } as never, "maxConnections", "3"]
   ]
   it.effect.each(cases)("is refused when the pool is made: %s", ([, options, option, value]) =>
@@ -83,7 +84,8 @@ describe("building a pool", () => {
         waiting: 0,
         connecting: 0,
         max: 2,
-        min: 2
+        min: 2,
+        oldestLease: 0
       })
     }))
 })

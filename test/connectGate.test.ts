@@ -2,15 +2,40 @@ import { assert, describe, it } from "@effect/vitest"
 import * as ConnectGate from "../src/internal/connectGate.ts"
 
 describe("the connect gate", () => {
-  it("lets every connect through while none has failed", () => {
+  it("lets one connect find out whether there is a server, and doubles with each that works", () => {
     const gate = ConnectGate.make<string>()
-    gate.connecting = 7
-    assert.strictEqual(ConnectGate.decide(gate, 0), "Go")
+    for (const allowed of [1, 2, 4, 8]) {
+      while (ConnectGate.decide(gate, 0) === "Go") ConnectGate.begin(gate)
+      assert.strictEqual(gate.connecting, allowed)
+      gate.connecting = 0
+      ConnectGate.succeeded(gate)
+    }
+  })
+
+  it("begins with one again after a failure, and when nothing is left of what it knew", () => {
+    const gate = ConnectGate.make<string>()
+    ConnectGate.succeeded(gate)
+    ConnectGate.succeeded(gate)
+    assert.strictEqual(gate.allowance, 4)
+    ConnectGate.forget(gate)
+    assert.strictEqual(gate.allowance, 1)
+    ConnectGate.succeeded(gate)
+    ConnectGate.failed(gate, gate.round, "refused", 0)
+    assert.strictEqual(gate.allowance, 1)
+  })
+
+  it("counts connects that were under way together as one failure", () => {
+    const gate = ConnectGate.make<string>()
+    ConnectGate.succeeded(gate)
+    const rounds = [ConnectGate.begin(gate), ConnectGate.begin(gate)]
+    for (const round of rounds) ConnectGate.failed(gate, round, "refused", 1000)
+    assert.strictEqual(gate.failures, 1)
+    assert.strictEqual(gate.shutUntil, 1100)
   })
 
   it("tells the cause of a failed connect to everybody who asks during the pause", () => {
     const gate = ConnectGate.make<string>()
-    ConnectGate.failed(gate, "refused", 1000)
+    ConnectGate.failed(gate, gate.round, "refused", 1000)
     assert.deepStrictEqual(ConnectGate.decide(gate, 1000), { cause: "refused", retryAfter: 100 })
     assert.deepStrictEqual(ConnectGate.decide(gate, 1099), { cause: "refused", retryAfter: 1 })
     assert.strictEqual(ConnectGate.decide(gate, 1100), "Go")
@@ -18,7 +43,7 @@ describe("the connect gate", () => {
 
   it("lets one connect find out for all after the pause", () => {
     const gate = ConnectGate.make<string>()
-    ConnectGate.failed(gate, "refused", 0)
+    ConnectGate.failed(gate, gate.round, "refused", 0)
     assert.strictEqual(ConnectGate.decide(gate, 100), "Go")
     gate.connecting++
     assert.strictEqual(ConnectGate.decide(gate, 100), "Wait")
@@ -32,16 +57,15 @@ describe("the connect gate", () => {
 
   it("forgets failures with the first connect that works", () => {
     const gate = ConnectGate.make<string>()
-    ConnectGate.failed(gate, "refused", 0)
-    ConnectGate.failed(gate, "refused", 200)
+    ConnectGate.failed(gate, gate.round, "refused", 0)
+    ConnectGate.failed(gate, gate.round, "refused", 200)
     ConnectGate.succeeded(gate)
-    gate.connecting = 3
     assert.strictEqual(ConnectGate.decide(gate, 201), "Go")
   })
 
   it("does not stay shut when the wall clock is set back", () => {
     const gate = ConnectGate.make<string>()
-    ConnectGate.failed(gate, "refused", 3_600_000)
+    ConnectGate.failed(gate, gate.round, "refused", 3_600_000)
     assert.strictEqual(ConnectGate.decide(gate, 0), "Go")
   })
 })

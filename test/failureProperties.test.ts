@@ -214,7 +214,8 @@ describe("a secret in an error", () => {
     (text) =>
       new SqlError({ reason: new ConnectionError({ cause: new Error(text), message: text, operation: "connect" }) }),
     (text) => new Errors.OutcomeUnknown({ operation: "work", failure: { message: text }, cause: new Error(text) }),
-    (text) => new Errors.HookFailed({ hook: "afterConnect", cause: new Error(text) })
+    (text) => new Errors.HookFailed({ hook: "afterConnect", cause: new Error(text) }),
+    (text) => new Errors.CredentialsFailed({ cause: new Error(text), refusal: { sqlState: "28P01", message: text } })
   ]
 
   it("is never shown, wherever it stands and wherever the text is cut", () => {

@@ -1,9 +1,11 @@
 /**
- * The state that all connects of one pool share, so that a dead server is tried by one connect at a time, with growing
- * pauses, however many borrowers wait. Numbers in, decisions out: nothing here waits or reads a clock.
+ * The state that all connects of one pool share. A server that nobody has reached yet, or that has just failed, is tried
+ * by one connect; each that works doubles how many may be under way, so that a server that is back is not met by all at
+ * once. Failed connects pause together, however many borrowers wait. Numbers in, decisions out: nothing here waits or
+ * reads a clock.
  */
 export interface ConnectGate<E> {
-  /** Connects that failed since the last one that worked. */
+  /** Rounds of connects that failed since one worked; connects that were under way together are one round. */
   failures: number
   /** Wall-clock milliseconds before which no connect is tried. */
   shutUntil: number
@@ -11,20 +13,30 @@ export interface ConnectGate<E> {
   cause: E | undefined
   /** Connects under way. */
   connecting: number
+  /** How many may be under way at once. */
+  allowance: number
+  round: number
 }
 
 const firstPause = 100
 const pauseGrowth = 1.5
 const longestPause = 2000
 
-export const make = <E>(): ConnectGate<E> => ({ failures: 0, shutUntil: 0, cause: undefined, connecting: 0 })
+export const make = <E>(): ConnectGate<E> => ({
+  failures: 0,
+  shutUntil: 0,
+  cause: undefined,
+  connecting: 0,
+  allowance: 1,
+  round: 0
+})
 
-/** `Go`: connect. `Wait`: another connect is finding out for everybody. Otherwise the shared cause. */
+/** `Go`: connect. `Wait`: as many as may be are under way. Otherwise the shared cause. */
 export type Decision<E> = "Go" | "Wait" | { readonly cause: E; readonly retryAfter: number }
 
 export const decide = <E>(gate: ConnectGate<E>, now: number): Decision<E> => {
+  if (gate.connecting >= gate.allowance) return "Wait"
   if (gate.failures === 0) return "Go"
-  if (gate.connecting > 0) return "Wait"
   const pause = pauseAfter(gate.failures)
   const retryAfter = gate.shutUntil - now
   // A pause never grows because the wall clock was set back.
@@ -34,9 +46,18 @@ export const decide = <E>(gate: ConnectGate<E>, now: number): Decision<E> => {
 export const pauseAfter = (failures: number): number =>
   Math.min(firstPause * pauseGrowth ** Math.max(failures - 1, 0), longestPause)
 
-export const failed = <E>(gate: ConnectGate<E>, cause: E, now: number): void => {
-  gate.failures++
+/** Notes that a connect sets out; the answer goes to `failed`. */
+export const begin = <E>(gate: ConnectGate<E>): number => {
+  gate.connecting++
+  return gate.round
+}
+
+export const failed = <E>(gate: ConnectGate<E>, round: number, cause: E, now: number): void => {
   gate.cause = cause
+  gate.allowance = 1
+  if (round !== gate.round) return
+  gate.round++
+  gate.failures++
   gate.shutUntil = now + pauseAfter(gate.failures)
 }
 
@@ -44,4 +65,10 @@ export const succeeded = <E>(gate: ConnectGate<E>): void => {
   gate.failures = 0
   gate.cause = undefined
   gate.shutUntil = 0
+  gate.allowance *= 2
+}
+
+/** Nothing is known of a server to which no session is left. */
+export const forget = <E>(gate: ConnectGate<E>): void => {
+  if (gate.failures === 0) gate.allowance = 1
 }

@@ -115,6 +115,13 @@ const nameShape = /^[A-Za-z][A-Za-z0-9_]*$/
 /** In any language. */
 const severityShape = /^[\p{L}\p{M}]+$/u
 
+const longestName = 60
+
+/** What an error is called, where that is told without any of its text: its tag, class or code. */
+export const nameOf = (error: unknown): string | undefined =>
+  [readShaped(error, "_tag", nameShape), readShaped(error, "name", nameShape), readShaped(error, "code", nameShape)]
+    .find((name) => name !== undefined && name !== "Error" && name.length <= longestName)
+
 const isSqlReason = (self: unknown): boolean => read(self, "~effect/sql/SqlError/Reason") !== undefined
 
 interface Findings {

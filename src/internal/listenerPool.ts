@@ -32,6 +32,9 @@ export const optionsOf = (options: PoolOptions, directUrl: Redacted.Redacted): P
     maxUses: 1,
     multiplex: false,
     reapEvery: undefined,
+    shedding: false,
+    // To be held for long is what a listener is there for.
+    leakThreshold: undefined,
     // A listener has nothing to finish.
     closeTimeout: 0
   }

@@ -2,14 +2,30 @@ import type * as PgConnection from "@effect/sql-pg/PgConnection"
 import type * as PgTypes from "@effect/sql-pg/PgTypes"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
-import type * as Redacted from "effect/Redacted"
+import * as Redacted from "effect/Redacted"
 import * as Os from "node:os"
 import type { Duplex } from "node:stream"
 import type { ConnectionOptions } from "node:tls"
 import * as Address from "./address.ts"
 import type * as Dial from "./dial.ts"
+import type * as Login from "./login.ts"
 import { millis } from "./millis.ts"
 import * as Sizing from "./sizing.ts"
+
+/** What the pool remembers of a session; durations in milliseconds. */
+export interface SessionUsage {
+  /** Since it was opened. */
+  readonly age: number
+  /** Since it was last given back; 0 while others share it. */
+  readonly idleFor: number
+  /** Checkouts so far. */
+  readonly uses: number
+}
+
+type CheckoutHook = (
+  connection: PgConnection.PgConnection,
+  usage: SessionUsage
+) => Effect.Effect<unknown, unknown>
 
 /** Everything a pool can be told. Absence means the default; durations are never below 0. */
 export interface PoolOptions {
@@ -25,8 +41,12 @@ export interface PoolOptions {
   readonly database?: string | undefined
   /** Default: the operating system's user. */
   readonly username?: string | undefined
-  /** A static password, or an effect that is run for each connect (IAM tokens). */
-  readonly password?: Redacted.Redacted | Effect.Effect<Redacted.Redacted> | undefined
+  /**
+   * A static password, or an effect that is run for each connect (IAM tokens), within `connectTimeout`. When it fails, the
+   * connect fails with `CredentialsFailed`; when the server refuses what it yields, it is run once more and the connect
+   * repeated at once. `Credentials.cached` keeps what it yields until it expires.
+   */
+  readonly password?: Login.Password | undefined
   /** TLS. Default: what the URL's `sslmode` says, else none. */
   readonly ssl?: boolean | ConnectionOptions | undefined
   /** Opens the raw socket instead of `node:net`: for Unix peers, tunnels and tests. */
@@ -56,6 +76,20 @@ export interface PoolOptions {
   readonly acquireTimeout?: Duration.Input | undefined
   /** Most borrowers that may wait; the next one fails at once. Default: no bound. */
   readonly maxWaiting?: number | undefined
+  /**
+   * Turns borrowers away by how long they have waited (CoDel): when for a whole `interval` nobody has been served within
+   * `target`, those who have waited for twice the target get `PoolSaturated`, so that those behind them are served in time.
+   * `true` for 50 ms and 500 ms. Default: false.
+   */
+  readonly shedding?: boolean | {
+    readonly target?: Duration.Input | undefined
+    readonly interval?: Duration.Input | undefined
+  } | undefined
+  /**
+   * A session that is held for longer is told of in a log line, with the fiber, span and call site that took it.
+   * Default: never.
+   */
+  readonly leakThreshold?: Duration.Input | undefined
   /** Bounds one connect: TCP, TLS, password, authentication and hooks. Default: the URL's `connect_timeout`, else 5 seconds. */
   readonly connectTimeout?: Duration.Input | undefined
   /** Idle sessions above `min` are closed after this long. Default: 10 seconds. */
@@ -127,6 +161,16 @@ export interface PoolOptions {
   readonly beforeConnect?: Effect.Effect<unknown, unknown> | undefined
   /** Runs on each new session before it is lent; a failure closes it and fails the checkout. */
   readonly afterConnect?: ((connection: PgConnection.PgConnection) => Effect.Effect<unknown, unknown>) | undefined
+  /**
+   * Runs on a session before it is lent, as part of the checkout. `false` refuses the session: it is closed and another
+   * one is tried. A failure closes it and fails the checkout with `HookFailed`.
+   */
+  readonly beforeAcquire?: CheckoutHook | undefined
+  /**
+   * Runs on a session that has come back, for one second at most, before anybody else can get it. `false`, or a failure,
+   * which is logged, closes the session. With `multiplex` it runs when the last one who shares the session has left.
+   */
+  readonly afterRelease?: CheckoutHook | undefined
   /** Runs before a live session is closed, for one second at most; a failure is logged. */
   readonly beforeDisconnect?: ((connection: PgConnection.PgConnection) => Effect.Effect<unknown, unknown>) | undefined
 }
@@ -137,12 +181,15 @@ export interface Settings {
   readonly connection: PgConnection.Config
   /** Statements that give a transaction what no session of its own gives it. */
   readonly transactionSettings: ReadonlyArray<string>
+  readonly password: Login.Password | undefined
   readonly connectTimeout: number
   readonly max: number
   readonly min: number
   readonly concurrency: number
   readonly acquireTimeout: number
   readonly maxWaiting: number
+  readonly shedding: { readonly target: number; readonly interval: number } | undefined
+  readonly leakThreshold: number | undefined
   readonly idleTimeout: number
   readonly reapEvery: number | undefined
   readonly validateAfter: number
@@ -162,6 +209,8 @@ export interface Settings {
   readonly silence: number
   readonly beforeConnect: PoolOptions["beforeConnect"]
   readonly afterConnect: PoolOptions["afterConnect"]
+  readonly beforeAcquire: PoolOptions["beforeAcquire"]
+  readonly afterRelease: PoolOptions["afterRelease"]
   readonly beforeDisconnect: PoolOptions["beforeDisconnect"]
 }
 
@@ -199,6 +248,7 @@ const durationRules: ReadonlyArray<Rule> = [
   ["keepAlive", "a duration of at least 1 second", atLeast(1000)],
   ["acquireTimeout", "a duration above 0", (value) => value > 0],
   ["connectTimeout", "a duration above 0", (value) => value > 0],
+  ["leakThreshold", "a duration above 0", (value) => value > 0],
   ["idleTimeout", "a duration of at least 0", atLeast(0)],
   ["reapEvery", "a duration above 0", (value) => value > 0 && value < Infinity],
   ["validateAfter", "a duration of at least 0", atLeast(0)],
@@ -229,6 +279,12 @@ const firstBroken = (options: PoolOptions): BadOption | undefined => {
     const value = options[option] as Duration.Input | undefined
     if (value !== undefined && !holds(millis(value))) return { option, value: String(value), allowed }
   }
+  const { interval, target } = typeof options.shedding === "object" ? options.shedding : {}
+  for (const [option, value] of [["shedding.target", target], ["shedding.interval", interval]] as const) {
+    if (value !== undefined && !(millis(value) > 0)) {
+      return { option, value: String(value), allowed: "a duration above 0" }
+    }
+  }
   for (const [option, allowed] of choices) {
     const value: unknown = options[option]
     if (value !== undefined && !allowed.some((choice) => choice === value)) {
@@ -239,10 +295,26 @@ const firstBroken = (options: PoolOptions): BadOption | undefined => {
     const address = Address.resolve({ url: options.directUrl, username: "anybody" })
     if ("_tag" in address) return { option: "directUrl", value: address.value, allowed: address.allowed }
   }
-  if (options.min !== undefined && options.max !== undefined && options.min > options.max) {
-    return { option: "min", value: String(options.min), allowed: `at most max, which is ${options.max}` }
+  const { password } = options
+  if (password !== undefined && !Redacted.isRedacted(password) && !Effect.isEffect(password)) {
+    return { option: "password", value: "<redacted>", allowed: "a Redacted, or an Effect that yields one" }
   }
-  return undefined
+  return minAbove(options.max, options.min)
+}
+
+const minAbove = (max: number | undefined, min: number | undefined): BadOption | undefined =>
+  min !== undefined && max !== undefined && min > max
+    ? { option: "min", value: String(min), allowed: `at most max, which is ${max}` }
+    : undefined
+
+/** The bounds after a change, or what is wrong with it. */
+export const resize = (
+  now: Sizing.Size,
+  next: { readonly max?: number | undefined; readonly min?: number | undefined }
+): Effect.Effect<Sizing.Size, BadOption> => {
+  const max = next.max ?? now.max
+  const broken = firstBroken(next) ?? minAbove(max, next.min)
+  return broken === undefined ? Effect.succeed({ max, min: next.min ?? Math.min(now.min, max) }) : Effect.fail(broken)
 }
 
 /** An explicit `ssl` wins over the URL. Unlike libpq, `allow` tries TLS first, and whatever uses TLS verifies. */
@@ -252,6 +324,12 @@ const tlsMode = (ssl: PoolOptions["ssl"], mode: Address.SslMode | undefined): Di
   }
   if (mode === undefined || mode === "disable") return { _tag: "Off" }
   return { _tag: "On", isOptional: mode === "prefer" || mode === "allow", options: {} }
+}
+
+const sheddingOf = (shedding: PoolOptions["shedding"]): Settings["shedding"] => {
+  if (shedding === undefined || shedding === false) return undefined
+  const { interval, target } = shedding === true ? {} : shedding
+  return { target: millis(target ?? 50), interval: millis(interval ?? 500) }
 }
 
 /** `0` is how PostgreSQL spells "no limit" for its timeouts. */
@@ -288,7 +366,6 @@ export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption>
       ssl: false,
       database: options.database,
       username: address.username,
-      password: options.password,
       // The connector's own clock covers dialling and hooks as well.
       connectTimeout: "Infinity",
       applicationName: options.applicationName ?? "effect-pg-pool",
@@ -312,12 +389,15 @@ export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption>
       transactionSettings: behindPooler
         ? Object.entries(timeLimits).map(([name, limit]) => `SET LOCAL ${name} = ${limit}`)
         : [],
+      password: options.password,
       connectTimeout: time(options.connectTimeout, address.connectTimeout ?? 5000),
       max,
       min: Math.min(options.min ?? size.min, max),
       concurrency: multiplex ? options.multiplexConcurrency ?? 32 : 1,
       acquireTimeout: time(options.acquireTimeout, 60_000),
       maxWaiting: options.maxWaiting ?? Infinity,
+      shedding: sheddingOf(options.shedding),
+      leakThreshold: options.leakThreshold === undefined ? undefined : millis(options.leakThreshold),
       idleTimeout: time(options.idleTimeout, 10_000),
       reapEvery: options.reapEvery === undefined ? undefined : millis(options.reapEvery),
       validateAfter: Math.max(time(options.validateAfter, 30_000), trustWindow),
@@ -336,6 +416,8 @@ export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption>
       silence: queryTimeout + grace,
       beforeConnect: options.beforeConnect,
       afterConnect: options.afterConnect,
+      beforeAcquire: options.beforeAcquire,
+      afterRelease: options.afterRelease,
       beforeDisconnect: options.beforeDisconnect
     })
   })

@@ -2,14 +2,17 @@ import * as PgConnection from "@effect/sql-pg/PgConnection"
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import type { SqlError } from "effect/sql/SqlError"
+import * as PoolMachine from "./poolMachine.ts"
 import type * as Socket from "./socket.ts"
 
 /** Why a session is closed; the words are those of the metrics. */
-export type CloseReason = "idle" | "lifetime" | "uses" | "invalid" | "error" | "shutdown"
+export type CloseReason = "idle" | "lifetime" | "uses" | "resize" | "invalid" | "error" | "shutdown"
 
 /** One physical session: the driver's connection, its socket, and what the pool remembers of it. */
-export interface Session {
+export interface Session extends PoolMachine.Member<Session> {
   readonly id: number
+  /** Closing it ends the session. */
+  readonly scope: Scope.Closeable
   readonly connection: PgConnection.PgConnection
   readonly wire: Socket.Wire
   /** Wall-clock milliseconds. */
@@ -30,6 +33,7 @@ export interface Session {
 
 export interface OpenOptions {
   readonly id: number
+  readonly scope: Scope.Closeable
   readonly generation: number
   readonly wire: Socket.Wire
   readonly config: PgConnection.Config
@@ -45,7 +49,7 @@ export interface OpenOptions {
  * that a closed socket means that the server has let go of the session too.
  */
 export const open = (options: OpenOptions): Effect.Effect<Session, SqlError, Scope.Scope> => {
-  const { id, wire, generation, lifetime, silence } = options
+  const { id, scope, wire, generation, lifetime, silence } = options
   const startedAt = options.now()
   return Effect.acquireRelease(
     Effect.void,
@@ -56,7 +60,9 @@ export const open = (options: OpenOptions): Effect.Effect<Session, SqlError, Sco
     Effect.map((connection): Session => {
       const openedAt = options.now()
       const session: Session = {
+        ...PoolMachine.unlisted,
         id,
+        scope,
         connection,
         wire,
         openedAt,

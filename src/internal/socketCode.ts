@@ -194,6 +194,8 @@ const codes: Readonly<Record<string, Rule>> = {
   DeadlineExceeded: local,
   RetriesExhausted: local,
   HookFailed: local,
+  // Who issues passwords may be busy, or down for a moment. It says nothing about the server.
+  CredentialsFailed: { ...denied, retry: "Backoff" },
   InvalidOption: withheld
 }
 

@@ -78,8 +78,8 @@ describe("a hook that hangs", () => {
           )
           assert.strictEqual(runs, 2)
           assert.deepStrictEqual(
-            { ...(yield* pool.stats), min: 0 },
-            { total: 1, idle: 1, active: 0, waiting: 0, connecting: 0, max: 1, min: 0 }
+            { ...(yield* pool.stats), min: 0, oldestLease: 0 },
+            { total: 1, idle: 1, active: 0, waiting: 0, connecting: 0, max: 1, min: 0, oldestLease: 0 }
           )
           assert.strictEqual(yield* witness.count, 1)
         }).pipe(Effect.provide(Pg.layer({

@@ -130,7 +130,8 @@ describe("a shared session in unbroken use", () => {
           uses: 0,
           invalid: 0,
           error: 0,
-          shutdown: 0
+          shutdown: 0,
+          resize: 0
         })
         assert.isAtMost(connectionsOpened, 2)
         yield* Effect.sleep(400)

@@ -1,9 +1,11 @@
 /** What a transaction pooler does that nobody would expect of a server, against a real PgBouncer. */
 import { PgClient } from "@effect/sql-pg/PgClient"
 import { assert, describe, it } from "@effect/vitest"
+import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
+import * as Layer from "effect/Layer"
 import * as Queue from "effect/Queue"
 import * as Redacted from "effect/Redacted"
 import * as Scope from "effect/Scope"
@@ -374,10 +376,11 @@ describe("a pooler that has no room", () => {
   it.live("for another client is Overloaded", () =>
     Effect.gen(function*() {
       const bouncer = yield* makePgBouncer({ settings: { max_client_conn: 3 } })
-      const error = yield* Effect.gen(function*() {
-        const sql = yield* SqlClient
-        return yield* Effect.flip(Effect.all(range(5).map(() => sql.reserve), { concurrency: "unbounded" }))
-      }).pipe(Effect.scoped, Effect.provide(pooled(bouncer.through(databaseUrl), { max: 5, retry: false })))
+      const client = Effect.gen(function*() {
+        const services = yield* Layer.build(pooled(bouncer.through(databaseUrl), { max: 1, retry: false }))
+        yield* Context.get(services, SqlClient).reserve
+      })
+      const error = (yield* Effect.scoped(Effect.flip(Effect.replicateEffect(client, 5)))) as SqlError
       assert.match(String(Pg.Errors.failureOf(error).message), /max_client_conn/)
       assert.strictEqual(verdictOn(error).kind, "Overloaded")
       assert.isTrue(error.isRetryable)

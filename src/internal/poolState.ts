@@ -1,0 +1,39 @@
+import type * as Effect from "effect/Effect"
+import type * as Fiber from "effect/Fiber"
+import * as Bell from "./bell.ts"
+import * as PoolMachine from "./poolMachine.ts"
+import type { Settings } from "./poolSettings.ts"
+import type { Session } from "./session.ts"
+
+/** What the rooms of one pool have in common. */
+export interface PoolState<E> {
+  readonly settings: Settings
+  readonly machine: PoolMachine.Machine<Session, E>
+  /** Wall-clock milliseconds. */
+  readonly now: () => number
+  readonly runFork: <A, E2>(effect: Effect.Effect<A, E2>) => Fiber.Fiber<A, E2>
+  /** Rings when sessions or borrowers have come or gone. */
+  readonly changed: Bell.Bell
+  max: number
+  min: number
+  /** Sessions of an older one are not lent any more. */
+  generation: number
+  /** `Draining`: those who wait are served, and nobody else. */
+  phase: "Open" | "Draining" | "Closed"
+}
+
+export const make = <E>(
+  settings: Settings,
+  now: PoolState<E>["now"],
+  runFork: PoolState<E>["runFork"]
+): PoolState<E> => ({
+  settings,
+  machine: PoolMachine.make(settings.concurrency),
+  now,
+  runFork,
+  changed: Bell.make(),
+  max: settings.max,
+  min: settings.min,
+  generation: 0,
+  phase: "Open"
+})

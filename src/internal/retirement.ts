@@ -1,0 +1,86 @@
+import * as Exit from "effect/Exit"
+import * as Scope from "effect/Scope"
+import * as PoolMachine from "./poolMachine.ts"
+import type { PoolState } from "./poolState.ts"
+import type { CloseReason, Session } from "./session.ts"
+
+/** What a session is worth to its next borrower: all, as much as it proves, or why it must go. */
+export type Standing = "Ready" | "Unproven" | CloseReason
+
+/** Which sessions leave the pool, when and why. */
+export interface Retirement {
+  /** `idleFor` in milliseconds, 0 when the session is shared. */
+  readonly standing: (session: Session, idleFor: number, at: number) => Standing
+  /** Milliseconds. Others may share a session, so it is idle only without a borrower, whoever asks being one of them. */
+  readonly idleFor: (session: Session, borrowers: number, at: number) => number
+  /** Takes a session out of circulation: now when it is idle, when it comes back otherwise. */
+  readonly evict: (session: Session, reason: CloseReason) => void
+  readonly evictAll: () => void
+  /** What cannot be told from a session that has just failed its check. */
+  readonly evictOlderThan: (session: Session) => void
+  /** Lets the sessions go that nobody has needed for long, or must not get any more. */
+  readonly retireIdle: (at: number) => void
+  /** Lets all go that nobody uses. */
+  readonly retireUnused: (reason: CloseReason) => void
+  /** Lets those go that are too many, as far as nobody uses them. */
+  readonly retireSurplus: () => void
+}
+
+export const make = <E>(state: PoolState<E>): Retirement => {
+  const { machine, runFork, settings } = state
+  const { members } = machine
+
+  const idleFor: Retirement["idleFor"] = (session, borrowers, at) =>
+    session.borrowers > borrowers ? 0 : at - session.idleSince
+
+  const standing: Retirement["standing"] = (session, idleFor, at) => {
+    if (session.condemned !== undefined) return session.condemned
+    if (session.wire.isDead()) return "error"
+    if (session.generation !== state.generation) return "invalid"
+    if (at >= session.expiresAt) return "lifetime"
+    // A new one is not idle: somebody has waited for it.
+    if (idleFor > settings.idleTimeout && members.size > state.min && session.uses > 0) return "idle"
+    if (settings.validateAlways || idleFor > settings.validateAfter) return "Unproven"
+    return "Ready"
+  }
+
+  /** Its place is free when its goodbye has been said and its socket has closed. */
+  const retire = (session: Session, reason: CloseReason): void => {
+    session.condemned ??= reason
+    PoolMachine.dismiss(machine, session)
+    runFork(Scope.close(session.scope, Exit.void))
+  }
+
+  const evict = (session: Session, reason: CloseReason): void => {
+    session.condemned ??= reason
+    if (session.borrowers === 0) retire(session, reason)
+    else PoolMachine.unshelve(machine, session)
+  }
+
+  return {
+    standing,
+    idleFor,
+    evict,
+    evictAll: () => {
+      state.generation++
+      for (const session of Array.from(members)) evict(session, "invalid")
+    },
+    evictOlderThan: ({ openedAt }) => {
+      for (const session of Array.from(members)) if (session.openedAt <= openedAt) evict(session, "invalid")
+    },
+    retireIdle: (at) => {
+      for (const session of Array.from(members)) {
+        if (session.borrowers > 0 || session.exclusions > 0 || !session.isMember) continue
+        const idle = at - session.idleSince
+        const verdict = idle > settings.idleTimeout && members.size > state.min ? "idle" : standing(session, idle, at)
+        if (verdict !== "Ready" && verdict !== "Unproven") retire(session, verdict)
+      }
+    },
+    retireUnused: (reason) => {
+      for (const session of Array.from(members)) if (session.borrowers === 0) retire(session, reason)
+    },
+    retireSurplus: () => {
+      while (members.size > state.max && machine.bottom?.borrowers === 0) retire(machine.bottom, "resize")
+    }
+  }
+}

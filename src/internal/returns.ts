@@ -1,0 +1,94 @@
+import * as Effect from "effect/Effect"
+import * as PoolMachine from "./poolMachine.ts"
+import type { SessionUsage } from "./poolSettings.ts"
+import type { PoolState } from "./poolState.ts"
+import type { Retirement } from "./retirement.ts"
+import type { CloseReason, Session } from "./session.ts"
+
+/** What happens to a session when its lease ends. */
+export interface Returns {
+  /**
+   * The end of every lease, on every exit. A session that must go leaves before anybody else can get it, and whoever gives
+   * it back never waits.
+   */
+  readonly takeBack: (session: Session, isExclusive: boolean) => void
+}
+
+export const make = <E>(
+  state: PoolState<E>,
+  retirement: Retirement,
+  usage: (session: Session) => SessionUsage,
+  pump: () => void
+): Returns => {
+  const { changed, machine, now, runFork, settings } = state
+  const { members } = machine
+
+  /** Why the session must not be lent again. */
+  const objection = (session: Session): CloseReason | undefined => {
+    if (session.wire.isDead()) return "error"
+    // It would hit the next borrower's statement.
+    if (session.wire.cancelThreat() !== "None") return "invalid"
+    // Somebody's BEGIN is open, or something unasked for came last: the next borrower must not find out.
+    if (session.borrowers === 1 && session.busy === 0 && !session.wire.isIdle()) return "invalid"
+    if (members.size > state.max) return "resize"
+    if (machine.waiting > 0) {
+      // Those who wait must not wait for the next checkout to find out, and then for a connect.
+      return now() >= session.expiresAt ? "lifetime" : undefined
+    }
+    return state.phase === "Open" ? undefined : "shutdown"
+  }
+
+  const putBack = (session: Session, isExclusive: boolean): void => {
+    if (isExclusive) PoolMachine.include(machine, session)
+    PoolMachine.giveBack(machine, session, now())
+    if (session.isMember && session.condemned !== undefined) retirement.evict(session, session.condemned)
+    if (machine.waiting > 0) pump()
+    else if (state.phase !== "Open") changed.notify()
+  }
+
+  /** Whoever wants the session next waits for the end of the CancelRequest. */
+  const afterCancel = (session: Session, isExclusive: boolean): void => {
+    const tooLate = Effect.sync(() => {
+      session.condemned ??= "invalid"
+    })
+    runFork(
+      Effect.timeoutOrElse(session.wire.cancelsDecided, { duration: settings.farewell, orElse: () => tooLate }).pipe(
+        Effect.andThen(Effect.sync(() => takeBack(session, isExclusive)))
+      )
+    )
+  }
+
+  const afterRelease = (
+    session: Session,
+    isExclusive: boolean,
+    hook: NonNullable<typeof settings.afterRelease>
+  ): void => {
+    PoolMachine.exclude(machine, session)
+    runFork(
+      Effect.suspend(() => hook(session.connection, usage(session))).pipe(
+        Effect.timeout(settings.farewell),
+        Effect.catchCause((cause) =>
+          Effect.as(Effect.logWarning("the afterRelease hook failed; its session is closed", cause), false)
+        ),
+        Effect.map((answer) => {
+          session.condemned ??= answer === false ? "invalid" : objection(session)
+          PoolMachine.include(machine, session)
+          putBack(session, isExclusive)
+        })
+      )
+    )
+  }
+
+  const takeBack: Returns["takeBack"] = (session, isExclusive) => {
+    if (session.isMember && session.condemned === undefined) {
+      if (session.wire.cancelThreat() === "Pending" && !session.wire.isDead()) return afterCancel(session, isExclusive)
+      session.condemned = objection(session)
+      if (session.condemned === undefined && session.borrowers === 1 && settings.afterRelease !== undefined) {
+        return afterRelease(session, isExclusive, settings.afterRelease)
+      }
+    }
+    putBack(session, isExclusive)
+  }
+
+  return { takeBack }
+}

@@ -1,0 +1,140 @@
+import * as Effect from "effect/Effect"
+import type * as Fiber from "effect/Fiber"
+import * as Classify from "./classify.ts"
+import * as Codel from "./codel.ts"
+import type { Connector } from "./connector.ts"
+import { digFailure } from "./failure.ts"
+import * as PoolMachine from "./poolMachine.ts"
+import type { PoolState } from "./poolState.ts"
+import type { Retirement } from "./retirement.ts"
+import type { Session } from "./session.ts"
+
+/** Serves the line from the shelf, and opens what is missing. */
+export interface Supply<E> {
+  /** To be called whenever something has changed: hands out what there is, and opens what the line needs. */
+  readonly pump: () => void
+  /** A session has arrived. */
+  readonly arrived: (session: Session) => void
+  /** A connect has failed. */
+  readonly failed: (error: E) => void
+  /** Turns everybody away who waits. */
+  readonly refuseAll: (error: E) => void
+  /** Waits until there are so many sessions, or as many as there may be. */
+  readonly warm: (count: number) => Effect.Effect<void, E>
+  /** Counts somebody who was served without having waited. */
+  readonly servedAtOnce: (at: number) => void
+  /** Ends what waits for the next connect to be tried. */
+  readonly close: () => void
+}
+
+/** Somebody who waits until there are so many sessions. */
+interface Wish<E> {
+  readonly count: number
+  readonly settle: (outcome: Effect.Effect<void, E>) => void
+}
+
+export const make = <E>(
+  state: PoolState<E>,
+  retirement: Retirement,
+  connector: () => Connector<E>,
+  tooLate: (waited: number) => E
+): Supply<E> => {
+  const { machine, now, runFork, settings } = state
+  const { members } = machine
+  const codel = settings.shedding === undefined ? undefined : Codel.make(settings.shedding)
+  const wishes = new Set<Wish<E>>()
+  let retry: Fiber.Fiber<void> | undefined
+
+  const isWorthy = (session: Session): boolean => {
+    const at = now()
+    const verdict = retirement.standing(session, retirement.idleFor(session, 0, at), at)
+    if (verdict === "Ready" || verdict === "Unproven") return true
+    retirement.evict(session, verdict)
+    return false
+  }
+
+  const refusal = ({ since }: PoolMachine.Waiter<Session, E>): E | undefined => {
+    if (codel === undefined) return undefined
+    const at = now()
+    return Codel.isLate(codel, at - since, at) ? tooLate(at - since) : undefined
+  }
+
+  /** A server that answers, but takes no more sessions, goes on serving those it has. */
+  const isRefusal = (error: E): boolean => {
+    const { kind } = Classify.classify(digFailure(error), { phase: "Connect", reused: false, replied: false })
+    return kind === "Overloaded" || kind === "Denied"
+  }
+
+  /** Whether those who wait will be served whatever has become of the connect. */
+  const othersWillCome = (error: E): boolean => connector().connecting() > 0 || (members.size > 0 && isRefusal(error))
+
+  const refuseAll = (error: E): void => {
+    PoolMachine.refuseAll(machine, error)
+    for (const wish of wishes) wish.settle(Effect.fail(error))
+  }
+
+  const missing = (connecting: number): number => {
+    let most = PoolMachine.shortfall(machine, connecting)
+    for (const { count } of wishes) most = Math.max(most, Math.min(count, state.max) - members.size - connecting)
+    return most
+  }
+
+  const openMore = (): void => {
+    const { connect, connecting, decide, taken } = connector()
+    while (state.phase !== "Closed" && taken() < state.max && missing(connecting()) > 0) {
+      const decision = decide()
+      if (decision === "Go") {
+        connect()
+        continue
+      }
+      if (decision === "Wait") return
+      if (!othersWillCome(decision.cause)) return refuseAll(decision.cause)
+      retry ??= runFork(Effect.map(Effect.sleep(decision.retryAfter), () => {
+        retry = undefined
+        openMore()
+      }))
+      return
+    }
+  }
+
+  const pump = (): void => {
+    PoolMachine.serve(machine, now(), isWorthy, refusal)
+    for (const wish of wishes) if (members.size >= Math.min(wish.count, state.max)) wish.settle(Effect.void)
+    openMore()
+    state.changed.notify()
+  }
+
+  return {
+    pump,
+    refuseAll,
+    arrived: (session) => {
+      // One that died on its way here never enters the books.
+      if (session.wire.isDead()) return
+      PoolMachine.admit(machine, session, now())
+      if (state.phase === "Closed") retirement.evict(session, "shutdown")
+      else if (members.size > state.max) retirement.evict(session, "resize")
+      pump()
+    },
+    failed: (error) => {
+      if (!othersWillCome(error)) refuseAll(error)
+      pump()
+    },
+    warm: (count) =>
+      Effect.callback((settle) => {
+        const wish: Wish<E> = {
+          count,
+          settle: (outcome) => {
+            wishes.delete(wish)
+            settle(outcome)
+          }
+        }
+        wishes.add(wish)
+        pump()
+        return Effect.sync(() => wishes.delete(wish))
+      }),
+    servedAtOnce: (at) => {
+      if (codel !== undefined) Codel.isLate(codel, 0, at)
+    },
+    close: () => retry?.interruptUnsafe()
+  }
+}
