@@ -34,6 +34,9 @@ const columnsFor = (wantsTicket: boolean, left: number): ReadonlyArray<string> =
   ]
 }
 
+/** `undefined_object`: of what rides along, it can only be a setting. */
+const unknownSetting = "42704"
+
 /** No such function or setting, no right to it, or not there: a server that says this says it the next time too. */
 const isForGood = (sqlState: string | undefined): boolean =>
   sqlState !== undefined && /^(42883|42501|42704|0A000)$/.test(sqlState)
@@ -87,14 +90,17 @@ export const make = (settings: ReadonlyArray<string>): Begin => {
         return Effect.flatMap(sendWith(tracked, statement ?? "BEGIN", rider), (answer) => {
           const ticket = wantsTicket ? CommitFate.ticketOf(answer?.row) : undefined
           if (isToBeResolved) inquiries.set(tracked, { ticket })
-          const isRefused = answer?.refusedBy !== undefined
-          if (wantsTicket ? ticket !== undefined : !(wantsSettings && isRefused)) return Effect.void
-          if (isForGood(answer?.refusedBy)) {
-            if (wantsTicket) canIdentify = false
-            else canSet = false
-          }
+          const refusedBy = answer?.refusedBy
+          const isSettingRefused = wantsSettings &&
+            (wantsTicket ? refusedBy === unknownSetting : refusedBy !== undefined)
+          if (isSettingRefused) canSet &&= !isForGood(refusedBy)
+          else if (ticket !== undefined || !wantsTicket) return Effect.void
+          else canIdentify &&= !isForGood(refusedBy)
           // The refusal has failed the transaction.
-          return Effect.andThen(tracked.query("ROLLBACK"), attempt(false, wantsTicket && wantsSettings))
+          return Effect.andThen(
+            tracked.query("ROLLBACK"),
+            isSettingRefused ? attempt(wantsTicket, false) : attempt(false, wantsSettings)
+          )
         })
       }
       return Effect.suspend(() => attempt(isToBeResolved && canIdentify, canSet))
