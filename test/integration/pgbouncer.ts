@@ -33,7 +33,7 @@ export interface PgBouncer {
 const version = spawnSync("pgbouncer", ["--version"], { encoding: "utf8" })
 
 /** Why there can be no PgBouncer here, `undefined` when there can. */
-export const absence: string | undefined = version.status === 0
+const absence: string | undefined = version.status === 0
   ? undefined
   : "pgbouncer is not on the PATH: install the Debian package pgbouncer (brew install pgbouncer)"
 
