@@ -139,7 +139,7 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
           runFork: owner.runFork,
           farewell: settings.farewell,
           cancelsAreOurs: settings.cancelsAreOurs,
-          cancelsAreKnown: !settings.behindPooler,
+          behindPooler: settings.behindPooler,
           onDeath: mourn,
           onClose
         }),
