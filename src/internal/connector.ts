@@ -144,7 +144,7 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
           farewell: settings.farewell,
           cancelsAreOurs: settings.cancelsAreOurs,
           onResetRefused: (sqlState) => owner.runFork(warnOfReset(sqlState)),
-          cancelsAreKnown: !settings.behindPooler,
+          behindPooler: settings.behindPooler,
           onDeath: mourn,
           onClose
         }),

@@ -58,10 +58,10 @@ export interface Wire {
   /** Call when rows are asked for: the server has all the time again from now on. */
   readonly expectAnswer: () => void
   /**
-   * Sends a statement along with the driver's next one, which has to open a transaction, and hands back what became of
-   * it: `undefined` when the session ended. Whoever stops waiting for it while it is under way loses the session.
+   * Sends statements along with the driver's next one, which has to open a transaction, and hands back what became of
+   * them: `undefined` when the session ended. Whoever stops waiting for it while it is under way loses the session.
    */
-  readonly ride: (sql: string) => Effect.Effect<Rider.Answer | undefined>
+  readonly ride: (statements: ReadonlyArray<string>) => Effect.Effect<Rider.Answer | undefined>
   /** Call when the driver has said goodbye. */
   readonly expectClose: () => void
   /** Ends the session for all who use it, at once. Its place is free when the server has let go of it, too. */
@@ -116,8 +116,8 @@ export const make = (options: {
   /** Whether a CancelRequest for this session cannot hit anybody's statement but its borrower's. */
   readonly cancelsAreOurs: boolean
   readonly onResetRefused: (sqlState: string | undefined) => void
-  /** Whether it cannot hit anybody's but this pool's. */
-  readonly cancelsAreKnown: boolean
+  /** Whether it goes to a pooler: then it is lost for a statement that is not running yet, and may hit others' there. */
+  readonly behindPooler: boolean
   /** Nobody can use the session any more. */
   readonly onDeath: () => void
   /** Its place on the server is free, as far as can be known. */
@@ -175,9 +175,9 @@ export const make = (options: {
 
   const askToCancel = (duplex: Duplex): ((onEnd: Departure.OnCancelled) => void) | undefined => {
     const key = messages.cancelKey()
-    if (key === undefined || !options.cancelsAreKnown) return undefined
+    if (key === undefined || options.behindPooler) return undefined
     return (onEnd) => {
-      const request = Dial.later(cancelTarget(duplex), options.farewell, options.runFork, onEnd)
+      const request = Dial.later(cancelTarget(duplex), options.farewell, options.runFork, onEnd, () => false)
       request.on("error", () => {})
       request.write(PgProtocol.encodeCancelRequest(key))
       request.destroy()
@@ -309,22 +309,24 @@ export const make = (options: {
     const leave = (): void => {
       if (rider === next) rider = undefined
       stopLooking()
-      duplex.off("close", arrive)
+      duplex.off("close", endUnanswered)
     }
-    const arrive = (): void => {
+    const endUnanswered = (): void => {
       leave()
       onDone()
     }
     rider = next
     const stopLooking = inbound.join((chunk, passOn) => {
       const { after, before, own } = next.take(chunk)
+      // At once: the driver's part may end a statement, and then the next one comes with a rider of its own.
+      if (next.isDone()) leave()
       // In the order in which they came: a message of the driver's may have begun in the last chunk.
       passOn(before)
       if (own.length > 0) messages.scan(own)
-      if (next.isDone()) arrive()
+      if (next.isDone()) onDone()
       passOn(after)
     })
-    duplex.once("close", arrive)
+    duplex.once("close", endUnanswered)
     return () => {
       if (next.isDone()) return
       const hasSetOut = rider !== next
@@ -379,7 +381,8 @@ export const make = (options: {
       }
       if (!cancels.isAnswerDue()) errorBefore = messages.lastError()
       cancels.sent()
-      const cancel = Dial.later(cancelTarget(socket), options.farewell, options.runFork, cancels.ended)
+      const inVain = () => options.behindPooler && !isGone && cancels.isAnswerDue()
+      const cancel = Dial.later(cancelTarget(socket), options.farewell, options.runFork, cancels.ended, inVain)
       cancelSockets.add(cancel)
       cancel.once("close", () => cancelSockets.delete(cancel))
       return cancel
@@ -426,10 +429,10 @@ export const make = (options: {
     },
     suspect: () => suspect(),
     expectAnswer: () => expectAnswer(),
-    ride: (sql) =>
+    ride: (statements) =>
       Effect.callback((resume) => {
         if (socket === undefined || intake === undefined || isGone) return resume(Effect.undefined)
-        const next = Rider.make(sql)
+        const next = Rider.make(statements)
         const tell = () => resume(Effect.sync(() => ({ row: next.answer(), refusedBy: next.refusedBy() })))
         return Effect.sync(board(socket, intake, next, tell))
       }),

@@ -124,8 +124,8 @@ export class TrackedConnection implements PgConnection.PgConnection {
     return this.track(sql, this.base.queryValues(sql, params, prepare))
   }
 
-  /** A query without a name, and with it in the same write a statement of ours, whose first row is the answer. */
-  queryWithRider(sql: string, rider: string): Effect.Effect<Rider.Answer | undefined, SqlError> {
+  /** A query without a name, and with it in the same write statements of ours, whose first row is the answer. */
+  queryWithRider(sql: string, rider: ReadonlyArray<string>): Effect.Effect<Rider.Answer | undefined, SqlError> {
     const both = Effect.flatMap(
       Effect.forkChild(this.session.wire.ride(rider), { startImmediately: true }),
       (riding) =>
