@@ -137,20 +137,21 @@ const makeNode = (bin: string, directory: string, port: number) => {
       Effect.sync(() => Fs.appendFileSync(Path.join(data, "postgresql.conf"), settings))
     ),
     copy: (primary: Node) =>
-      run("copy the primary", "pg_basebackup", "-D", data, "-d", Redacted.value(primary.url), "-c", "fast", "--no-sync").pipe(
-        Effect.andThen(Effect.sync(() => {
-          Fs.appendFileSync(Path.join(data, "postgresql.conf"), settings)
-          follow(primary.port)
-        }))
-      ),
+      run("copy the primary", "pg_basebackup", "-D", data, "-d", Redacted.value(primary.url), "-c", "fast", "--no-sync")
+        .pipe(
+          Effect.andThen(Effect.sync(() => {
+            Fs.appendFileSync(Path.join(data, "postgresql.conf"), settings)
+            follow(primary.port)
+          }))
+        ),
     destroy: Effect.ignore(control("stop", "-m", "immediate"))
   }
 }
 
+/** One that has ended may stay in the table until somebody asks for it. */
 const isAlive = (pid: number): boolean => {
   try {
-    process.kill(pid, 0)
-    return true
+    return !Fs.readFileSync(`/proc/${pid}/stat`, "utf8").includes(") Z ")
   } catch {
     return false
   }
@@ -158,7 +159,8 @@ const isAlive = (pid: number): boolean => {
 
 /** Ends both servers and removes their folder when this process is gone, however it went. */
 const keep = (directory: string, bin: string): void => {
-  const script = `read -r _; for data in "${directory}"/data-*; do "${bin}/pg_ctl" stop -m immediate -D "$data"; done; rm -rf "${directory}"`
+  const script =
+    `read -r _; for data in "${directory}"/data-*; do "${bin}/pg_ctl" stop -m immediate -D "$data"; done; rm -rf "${directory}"`
   const keeper = spawn("/bin/sh", ["-c", script], {
     ...account(),
     detached: true,
