@@ -42,7 +42,7 @@ export interface Hosts {
   readonly list: ReadonlyArray<Host>
   /** The host that did last, where there can be only one that does. */
   writer: number | undefined
-  /** Where the next round begins. */
+  /** Searches so far, where they take turns. */
   turn: number
 }
 
@@ -105,16 +105,17 @@ export interface Pass {
   isSecondChoice: boolean
 }
 
-/** Begins a search. Those that failed lately come last; readers are spread over the others. */
+/** Begins a search. Those that failed lately come last; readers are spread over those that come first. */
 export const begin = (hosts: Hosts, now: number): Pass => {
-  const { attrs, list } = hosts
-  const count = list.length
-  const first = isForReading(attrs) ? hosts.turn++ % count : 0
-  const queue = list
-    .map((_, offset) => (first + offset) % count)
-    .map((index) => ({ index, rank: rankOf(hosts, index, now) }))
+  const ranked = hosts.list
+    .map((_, index) => ({ index, rank: rankOf(hosts, index, now) }))
     .sort((one, other) => one.rank - other.rank)
-    .map(({ index }) => index)
+  const queue = ranked.map(({ index }) => index)
+  if (isForReading(hosts.attrs)) {
+    const best = queue.splice(0, ranked.filter(({ rank }) => rank === ranked[0]!.rank).length)
+    const first = hosts.turn++ % best.length
+    queue.unshift(...best.slice(first), ...best.slice(0, first))
+  }
   return { hosts, queue, fallback: [], isSecondChoice: false }
 }
 

@@ -30,6 +30,8 @@ export interface Node {
   readonly stop: Effect.Effect<void, ClusterError>
   /** SIGKILL to all of its processes. */
   readonly kill: Effect.Effect<void, ClusterError>
+  /** From now on its standby gets nothing, although the primary goes on. */
+  readonly stallReplication: Effect.Effect<void, SqlError>
   /** Ends recovery: returns when the server takes writes. */
   readonly promote: Effect.Effect<void, ClusterError>
   /** To be started as a standby of another node, with what both have in common. */
@@ -117,6 +119,10 @@ const makeNode = (bin: string, directory: string, port: number) => {
     }).pipe(
       Effect.andThen(eventually("the end of the killed server", Effect.sync(() => !isAlive(postmaster())))),
       Effect.andThen(Effect.sync(() => Fs.rmSync(Path.join(data, "postmaster.pid"), { force: true })))
+    ),
+    stallReplication: Effect.map(
+      Effect.suspend(() => node.ask<number>("SELECT pid FROM pg_stat_replication")),
+      (pid) => void process.kill(pid, "SIGSTOP")
     ),
     promote: control("promote"),
     demoteTo: (primary) => Effect.sync(() => follow(primary.port)),
