@@ -126,7 +126,7 @@ export const layerConfig = (
 
 /**
  * The options as the environment has them: `DATABASE_URL` (or `PGHOST`, `PGPORT`, `PGUSER`, `PGPASSWORD`,
- * `PGDATABASE`, `PGSSLMODE`) and the `DB_*` variables. A bare number is milliseconds; `"15 seconds"` works too. A bad
+ * `PGDATABASE`, `PGSSLMODE`, `PGTARGETSESSIONATTRS`) and the `DB_*` variables. A bare number is milliseconds; `"15 seconds"` works too. A bad
  * value is a `ConfigError` that names the variable, the value and what is allowed.
  *
  * @category configuration

@@ -144,7 +144,20 @@ export const options: Config.Config<EnvironmentOptions> = Config.mapEffect(
     breakerOpen: duration("DB_BREAKER_OPEN")
   }),
   Effect.fnUntraced(function*(
-    { breakerFailures, breakerOpen, database, host, password, ports, retryAttempts, sslMode, url, username, ...rest }
+    {
+      breakerFailures,
+      breakerOpen,
+      database,
+      host,
+      password,
+      ports,
+      retryAttempts,
+      sslMode,
+      targetSessionAttrs,
+      url,
+      username,
+      ...rest
+    }
   ) {
     if (rest.min !== undefined && rest.max !== undefined && rest.min > rest.max) {
       return yield* refuse(`DB_POOL_MIN is "${rest.min}", but must be at most DB_POOL_MAX, which is ${rest.max}.`)
@@ -159,6 +172,7 @@ export const options: Config.Config<EnvironmentOptions> = Config.mapEffect(
         : {
           url: optional ? Redacted.make(`postgres:///?sslmode=${sslMode}`) : undefined,
           ...(yield* hostsOf(host, ports)),
+          targetSessionAttrs,
           username,
           password,
           database

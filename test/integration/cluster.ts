@@ -138,7 +138,13 @@ const makeNode = (bin: string, directory: string, port: number) => {
       run(
         "initialise",
         "initdb",
-        ...["-D", data, "-U", "postgres", "--auth=trust", "--no-sync", "--no-instructions", "--locale=C", "-E", "UTF8"]
+        `--pgdata=${data}`,
+        "--username=postgres",
+        "--auth=trust",
+        "--encoding=UTF8",
+        "--locale=C",
+        "--no-sync",
+        "--no-instructions"
       ),
       Effect.sync(() => Fs.appendFileSync(Path.join(data, "postgresql.conf"), settings))
     ),
