@@ -86,7 +86,7 @@ describe("the address", () => {
   it("gives the driver, which knows of one host only, a URL that it can read", () => {
     const urls = [
       "postgres://me:hunter2@one:1,two:2/shop?application_name=a",
-      "postgres://me:hunter2@/shop?host=one,two&port=1,2"
+      "postgres://me:hunter2@one/shop?host=one,two&port=1,2"
     ].map((url) => {
       const found = resolve(url)
       return "_tag" in found || found.url === undefined ? found : Redacted.value(found.url)

@@ -81,7 +81,8 @@ const authority = /^(postgres(?:ql)?:\/\/(?:[^@/?#]*@)?)([^/?#]*)/i
 const splitHosts = (raw: string): ReadonlyArray<string> => {
   const [head, prefix, list] = authority.exec(raw) ?? []
   if (head === undefined || !list!.includes(",")) return [raw]
-  return list!.split(",").map((host) => prefix! + host + raw.slice(head.length))
+  // A URL with a user must have a host.
+  return list!.split(",").map((host) => prefix! + host.replace(/^(?=:|$)/, "localhost") + raw.slice(head.length))
 }
 
 const hostsOfUrl = (urls: ReadonlyArray<URL>): ReadonlyArray<Partial<HostAddress>> | BadAddress => {
