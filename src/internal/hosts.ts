@@ -74,7 +74,7 @@ export const fits = (attrs: SessionAttrs, { isReadOnly, isStandby }: Role): bool
 }
 
 /** Whether there can be no more than one host that does. */
-export const wantsWriter = (attrs: SessionAttrs): boolean => attrs === "read-write" || attrs === "primary"
+const wantsWriter = (attrs: SessionAttrs): boolean => attrs === "read-write" || attrs === "primary"
 
 /** Whether a write is the caller's mistake, and says nothing about the host. */
 export const isForReading = (attrs: SessionAttrs): boolean =>
@@ -130,7 +130,7 @@ export const next = (pass: Pass): number | undefined => {
 }
 
 /** Notes what a host is. */
-export const saw = ({ list }: Hosts, index: number, role: Role, now: number): void => {
+const saw = ({ list }: Hosts, index: number, role: Role, now: number): void => {
   const host = list[index]!
   host.role = role
   host.seenAt = now

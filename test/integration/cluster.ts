@@ -8,6 +8,7 @@ import type { SqlError } from "effect/sql/SqlError"
 import { execFile, execFileSync, spawn } from "node:child_process"
 import { randomInt } from "node:crypto"
 import * as Fs from "node:fs"
+import * as Net from "node:net"
 import * as Os from "node:os"
 import * as Path from "node:path"
 import { eventually } from "./witness.ts"
@@ -184,6 +185,20 @@ const keep = (directory: string, bin: string): void => {
   ;(keeper.stdin as unknown as { unref: () => void }).unref()
 }
 
+/** Below the ports that outgoing connections take, so that it is still free when a server comes back to it. */
+const freePort = (from: number): Effect.Effect<number> =>
+  Effect.suspend(() => {
+    const port = from + randomInt(4000)
+    const probe = Effect.callback<boolean>((resume) => {
+      const server = Net.createServer()
+      server.once("error", () => resume(Effect.succeed(false)))
+      server.listen({ port, host: "127.0.0.1", exclusive: true }, () => {
+        server.close(() => resume(Effect.succeed(true)))
+      })
+    })
+    return Effect.flatMap(probe, (isFree) => isFree ? Effect.succeed(port) : freePort(from))
+  })
+
 /** A new cluster, gone with the scope. */
 export const makeCluster: Effect.Effect<Cluster, ClusterError | SqlError, Scope.Scope> = Effect.gen(function*() {
   const bin = newestBin()
@@ -197,8 +212,8 @@ export const makeCluster: Effect.Effect<Cluster, ClusterError | SqlError, Scope.
     }),
     (made) => Effect.sync(() => Fs.rmSync(made, { recursive: true, force: true }))
   )
-  const first = makeNode(bin, directory, 12_000 + randomInt(4000))
-  const second = makeNode(bin, directory, 16_000 + randomInt(4000))
+  const first = makeNode(bin, directory, yield* freePort(12_000))
+  const second = makeNode(bin, directory, yield* freePort(16_000))
   yield* first.initialise
   yield* Effect.addFinalizer(() => first.destroy)
   yield* first.node.start
