@@ -85,6 +85,9 @@ const splitHosts = (raw: string): ReadonlyArray<string> => {
   return list!.split(",").map((host) => prefix! + host.replace(/^(?=:|$)/, "localhost") + raw.slice(head.length))
 }
 
+/** A URL that has been resolved, as that of its first host. */
+export const firstUrl = (url: Redacted.Redacted): URL => new URL(splitHosts(Redacted.value(url))[0]!)
+
 const hostsOfUrl = (urls: ReadonlyArray<URL>): ReadonlyArray<Partial<HostAddress>> | BadAddress => {
   const [{ searchParams }] = urls as [URL]
   const names = searchParams.get("host")?.split(",") ?? urls.map(({ hostname }) => hostname)

@@ -12,17 +12,23 @@ export interface Scanner {
   readonly isIdle: () => boolean
   /** The last ErrorResponse, once it is complete; the same object for as long as it is the last one. */
   readonly lastError: () => PgProtocol.ErrorFields | undefined
+  /** What a CancelRequest for this session has to name, once the server has told it. */
+  readonly cancelKey: () => { readonly pid: number; readonly secret: number } | undefined
   /** The last ErrorResponse that ended the session, if one has. */
   readonly fatal: () => { readonly sqlState: string | undefined; readonly message: string } | undefined
   /** What the server has last reported of one of its settings, in a ParameterStatus. */
   readonly parameter: (name: string) => string | undefined
 }
 
+const backendKeyData = 0x4b
 const errorResponse = 0x45
 const readyForQuery = 0x5a
 const parameterStatus = 0x53
 const idle = 0x49
 const headerLength = 5
+
+const isLookedInto = (type: number): boolean =>
+  type === readyForQuery || type === errorResponse || type === parameterStatus || type === backendKeyData
 
 /**
  * Follows the frames of the server's messages, wherever chunks cut them, and looks into those few that tell about the
@@ -40,6 +46,7 @@ export const makeScanner = (onParameter: () => void = () => {}): Scanner => {
   let isReady = false
   let error: Array<Uint8Array> = []
   let readError: PgProtocol.ErrorFields | undefined
+  let key = Buffer.alloc(0)
   let report: Array<Uint8Array> = []
   const parameters = new Map<string, string>()
 
@@ -55,6 +62,7 @@ export const makeScanner = (onParameter: () => void = () => {}): Scanner => {
       status = chunk[start]!
       isReady = true
     } else if (type === errorResponse) error.push(chunk.subarray(start, end))
+    else if (type === backendKeyData) key = Buffer.concat([key, chunk.subarray(start, end)])
     else {
       report.push(chunk.slice(start, end))
       if (end - start === bodyLeft) onReport()
@@ -86,7 +94,7 @@ export const makeScanner = (onParameter: () => void = () => {}): Scanner => {
       while (offset < length) {
         if (bodyLeft > 0) {
           const end = Math.min(offset + bodyLeft, length)
-          if (type === readyForQuery || type === errorResponse || type === parameterStatus) onBody(chunk, offset, end)
+          if (isLookedInto(type)) onBody(chunk, offset, end)
           bodyLeft -= end - offset
           offset = end
         } else if (headerFill === 0 && length - offset >= headerLength) {
@@ -108,6 +116,7 @@ export const makeScanner = (onParameter: () => void = () => {}): Scanner => {
     },
     isIdle: () => isReady && status === idle && bodyLeft === 0 && headerFill === 0,
     lastError,
+    cancelKey: () => key.length === 8 ? { pid: key.readInt32BE(0), secret: key.readInt32BE(4) } : undefined,
     fatal: () => {
       const last = lastError()
       // `severity` speaks the language of the server's `lc_messages`.
