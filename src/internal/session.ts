@@ -13,6 +13,8 @@ export interface Session extends PoolMachine.Member<Session> {
   readonly id: number
   /** Closing it ends the session. */
   readonly scope: Scope.Closeable
+  /** The place of its server in the list of hosts. */
+  readonly host: number
   readonly connection: PgConnection.PgConnection
   readonly wire: Socket.Wire
   /** Wall-clock milliseconds. */
@@ -36,6 +38,7 @@ export interface Session extends PoolMachine.Member<Session> {
 export interface OpenOptions {
   readonly id: number
   readonly scope: Scope.Closeable
+  readonly host: number
   readonly generation: number
   readonly wire: Socket.Wire
   readonly config: PgConnection.Config
@@ -51,7 +54,7 @@ export interface OpenOptions {
  * that a closed socket means that the server has let go of the session too.
  */
 export const open = (options: OpenOptions): Effect.Effect<Session, SqlError, Scope.Scope> => {
-  const { id, scope, wire, generation, lifetime, silence } = options
+  const { id, scope, host, wire, generation, lifetime, silence } = options
   const startedAt = options.now()
   return Effect.acquireRelease(
     Effect.void,
@@ -65,6 +68,7 @@ export const open = (options: OpenOptions): Effect.Effect<Session, SqlError, Sco
         ...PoolMachine.unlisted,
         id,
         scope,
+        host,
         connection,
         wire,
         openedAt,

@@ -45,6 +45,10 @@ export interface Wire {
   readonly suspect: () => void
   /** Call when rows are asked for: the server has all the time again from now on. */
   readonly expectAnswer: () => void
+  /** What the server has last reported of one of its settings. */
+  readonly parameter: (name: string) => string | undefined
+  /** Hears of it when the server reports a setting from now on. */
+  readonly onParameter: (listener: () => void) => void
   /**
    * Sends statements along with the driver's next one, which has to open a transaction, and hands back what became of
    * them: `undefined` when the session ended. Whoever stops waiting for it while it is under way loses the session.
@@ -116,7 +120,8 @@ export const make = (options: {
   let asks = 0
   let isAnswered = true
   let suspicion: NodeJS.Timeout | undefined
-  const messages = BackendMessages.makeScanner()
+  let hearOfParameter = (): void => {}
+  const messages = BackendMessages.makeScanner(() => hearOfParameter())
   let obituary: Obituary | undefined
   let isDeparting = false
   let stopWaiting = (): void => {}
@@ -377,6 +382,10 @@ export const make = (options: {
     },
     suspect: () => suspect(),
     expectAnswer: () => expectAnswer(),
+    parameter: messages.parameter,
+    onParameter: (listener) => {
+      hearOfParameter = listener
+    },
     ride: (statements) =>
       Effect.callback((resume) => {
         if (socket === undefined || isGone) return resume(Effect.undefined)
