@@ -43,18 +43,20 @@ const lengths = fc.array(fc.integer({ min: 1, max: 50 }), { minLength: 1, maxLen
 
 describe("the answer to a reset", () => {
   const read = (chunks: ReadonlyArray<Buffer>) => {
-    const answer = Reset.makeAnswer()
+    const reported: Array<string> = []
+    const answer = Reset.makeAnswer((name, value) => reported.push(`${name} ${value}`))
     const rest = chunks.map((chunk) => Buffer.from(answer.take(chunk)))
-    return { answer, rest: Buffer.concat(rest) }
+    return { answer, rest: Buffer.concat(rest), reported }
   }
 
   it("is kept from the driver, and nothing else, wherever chunks cut the stream", () => {
     fc.assert(
       fc.property(fc.uint8Array({ maxLength: 40 }), lengths, (behind, cuts) => {
-        const { answer, rest } = read(pieces(Buffer.concat([clean, behind]), cuts))
+        const { answer, reported, rest } = read(pieces(Buffer.concat([clean, behind]), cuts))
         assert.isTrue(answer.isDone())
         assert.isUndefined(answer.refusal())
         assert.isTrue(rest.equals(Buffer.from(behind)))
+        assert.deepStrictEqual(reported, ["TimeZone UTC"])
       }),
       { numRuns: 5000 }
     )

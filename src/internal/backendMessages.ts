@@ -18,11 +18,16 @@ export interface Scanner {
   readonly cancelKey: () => { readonly pid: number; readonly secret: number } | undefined
   /** The last ErrorResponse that ended the session, if one has. */
   readonly fatal: () => { readonly sqlState: string | undefined; readonly message: string } | undefined
+  /** What the server has last reported of one of its settings, in a ParameterStatus. */
+  readonly parameter: (name: string) => string | undefined
+  /** Takes note of such a report that was not among the messages. */
+  readonly learn: (name: string, value: string) => void
 }
 
 const backendKeyData = 0x4b
 const errorResponse = 0x45
 const readyForQuery = 0x5a
+const parameterStatus = 0x53
 const idle = 0x49
 const headerLength = 5
 
@@ -52,13 +57,17 @@ export const makeFinder = () => {
   }
 }
 
+const isLookedInto = (type: number): boolean =>
+  type === readyForQuery || type === errorResponse || type === parameterStatus || type === backendKeyData
+
 /**
- * Follows the frames of the server's messages, wherever chunks cut them, and looks into those two that tell about the
- * session. It reads a type and a length per message, so a query costs it tens of nanoseconds.
+ * Follows the frames of the server's messages, wherever chunks cut them, and looks into those few that tell about the
+ * session. It reads a type and a length per message, so a query costs it tens of nanoseconds. `onParameter` hears of each
+ * ParameterStatus once it is complete.
  *
  * https://www.postgresql.org/docs/18/protocol-message-formats.html
  */
-export const makeScanner = (): Scanner => {
+export const makeScanner = (onParameter: (name: string, value: string) => void = () => {}): Scanner => {
   const header = new Uint8Array(headerLength)
   let headerFill = 0
   let type = 0
@@ -68,13 +77,30 @@ export const makeScanner = (): Scanner => {
   let error: Array<Uint8Array> = []
   let readError: PgProtocol.ErrorFields | undefined
   let key = Buffer.alloc(0)
+  let report: Array<Uint8Array> = []
+  const parameters = new Map<string, string>()
+
+  const learn = (name: string, value: string): void => {
+    parameters.set(name, value)
+    onParameter(name, value)
+  }
+
+  const onReport = (): void => {
+    const [name, value] = Buffer.concat(report).toString("utf8").split("\0")
+    if (name === undefined || value === undefined) return
+    learn(name, value)
+  }
 
   const onBody = (chunk: Uint8Array, start: number, end: number): void => {
     if (type === readyForQuery) {
       status = chunk[start]!
       isReady = true
     } else if (type === errorResponse) error.push(chunk.subarray(start, end))
-    else key = Buffer.concat([key, chunk.subarray(start, end)])
+    else if (type === backendKeyData) key = Buffer.concat([key, chunk.subarray(start, end)])
+    else {
+      report.push(chunk.slice(start, end))
+      if (end - start === bodyLeft) onReport()
+    }
   }
 
   const onHeader = (bytes: Uint8Array, offset: number): void => {
@@ -84,7 +110,7 @@ export const makeScanner = (): Scanner => {
     if (type === errorResponse) {
       error = [bytes.slice(offset, offset + headerLength)]
       readError = undefined
-    }
+    } else if (type === parameterStatus) report = []
   }
 
   const lastError = (): PgProtocol.ErrorFields | undefined => {
@@ -102,7 +128,7 @@ export const makeScanner = (): Scanner => {
       while (offset < length) {
         if (bodyLeft > 0) {
           const end = Math.min(offset + bodyLeft, length)
-          if (type === readyForQuery || type === errorResponse || type === backendKeyData) onBody(chunk, offset, end)
+          if (isLookedInto(type)) onBody(chunk, offset, end)
           bodyLeft -= end - offset
           offset = end
         } else if (headerFill === 0 && length - offset >= headerLength) {
@@ -133,6 +159,8 @@ export const makeScanner = (): Scanner => {
       return severity === "FATAL" || severity === "PANIC"
         ? { sqlState: last?.code, message: last?.message ?? "the server ended the session" }
         : undefined
-    }
+    },
+    parameter: (name) => parameters.get(name),
+    learn
   }
 }

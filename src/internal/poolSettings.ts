@@ -8,6 +8,7 @@ import type { Duplex } from "node:stream"
 import type { ConnectionOptions } from "node:tls"
 import * as Address from "./address.ts"
 import type * as Dial from "./dial.ts"
+import type * as Hosts from "./hosts.ts"
 import type * as Login from "./login.ts"
 import { millis } from "./millis.ts"
 import * as Reset from "./reset.ts"
@@ -30,7 +31,10 @@ type CheckoutHook = (
 
 /** Everything a pool can be told. Absence means the default; durations are never below 0. */
 export interface PoolOptions {
-  /** `postgres://user:password@host:port/database?sslmode=...`. Explicit fields win over it. */
+  /**
+   * `postgres://user:password@host:port/database?sslmode=...`, with several hosts as libpq has them:
+   * `postgres://user:password@one:5432,two:5432/database?target_session_attrs=read-write`. Explicit fields win over it.
+   */
   readonly url?: Redacted.Redacted | undefined
   /** Default: `localhost`. A value that begins with `/` is the directory of a Unix socket. */
   readonly host?: string | undefined
@@ -38,6 +42,20 @@ export interface PoolOptions {
   readonly port?: number | undefined
   /** The Unix socket itself; wins over host and port. */
   readonly path?: string | undefined
+  /**
+   * Several servers of one database, instead of `host` and `port`: a primary and its standbys. A connect tries one after
+   * another, each for `connectTimeout`, until one will do; those that have just failed come last. Default port: 5432.
+   */
+  readonly hosts?: ReadonlyArray<{ readonly host: string; readonly port?: number | undefined }> | undefined
+  /**
+   * Which servers will do, as libpq has it: `"any"`; `"read-write"` and `"read-only"`, by whether transactions may write
+   * there; `"primary"` and `"standby"`, by whether it follows another one; `"prefer-standby"`, a standby if one is up, else
+   * any. All but `"any"` are checked at each connect, without a round trip from PostgreSQL 14 on. If none will do, the
+   * connect fails with `NoSuitableHost`. Default: the URL's `target_session_attrs`, else `"any"`.
+   *
+   * https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNECT-TARGET-SESSION-ATTRS
+   */
+  readonly targetSessionAttrs?: Hosts.SessionAttrs | undefined
   /** Default: the user's name. */
   readonly database?: string | undefined
   /** Default: the operating system's user. */
@@ -91,7 +109,7 @@ export interface PoolOptions {
    * Default: never.
    */
   readonly leakThreshold?: Duration.Input | undefined
-  /** Bounds one connect: TCP, TLS, password, authentication and hooks. Default: the URL's `connect_timeout`, else 5 seconds. */
+  /** Bounds one connect to one host: TCP, TLS, password, authentication and hooks. Default: the URL's `connect_timeout`, else 5 seconds. */
   readonly connectTimeout?: Duration.Input | undefined
   /** Idle sessions above `min` are closed after this long. Default: 10 seconds. */
   readonly idleTimeout?: Duration.Input | undefined
@@ -194,7 +212,11 @@ export interface PoolOptions {
 
 /** The options after defaults: numbers in milliseconds, `Infinity` for none. */
 export interface Settings {
+  /** The first of `targets`. */
   readonly target: Dial.Target
+  /** One for each host. */
+  readonly targets: ReadonlyArray<Dial.Target>
+  readonly sessionAttrs: Hosts.SessionAttrs
   readonly connection: PgConnection.Config
   /** Statements that give a transaction what no session of its own gives it. */
   readonly transactionSettings: ReadonlyArray<string>
@@ -381,6 +403,9 @@ export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption>
     const broken = firstBroken(options) ?? brokenReset(options)
     if (broken !== undefined) return Effect.fail(broken)
     const address = Address.resolve(options)
+    if (options.hosts !== undefined && options.stream !== undefined) {
+      return Effect.fail({ option: "stream", value: "a function", allowed: "left out where hosts is given" })
+    }
     if ("_tag" in address) {
       return Effect.fail({ option: address.option, value: address.value, allowed: address.allowed })
     }
@@ -398,10 +423,10 @@ export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption>
     const queryTimeout = time(options.queryTimeout, Math.max(15_000, statementTimeout))
     const multiplex = options.multiplex ?? false
     const connection: PgConnection.Config = {
-      url: options.url,
-      host: options.host,
-      port: options.port,
-      path: options.path,
+      url: address.url,
+      host: address.host,
+      port: address.port,
+      path: address.path,
       // The socket that the driver gets is encrypted already.
       ssl: false,
       database: options.database,
@@ -417,13 +442,16 @@ export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption>
       preparedStatementCacheSize: options.preparedStatementCacheSize,
       maxMessageSize: options.maxMessageSize
     }
+    const targets = address.hosts.map((host): Dial.Target => ({
+      address: { ...address, ...host },
+      tls: tlsMode(options.ssl, address.sslMode),
+      keepAlive: time(options.keepAlive, 30_000),
+      stream: options.stream
+    }))
     return Effect.succeed<Settings>({
-      target: {
-        address,
-        tls: tlsMode(options.ssl, address.sslMode),
-        keepAlive: time(options.keepAlive, 30_000),
-        stream: options.stream
-      },
+      target: targets[0]!,
+      targets,
+      sessionAttrs: address.sessionAttrs,
       connection,
       // A setting of the session would be left to whoever the pooler lends it to next.
       transactionSettings: behindPooler

@@ -61,10 +61,13 @@ export interface Answer {
 
 const nothing = new Uint8Array(0)
 
-/** The answer to a reset that was sent when nothing else was owed: it is the first thing to come. */
-export const makeAnswer = (): Answer => {
+/**
+ * The answer to a reset that was sent when nothing else was owed: it is the first thing to come. `onParameter` hears of
+ * each ParameterStatus in it.
+ */
+export const makeAnswer = (onParameter: (name: string, value: string) => void): Answer => {
   const find = BackendMessages.makeFinder()
-  const messages = BackendMessages.makeScanner()
+  const messages = BackendMessages.makeScanner(onParameter)
   let isDone = false
   return {
     take: (chunk) => {

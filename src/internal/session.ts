@@ -14,6 +14,8 @@ export interface Session extends PoolMachine.Member<Session> {
   readonly id: number
   /** Closing it ends the session. */
   readonly scope: Scope.Closeable
+  /** The place of its server in the list of hosts. */
+  readonly host: number
   readonly connection: PgConnection.PgConnection
   readonly wire: Socket.Wire
   /** Wall-clock milliseconds. */
@@ -39,6 +41,7 @@ export interface Session extends PoolMachine.Member<Session> {
 export interface OpenOptions {
   readonly id: number
   readonly scope: Scope.Closeable
+  readonly host: number
   readonly generation: number
   readonly wire: Socket.Wire
   readonly config: PgConnection.Config
@@ -65,7 +68,7 @@ const countPins = (connection: PgConnection.PgConnection, add: (count: 1 | -1) =
  * that a closed socket means that the server has let go of the session too.
  */
 export const open = (options: OpenOptions): Effect.Effect<Session, SqlError, Scope.Scope> => {
-  const { id, scope, wire, generation, lifetime, silence } = options
+  const { id, scope, host, wire, generation, lifetime, silence } = options
   const startedAt = options.now()
   return Effect.acquireRelease(
     Effect.void,
@@ -79,6 +82,7 @@ export const open = (options: OpenOptions): Effect.Effect<Session, SqlError, Sco
         ...PoolMachine.unlisted,
         id,
         scope,
+        host,
         connection: countPins(connection, (count) => {
           session.pins += count
         }),

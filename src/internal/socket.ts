@@ -57,6 +57,10 @@ export interface Wire {
   readonly suspect: () => void
   /** Call when rows are asked for: the server has all the time again from now on. */
   readonly expectAnswer: () => void
+  /** What the server has last reported of one of its settings. */
+  readonly parameter: (name: string) => string | undefined
+  /** Hears of it when the server reports a setting from now on. */
+  readonly onParameter: (listener: () => void) => void
   /**
    * Sends statements along with the driver's next one, which has to open a transaction, and hands back what became of
    * them: `undefined` when the session ended. Whoever stops waiting for it while it is under way loses the session.
@@ -129,7 +133,8 @@ export const make = (options: {
   let asks = 0
   let isAnswered = true
   let suspicion: NodeJS.Timeout | undefined
-  const messages = BackendMessages.makeScanner()
+  let hearOfParameter = (): void => {}
+  const messages = BackendMessages.makeScanner(() => hearOfParameter())
   let obituary: Obituary | undefined
   let isDeparting = false
   let stopWaiting = (): void => {}
@@ -346,7 +351,7 @@ export const make = (options: {
   }
 
   const reset = (duplex: Duplex, inbound: Intake.Intake, frame: Uint8Array): void => {
-    const answer = Reset.makeAnswer()
+    const answer = Reset.makeAnswer(messages.learn)
     const stopLooking = inbound.join((chunk, passOn) => {
       // Nobody is to be lent the session any more, and who waits for its end wants to hear of every sign of life.
       if (isDeparting) return passOn(chunk)
@@ -429,6 +434,10 @@ export const make = (options: {
     },
     suspect: () => suspect(),
     expectAnswer: () => expectAnswer(),
+    parameter: messages.parameter,
+    onParameter: (listener) => {
+      hearOfParameter = listener
+    },
     ride: (statements) =>
       Effect.callback((resume) => {
         if (socket === undefined || intake === undefined || isGone) return resume(Effect.undefined)

@@ -168,6 +168,21 @@ describe("what a borrower leaves on a session", () => {
       }).pipe(Effect.provide(Pg.layer({ ...startup, url, reset: "clean" })))
     }))
 
+  it.live("and what the server has told of its settings is up to date again", () =>
+    Effect.gen(function*() {
+      const url = yield* freshDatabase
+      yield* Effect.gen(function*() {
+        const pool = yield* Pg.Pool.Pool
+        const zone = pool.use(({ connection, wire }) =>
+          Effect.map(connection.query("SELECT 1"), () => wire.parameter("TimeZone"))
+        )
+        const before = yield* zone
+        yield* lease("SET TimeZone = 'Asia/Tokyo'")
+        assert.strictEqual(yield* zone, before)
+        assert.notStrictEqual(before, "Asia/Tokyo")
+      }).pipe(Effect.provide(Pg.layer({ url, max: 1, reset: "clean", retry: false })))
+    }))
+
   it.live("goes with a statement of its own as well as with a lease", () =>
     Effect.gen(function*() {
       const { url } = yield* makeDatabase
