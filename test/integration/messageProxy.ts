@@ -1,9 +1,9 @@
+import { FaultProxy } from "effect-pg-pool/testing"
 import * as Effect from "effect/Effect"
-import * as Redacted from "effect/Redacted"
+import type * as Redacted from "effect/Redacted"
 import type * as Scope from "effect/Scope"
-import * as Net from "node:net"
 
-export type Direction = "to the server" | "to the client"
+export type Direction = FaultProxy.Direction
 
 /**
  * What happens to the message at the boundary, and with it to the connection. All messages before it arrive.
@@ -75,8 +75,10 @@ interface Observer {
   readonly after: (millis: number | undefined, f: () => void) => void
 }
 
-const join = (client: Net.Socket, upstream: Net.Socket, observer: Observer): void => {
-  const receivers = { "to the server": upstream, "to the client": client } as const
+/** Keeps both ends from learning of each other, until each is told by hand. */
+const apart = FaultProxy.hold()
+
+const follow = (link: FaultProxy.Link, observer: Observer): Record<Direction, (chunk: Buffer) => void> => {
   let isCut = false
   /** Answers that the server owes; the first one is to the startup message. */
   let owed = 1
@@ -86,21 +88,17 @@ const join = (client: Net.Socket, upstream: Net.Socket, observer: Observer): voi
   let isPaused = false
 
   const send = (direction: Direction, bytes: Buffer, onSent?: () => void): void => {
-    if (isPaused) {
-      held.push([direction, bytes])
-      return
-    }
-    const receiver = receivers[direction]
-    if (receiver.writable) receiver.write(bytes, onSent)
-    else onSent?.()
+    if (isPaused) held.push([direction, bytes])
+    else link.deliver(bytes, direction, onSent)
   }
 
   const cut = ({ direction, lag, stall }: Fault, lastBytes: Buffer): void => {
     isCut = true
+    link.set(apart)
     const end = (): void => {
-      observer.after(stall, () => client.resetAndDestroy())
+      observer.after(stall, () => link.cut("client"))
       // The server gets to read what it was sent before it learns that the client is gone.
-      observer.after(lag ?? stall, () => upstream.end())
+      observer.after(lag ?? stall, () => link.cut("server"))
     }
     if (lastBytes.length === 0) end()
     else send(direction, lastBytes, end)
@@ -168,25 +166,15 @@ const join = (client: Net.Socket, upstream: Net.Socket, observer: Observer): voi
     work = undefined
   }
 
-  client.on("data", relay("to the server", lookAtRequest, false))
-  upstream.on("data", relay("to the client", lookAtReply, true))
-  client.on("end", () => upstream.end())
-  upstream.on("end", () => {
-    if (!isCut) client.end()
-  })
-  client.once("close", () => {
-    if (!isCut) upstream.end()
-  })
-  upstream.once("close", () => {
-    if (!isCut) client.destroy()
-  })
+  return {
+    "to the server": relay("to the server", lookAtRequest, false),
+    "to the client": relay("to the client", lookAtReply, true)
+  }
 }
 
 export const makeMessageProxy = Effect.fnUntraced(function*(
   url: Redacted.Redacted
 ): Effect.fn.Return<MessageProxy, never, Scope.Scope> {
-  const target = new URL(Redacted.value(url))
-  const sockets = new Set<Net.Socket>()
   const faults: Array<Fault> = []
   const done: Array<Work> = []
   let next: () => Fault | undefined = () => undefined
@@ -204,31 +192,24 @@ export const makeMessageProxy = Effect.fnUntraced(function*(
     happened: (fault) => faults.push(fault),
     ended: (work) => done.push(work)
   }
-  const server = Net.createServer({ noDelay: true }, (client) => {
-    const upstream = Net.connect({ host: target.hostname, port: Number(target.port || 5432), noDelay: true })
-    for (const socket of [client, upstream]) {
-      sockets.add(socket)
-      socket.on("error", () => {})
-      socket.once("close", () => sockets.delete(socket))
-    }
-    join(client, upstream, observer)
-  })
-  const port = yield* Effect.acquireRelease(
-    Effect.callback<number>((resume) => {
-      server.listen(0, "127.0.0.1", () => resume(Effect.succeed((server.address() as Net.AddressInfo).port)))
-    }),
-    () =>
-      Effect.callback<void>((resume) => {
-        server.close(() => resume(Effect.void))
-        for (const timer of stalls.keys()) clearTimeout(timer)
-        for (const socket of sockets) socket.destroy()
-      })
+  const proxy = yield* Effect.orDie(FaultProxy.make(url))
+  yield* Effect.addFinalizer(() =>
+    Effect.sync(() => {
+      for (const timer of stalls.keys()) clearTimeout(timer)
+    })
   )
-  const through = new URL(target)
-  through.hostname = "127.0.0.1"
-  through.port = String(port)
+  const followers = new WeakMap<FaultProxy.Link, Record<Direction, (chunk: Buffer) => void>>()
+  // What gets through is sent from here, message by message.
+  const look = (direction: Direction): FaultProxy.Look => (bytes, link) => {
+    const follower = followers.get(link) ?? follow(link, observer)
+    followers.set(link, follower)
+    follower[direction](bytes)
+    return "drop"
+  }
+  yield* proxy.onRequest(look("to the server"))
+  yield* proxy.onReply(look("to the client"))
   return {
-    url: Redacted.make(through.href),
+    url: proxy.url,
     plan: (f) => {
       next = f
     },

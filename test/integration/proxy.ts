@@ -1,12 +1,14 @@
+import { FaultProxy, ScriptedServer } from "effect-pg-pool/testing"
 import * as Effect from "effect/Effect"
-import * as Redacted from "effect/Redacted"
+import type * as Redacted from "effect/Redacted"
 import type * as Scope from "effect/Scope"
-import * as Net from "node:net"
 
-/** One connection through the proxy. */
+export const isCancelRequest = FaultProxy.isCancelRequest
+
+/** One connection through the proxy, and what the tests do to it. */
 export interface Link {
   readonly id: number
-  /** Resets both ends. */
+  /** Resets the client's end, and ends the server's. */
   readonly cut: () => void
   /** From now on, nothing of what the server says gets through. */
   readonly mute: () => void
@@ -20,149 +22,53 @@ export interface Link {
   readonly deliver: (request: Buffer) => void
 }
 
-const cancelRequestCode = 80_877_102
+const held = {
+  fromServer: FaultProxy.hold({ direction: "to the server" }),
+  fromClient: FaultProxy.hold({ direction: "to the client" })
+}
 
-export const isCancelRequest = (request: Buffer): boolean =>
-  request.length >= 8 && request.readUInt32BE(4) === cancelRequestCode
+const asLink = (link: FaultProxy.Link): Link => ({
+  id: link.id,
+  cut: () => link.cut(),
+  mute: () => link.set(FaultProxy.drop({ direction: "to the client" })),
+  strand: () => {
+    link.set(held.fromServer)
+    link.cut("client")
+  },
+  hangUp: () => {
+    link.set(held.fromServer)
+    link.set(FaultProxy.halfClose("to the client"))
+  },
+  holdOpen: () => link.set(held.fromClient),
+  deliver: (request) => link.deliver(request)
+})
 
-/** A TCP proxy in front of a server: it sees every byte, and can lose them. */
+/** A fault proxy as plain functions, for tests that look at requests and count. */
 interface Proxy {
   readonly url: Redacted.Redacted
-  /** Connections accepted so far. */
   readonly accepted: () => number
-  /** Connections that are open now. */
   readonly open: () => number
-  /** Sync messages seen so far: how many statements were sent over all connections. */
+  /** How many statements were sent over all connections. */
   readonly statements: () => number
-  /**
-   * Sees what a client sends before it is passed on. `"pass"` passes it on, `"drop"` does not.
-   */
   readonly onRequest: (look: (request: Buffer, link: Link) => "pass" | "drop") => void
 }
 
-const sync = Buffer.from([0x53, 0, 0, 0, 4])
+export const makeProxy = (url: Redacted.Redacted): Effect.Effect<Proxy, never, Scope.Scope> =>
+  Effect.map(Effect.orDie(FaultProxy.make(url)), (proxy) => ({
+    url: proxy.url,
+    accepted: () => Effect.runSync(proxy.counts).accepted,
+    open: () => Effect.runSync(proxy.counts).open,
+    statements: () => Effect.runSync(proxy.counts).statements,
+    onRequest: (look) => Effect.runSync(proxy.onRequest((request, link) => look(request, asLink(link))))
+  }))
 
-const syncsIn = (request: Buffer): number => {
-  let count = 0
-  for (let at = request.indexOf(sync); at >= 0; at = request.indexOf(sync, at + sync.length)) count++
-  return count
-}
-
-const listen = (server: Net.Server): Effect.Effect<number, never, Scope.Scope> =>
-  Effect.acquireRelease(
-    Effect.callback<number>((resume) => {
-      server.listen(0, "127.0.0.1", () => resume(Effect.succeed((server.address() as Net.AddressInfo).port)))
-    }),
-    () => Effect.callback<void>((resume) => void server.close(() => resume(Effect.void)))
-  )
-
-const throughPort = (url: Redacted.Redacted, port: number): Redacted.Redacted => {
-  const through = new URL(Redacted.value(url))
-  through.hostname = "127.0.0.1"
-  through.port = String(port)
-  return Redacted.make(through.href)
-}
-
-export const makeProxy = Effect.fnUntraced(function*(
-  url: Redacted.Redacted
-): Effect.fn.Return<Proxy, never, Scope.Scope> {
-  const target = new URL(Redacted.value(url))
-  const sockets = new Set<Net.Socket>()
-  let accepted = 0
-  let open = 0
-  let statements = 0
-  let look: (request: Buffer, link: Link) => "pass" | "drop" = () => "pass"
-  const server = Net.createServer({ noDelay: true }, (client) => {
-    const upstream = Net.connect({ host: target.hostname, port: Number(target.port || 5432), noDelay: true })
-    let muted = false
-    let stranded = false
-    let held = false
-    const link: Link = {
-      id: ++accepted,
-      cut: () => {
-        client.resetAndDestroy()
-        // The server gets to read what it was sent before it learns that the client is gone.
-        upstream.end()
-      },
-      mute: () => {
-        muted = true
-      },
-      strand: () => {
-        stranded = true
-        client.resetAndDestroy()
-      },
-      hangUp: () => {
-        stranded = true
-        client.end()
-      },
-      holdOpen: () => {
-        held = true
-      },
-      deliver: (request) => upstream.write(request)
-    }
-    open++
-    for (const socket of [client, upstream]) {
-      sockets.add(socket)
-      socket.on("error", () => {})
-      socket.once("close", () => sockets.delete(socket))
-    }
-    client.on("data", (request: Buffer) => {
-      statements += syncsIn(request)
-      if (look(request, link) === "pass") upstream.write(request)
-    })
-    upstream.on("data", (reply: Buffer) => {
-      if (!muted && !client.destroyed) client.write(reply)
-    })
-    client.on("end", () => {
-      if (!stranded) upstream.end()
-    })
-    upstream.on("end", () => {
-      if (!held) client.end()
-    })
-    client.once("close", () => {
-      open--
-      if (!stranded) upstream.end()
-    })
-    upstream.once("close", () => {
-      if (!held) client.destroy()
-    })
-  })
-  const port = yield* listen(server)
-  yield* Effect.addFinalizer(() =>
-    Effect.sync(() => {
-      for (const socket of sockets) socket.destroy()
-    })
-  )
-  return {
-    url: throughPort(url, port),
-    accepted: () => accepted,
-    open: () => open,
-    statements: () => statements,
-    onRequest: (next) => {
-      look = next
-    }
-  }
-})
-
-/** A server that is none: it accepts, and then either closes at once or never says a word. */
-export const makeImpostor = Effect.fnUntraced(function*(
+/** A server that is none: it accepts, and then either closes as soon as it is spoken to or never says a word. */
+export const makeImpostor = (
   behaviour: "closes" | "is silent"
-): Effect.fn.Return<{ readonly url: Redacted.Redacted; readonly accepted: () => number }, never, Scope.Scope> {
-  const sockets = new Set<Net.Socket>()
-  let accepted = 0
-  const server = Net.createServer((client) => {
-    accepted++
-    client.on("error", () => {})
-    if (behaviour === "closes") return void client.destroy()
-    sockets.add(client)
-    client.once("close", () => sockets.delete(client))
-    client.resume()
-  })
-  const port = yield* listen(server)
-  yield* Effect.addFinalizer(() =>
-    Effect.sync(() => {
-      for (const socket of sockets) socket.destroy()
-    })
+): Effect.Effect<{ readonly url: Redacted.Redacted; readonly accepted: () => number }, never, Scope.Scope> => {
+  const reply = behaviour === "closes" ? ScriptedServer.close : ScriptedServer.silence
+  return Effect.map(
+    Effect.orDie(ScriptedServer.make({ onStartup: () => reply, onSslRequest: () => reply })),
+    (server) => ({ url: server.url, accepted: () => Effect.runSync(server.counts).accepted })
   )
-  return { url: throughPort(Redacted.make("postgres://nobody:nothing@localhost/none"), port), accepted: () => accepted }
-})
+}
