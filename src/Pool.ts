@@ -263,7 +263,7 @@ export const make = Effect.fnUntraced(function*(
     const { bottom, head, isSuspended, top } = machine
     if (
       top === undefined || head !== undefined || isSuspended || state.phase !== "Open" ||
-      settings.beforeAcquire !== undefined
+      settings.beforeAcquire !== undefined || (isExclusive && top.borrowers > 0)
     ) return undefined
     const at = now()
     if (retirement.standing(top, retirement.idleFor(top, 0, at), at) !== "Ready") return undefined
@@ -394,6 +394,7 @@ export const make = Effect.fnUntraced(function*(
     const { session } = waiter
     waiter.session = undefined
     if (session !== undefined) takeBack(session, waiter.isExclusive)
+    else if (state.phase !== "Open") state.changed.notify()
   }
 
   /** Stands in line until a session is there, in `waiter.session`, which is the waiter's from that moment on. */

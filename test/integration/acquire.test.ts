@@ -200,8 +200,8 @@ describe("a thousand borrowers on a dead server", () => {
           if (error._tag !== "SqlError") assert.fail(`unexpected ${error._tag}: ${error.message}`)
           assert.strictEqual(error.reason._tag, "ConnectionError")
         }
-        // The first ones may all have set out before the first failure was known: max of them, not a thousand.
-        assert.isAtMost(impostor.accepted(), 10 + 5)
+        // One has found out for all who came before its end; on a slow machine some come later than the pause lasts.
+        assert.isAtMost(impostor.accepted(), 3)
         const { active, connecting, total, waiting } = yield* pool.stats
         assert.deepStrictEqual({ active, connecting, total, waiting }, {
           active: 0,
