@@ -1,0 +1,68 @@
+/** Pools that live for a moment: made, used, and closed in the middle of the work, whatever the network does. */
+import * as Pg from "effect-pg-pool"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Layer from "effect/Layer"
+import * as Scope from "effect/Scope"
+import type { Chance } from "./chance.ts"
+import type { Ledger } from "./ledger.ts"
+import * as Watch from "./watch.ts"
+import * as Workload from "./workload.ts"
+
+export interface Options {
+  readonly options: Pg.Options & { readonly closeTimeout: number }
+  readonly watched: Watch.Watched
+  readonly port: number
+  readonly sockets: Watch.Sockets
+  readonly chance: Chance
+  readonly ledger: Ledger
+  readonly now: () => number
+  readonly isOver: () => boolean
+}
+
+/** What closing may take beyond `closeTimeout`: cancelling, and the farewell, on a slow machine. */
+const allowance = 10_000
+
+/** Lives one after the other; the result is how many, and the longest time that one took to close. */
+export const live = Effect.fnUntraced(
+  function*({ chance, isOver, ledger, now, options, port, sockets, watched }: Options) {
+    let lives = 0
+    let slowest = 0
+    while (!isOver()) {
+      lives++
+      const scope = Scope.makeUnsafe()
+      const services = yield* Scope.provide(Layer.build(Pg.layer(options)), scope)
+      const workload = yield* Workload.start({
+        name: watched.name,
+        callers: chance.whole(1, 6),
+        services,
+        chance,
+        ledger,
+        succeeded: () => Watch.succeeded(watched, now())
+      })
+      yield* Effect.sleep(chance.isIt(0.3) ? chance.between(0, 20) : chance.between(20, 1500))
+      // Some are stopped under the hands of their callers, and some after the last of them has left.
+      if (chance.isIt(0.5)) workload.end()
+      const from = now()
+      if (chance.isIt(0.3)) {
+        const { drain } = yield* Effect.provide(Pg.Pool.Pool, services)
+        yield* drain(chance.between(0, 500))
+      }
+      yield* Scope.close(scope, Exit.void)
+      const took = now() - from
+      slowest = Math.max(slowest, took)
+      workload.end()
+      if (took > options.closeTimeout + allowance) {
+        ledger.problems.push(["slow", `${watched.name}: ${took.toFixed(0)} ms at ${from.toFixed(0)} ms`])
+      }
+      const left = sockets.left(port)
+      if (left > 0) {
+        yield* Effect.sleep(allowance)
+        const still = sockets.left(port)
+        const what = `${left} sockets at the end, ${still} of them ${allowance} ms later, at ${from.toFixed(0)} ms`
+        if (still > 0) ledger.problems.push(["leaked", `${watched.name}: ${what}`])
+      }
+    }
+    return { lives, slowest }
+  }
+)
