@@ -12,7 +12,7 @@ export default defineConfig({
     pool: "forks",
     // Two busy processes plus the server: more only makes timing tests lie on a small machine.
     maxWorkers: 2,
-    testTimeout: 30_000,
+    testTimeout: 60_000,
     hookTimeout: 60_000,
     teardownTimeout: 20_000
   }

@@ -18,11 +18,12 @@
 import * as Context from "effect/Context"
 import * as Predicate from "effect/Predicate"
 import * as Schema from "effect/Schema"
-import { ConnectionError, SqlError, UnknownError } from "effect/sql/SqlError"
+import { AuthenticationError, ConnectionError, SqlError, UnknownError } from "effect/sql/SqlError"
 import { abstain, type Classify as ClassifyFunction } from "./internal/classifier.ts"
 import * as Tables from "./internal/classify.ts"
 import { describe, digFailure, nameOf, PoolErrorTypeId as TypeId, shown } from "./internal/failure.ts"
 import * as History from "./internal/history.ts"
+import { isBadLogin, withAdvice } from "./internal/poolerAdvice.ts"
 import * as V from "./internal/verdict.ts"
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -920,6 +921,8 @@ export const withCause = (error: SqlError, cause: PoolError): SqlError => {
  *   retryable); one that would only be repeated in vain becomes an `UnknownError`.
  * - Contention and cancellation keep the driver's own reasons: the server rolled them back, so programs that match on
  *   `SerializationError`, `DeadlockError`, `LockTimeoutError` or `StatementTimeoutError` go on working.
+ * - A pooler's refusal of a user or password becomes an `AuthenticationError`, whatever its SQLSTATE; and what only somebody
+ *   hears who takes a transaction pooler for the server gets a message that says so.
  * - What the driver complains of itself (a row that it cannot decode) stays as it is; it never called that retryable.
  * - What tells the truth already is returned as it is, the same object. The driver's cause stays the reason's `cause`,
  *   or the `cause` of the `OutcomeUnknown`.
@@ -941,8 +944,13 @@ export const truthful = (
   }
   if (verdict.kind === "Contention" || verdict.kind === "Cancelled") return error
   const repeatable = isSafeToRepeat(verdict, false)
-  if (error.isRetryable === repeatable) return error
-  const { cause, message, operation: during } = error.reason
+  const failure = failureOf(error)
+  const { _tag, cause, message: said, operation: during } = error.reason
+  const message = withAdvice(said, failure)
   const fields = { cause, message, operation: during }
+  if (verdict.kind === "Denied" && isBadLogin(failure) && _tag !== "AuthenticationError") {
+    return new SqlError({ reason: new AuthenticationError(fields) })
+  }
+  if (error.isRetryable === repeatable && message === said) return error
   return new SqlError({ reason: repeatable ? new ConnectionError(fields) : new UnknownError(fields) })
 }

@@ -421,14 +421,18 @@ export const make = Effect.fnUntraced(function*(
       : told(error)
   }
 
-  /** Who owes a late attempt its answer: a session, or a connect under way. Nobody, if it only stands in the queue. */
+  /**
+   * Who owes a late attempt its answer: a session, a connect under way, or a server that does not let go of the last
+   * session that it had. Nobody, if it only stands in the queue.
+   */
   const whomItWaitsFor = (
     { awaited }: UnitOfWork.UnitOfWork
   ): { readonly session: Session | undefined } | undefined => {
     const [session] = awaited.keys()
     if (session !== undefined) return { session }
-    const { active, connecting, max } = pool.statsUnsafe()
-    return connecting > 0 && active < max ? { session } : undefined
+    const { active, connecting, max, total } = pool.statsUnsafe()
+    const isServersTurn = (connecting > 0 && active < max) || (total === 0 && pool.leavingUnsafe() > 0)
+    return isServersTurn ? { session } : undefined
   }
 
   const attemptTimedOut = (timeout: number, own: UnitOfWork.UnitOfWork): Errors.StatementTimeout => {

@@ -13,10 +13,11 @@ import * as Reactivity from "effect/reactivity/Reactivity"
 import * as SqlClient from "effect/sql/SqlClient"
 import * as Stream from "effect/Stream"
 import * as Breaker from "./Breaker.ts"
-import type * as Errors from "./Errors.ts"
+import * as Errors from "./Errors.ts"
 import * as Executor from "./Executor.ts"
 import * as Client from "./internal/client.ts"
 import * as Environment from "./internal/environment.ts"
+import * as ListenerPool from "./internal/listenerPool.ts"
 import { infallible } from "./internal/login.ts"
 import * as Metrics from "./Metrics.ts"
 import * as Pool from "./Pool.ts"
@@ -104,7 +105,7 @@ export const layerWithBreaker = (
 const house = <A, E, R>(options: Options, breaker: Layer.Layer<A, E, R>) =>
   client(options).pipe(
     Layer.provideMerge(
-      Executor.layer({ retry: options.retry, retryBudget: options.retryBudget, classify: options.classify })
+      executor(options)
     ),
     Layer.provideMerge(breaker),
     Layer.provideMerge(Pool.layer(options)),
@@ -132,6 +133,8 @@ export const layerConfig = (
  * @since 0.1.0
  */
 export const fromEnvironment: Config.Config<Options> = Environment.options
+
+const executor = ({ classify, retry, retryBudget }: Options) => Executor.layer({ retry, retryBudget, classify })
 
 const count = (store: Metrics.Store, transition: Breaker.Transition): void => {
   if (transition.from === transition.to) return
@@ -172,6 +175,29 @@ const followBreaker = Layer.effectDiscard(Effect.gen(function*() {
   store.breakerState = (yield* breaker.state)._tag
 }))
 
+const noDirectUrl = new Errors.InvalidOption({
+  option: "directUrl",
+  value: undefined,
+  allowed: "the URL of the server itself: LISTEN needs a session that stays, which a transaction pooler does not give"
+})
+
+/** Who lends listeners their sessions. Their figures count as the pool's; the gauges are those of the pool alone. */
+const listeners = (options: Options) =>
+  Effect.gen(function*() {
+    if (options.pooler !== "transaction") return (yield* Executor.Executor).reserve
+    if (options.directUrl === undefined) return Errors.toSqlError(noDirectUrl)
+    const metrics = yield* Metrics.Metrics
+    const direct = yield* Layer.build(
+      executor(options).pipe(
+        // The circuit is the pooler's, and failed connects are kept apart without one.
+        Layer.provide(Breaker.layerNoop),
+        Layer.provide(Pool.layer(ListenerPool.optionsOf(options, options.directUrl))),
+        Layer.provide(Layer.succeed(Metrics.Metrics, { ...metrics, registerPool: () => () => {} }))
+      )
+    )
+    return Context.get(direct, Executor.Executor).reserve
+  })
+
 const client = (options: Options) =>
   Layer.effectContext(Effect.gen(function*() {
     const executor = yield* Executor.Executor
@@ -188,7 +214,8 @@ const client = (options: Options) =>
       },
       {
         config: { ...options, password: infallible(options.password) },
-        canListen: options.pooler !== "transaction",
+        listenOn: yield* listeners(options),
+        transactionSettings: pool.settings.transactionSettings,
         spanAttributes: [
           ...Object.entries(options.spanAttributes ?? {}),
           ["db.system.name", "postgresql"],

@@ -137,6 +137,8 @@ export class Pool extends Context.Service<Pool, {
   readonly statsUnsafe: () => Stats
   /** Milliseconds until the next connect is tried after failed ones, 0 when it may be tried now. */
   readonly connectPauseUnsafe: () => number
+  /** Sessions that have ended here, and not yet on the server: their places are taken. */
+  readonly leavingUnsafe: () => number
   /** Wall-clock milliseconds at which a live session was last opened or given back. */
   readonly lastProofUnsafe: () => number | undefined
   /** Closes idle sessions now and lent ones when they come back: after a failover, or a change of credentials. */
@@ -599,6 +601,7 @@ export const make = Effect.fnUntraced(function*(
       if (taken() > 0) yield* Effect.timeoutOption(Effect.andThen(cancelAll, allFree), cancelGrace)
       yield* destroyAll
       yield* Effect.timeoutOption(allFree, settings.farewell)
+      yield* connector.abandon
     })
 
   yield* Effect.addFinalizer(() => end(settings.closeTimeout))
@@ -621,6 +624,7 @@ export const make = Effect.fnUntraced(function*(
     stats: Effect.sync(statsUnsafe),
     statsUnsafe,
     connectPauseUnsafe: connector.pause,
+    leavingUnsafe: () => connector.taken() - connector.connecting() - members.size,
     lastProofUnsafe: () => {
       let latest: number | undefined
       for (const { condemned, idleSince, isAnswering, wire } of members) {

@@ -354,6 +354,39 @@ describe("the driver's error", () => {
     assert.strictEqual(typed?._tag === "OutcomeUnknown" ? typed.operation : undefined, "commit")
   })
 
+  it("that only somebody gets who takes a transaction pooler for the server says so, once", () => {
+    const error = unknownError(
+      reply({ code: "26000", severity: "ERROR", message: "prepared statement \"effect_0_1\" does not exist" }),
+      "PgConnection: Query failed"
+    )
+    const told = judged(error, "InFlight")
+    assert.match(
+      told.message,
+      /^PgConnection: Query failed: prepared statement .* does not exist\. .*pooler: "transaction"/
+    )
+    assert.strictEqual(judged(told, "InFlight"), told)
+    const byHand = reply({ code: "26000", severity: "ERROR", message: "prepared statement \"mine\" does not exist" })
+    assert.strictEqual(judged(unknownError(byHand, "Query failed"), "InFlight").message, "Query failed")
+  })
+
+  it("about a pooler's refusal of the user is one of authentication", () => {
+    for (const message of ["SASL authentication failed", "password authentication failed", "no such user"]) {
+      const error = connectionError(
+        reply({ code: "08P01", severity: "FATAL", message }),
+        "Failed to connect",
+        "connect"
+      )
+      const told = judged(error, "Connect")
+      assert.strictEqual(told.reason._tag, "AuthenticationError")
+      assert.isFalse(told.isRetryable)
+      assert.strictEqual(judged(told, "Connect"), told)
+    }
+    const ofThePooler =
+      "server login has been failing, cached error: password authentication failed (server_login_retry)"
+    const error = connectionError(reply({ code: "08P01", severity: "FATAL", message: ofThePooler }), "no", "connect")
+    assert.strictEqual(judged(error, "Connect").reason._tag, "UnknownError")
+  })
+
   it("that is retryable in vain becomes one that is not", () => {
     const error = connectionError(
       reply({ code: "08P01", severity: "FATAL", message: "unsupported startup parameter: lock_timeout" }),

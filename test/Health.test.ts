@@ -290,6 +290,7 @@ const services = (state: {
       stats: Effect.succeed(state.stats ?? quiet),
       statsUnsafe: () => state.stats ?? quiet,
       connectPauseUnsafe: () => 0,
+      leavingUnsafe: () => 0,
       lastProofUnsafe: () => state.lastReplyAt,
       isClosing: () => false,
       evictUnsafe: () => {},

@@ -49,6 +49,20 @@ describe("the messages of the server", () => {
     assert.isUndefined(scanner.transactionStatus())
   })
 
+  it("tell what a CancelRequest has to name, wherever chunks cut them", () => {
+    const key = Buffer.alloc(8)
+    key.writeInt32BE(4711, 0)
+    key.writeInt32BE(-42, 4)
+    fc.assert(
+      fc.property(fc.array(row, { maxLength: 6 }), lengths, (rows, cuts) => {
+        const scanner = scanned(Buffer.concat([message("R", "\0\0\0\0"), message("K", key), ready("I"), ...rows]), cuts)
+        assert.deepStrictEqual(scanner.cancelKey(), { pid: 4711, secret: -42 })
+      }),
+      { numRuns: 500 }
+    )
+    assert.isUndefined(scanned(message("K", key).subarray(0, 9), [4]).cancelKey())
+  })
+
   it("tell the FATAL that ends a session, wherever chunks cut it", () => {
     fc.assert(
       fc.property(fc.array(row, { maxLength: 6 }), lengths, (rows, cuts) => {

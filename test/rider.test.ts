@@ -41,7 +41,7 @@ const pieces = (bytes: Buffer, lengths: ReadonlyArray<number>): ReadonlyArray<Bu
 
 /** Feeds the chunks to a rider until it is done, and the rest to the driver, as a session does. */
 const ride = (chunks: ReadonlyArray<Uint8Array>) => {
-  const rider = Rider.make("SELECT 1")
+  const rider = Rider.make(["SELECT 1"])
   const driver: Array<Uint8Array> = []
   const own: Array<Uint8Array> = []
   const inOrder: Array<Uint8Array> = []
@@ -108,7 +108,7 @@ describe("a statement that rides along", () => {
   })
 
   it("keeps what it was given when its socket uses the same memory again", () => {
-    const rider = Rider.make("SELECT 1")
+    const rider = Rider.make(["SELECT 1"])
     const memory = Buffer.concat([begun, answered(row(["seven"]))])
     rider.take(memory)
     memory.fill(0)

@@ -312,6 +312,19 @@ describe("a scripted server", () => {
     }))
 })
 
+describe("an error in the extended protocol", () => {
+  it.effect("is said once: what comes before the client's Sync is skipped", () =>
+    Effect.gen(function*() {
+      const server = yield* make()
+      const execute = Buffer.from("E\0\0\0\x09\0\0\0\0\0", "latin1")
+      const sync = Buffer.from("S\0\0\0\x04", "latin1")
+      const said = yield* talk(server.port, startup, execute, execute, sync, sync, terminate)
+      const answer = said.slice(said.findIndex(([type]) => type === "Z") + 1)
+      assert.deepStrictEqual(answer.map(([type]) => type), ["E", "Z", "Z"])
+      assert.include(answer[0]![1], "C34000")
+    }))
+})
+
 describe("the start of a session", () => {
   it.effect("tells the parameters that the script gives, and knows those of the client", () =>
     Effect.gen(function*() {

@@ -12,10 +12,13 @@ export interface Scanner {
   readonly isIdle: () => boolean
   /** The last ErrorResponse, once it is complete; the same object for as long as it is the last one. */
   readonly lastError: () => PgProtocol.ErrorFields | undefined
+  /** What a CancelRequest for this session has to name, once the server has told it. */
+  readonly cancelKey: () => { readonly pid: number; readonly secret: number } | undefined
   /** The last ErrorResponse that ended the session, if one has. */
   readonly fatal: () => { readonly sqlState: string | undefined; readonly message: string } | undefined
 }
 
+const backendKeyData = 0x4b
 const errorResponse = 0x45
 const readyForQuery = 0x5a
 const idle = 0x49
@@ -36,12 +39,14 @@ export const makeScanner = (): Scanner => {
   let isReady = false
   let error: Array<Uint8Array> = []
   let readError: PgProtocol.ErrorFields | undefined
+  let key = Buffer.alloc(0)
 
   const onBody = (chunk: Uint8Array, start: number, end: number): void => {
     if (type === readyForQuery) {
       status = chunk[start]!
       isReady = true
     } else if (type === errorResponse) error.push(chunk.subarray(start, end))
+    else key = Buffer.concat([key, chunk.subarray(start, end)])
   }
 
   const onHeader = (bytes: Uint8Array, offset: number): void => {
@@ -69,7 +74,7 @@ export const makeScanner = (): Scanner => {
       while (offset < length) {
         if (bodyLeft > 0) {
           const end = Math.min(offset + bodyLeft, length)
-          if (type === readyForQuery || type === errorResponse) onBody(chunk, offset, end)
+          if (type === readyForQuery || type === errorResponse || type === backendKeyData) onBody(chunk, offset, end)
           bodyLeft -= end - offset
           offset = end
         } else if (headerFill === 0 && length - offset >= headerLength) {
@@ -91,6 +96,7 @@ export const makeScanner = (): Scanner => {
     },
     isIdle: () => isReady && status === idle && bodyLeft === 0 && headerFill === 0,
     lastError,
+    cancelKey: () => key.length === 8 ? { pid: key.readInt32BE(0), secret: key.readInt32BE(4) } : undefined,
     fatal: () => {
       const last = lastError()
       // `severity` speaks the language of the server's `lc_messages`.

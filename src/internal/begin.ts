@@ -34,14 +34,22 @@ const columnsFor = (wantsTicket: boolean, left: number): ReadonlyArray<string> =
   ]
 }
 
-/** No such function, no right to it, or not there: a server that says this says it the next time too. */
-const isForGood = (sqlState: string | undefined): boolean =>
-  sqlState !== undefined && /^(42883|42501|0A000)$/.test(sqlState)
+/** `undefined_object`: of what rides along, it can only be a setting. */
+const unknownSetting = "42704"
 
-export const make = (): Begin => {
+/** No such function or setting, no right to it, or not there: a server that says this says it the next time too. */
+const isForGood = (sqlState: string | undefined): boolean =>
+  sqlState !== undefined && /^(42883|42501|42704|0A000)$/.test(sqlState)
+
+/**
+ * `settings` are statements that belong to each transaction, and are gone with it: what a session would have if it were
+ * the pool's own. They must not take a snapshot, since the caller may still want to set the isolation.
+ */
+export const make = (settings: ReadonlyArray<string>): Begin => {
   const inquiries = new WeakMap<TrackedConnection, { readonly ticket: CommitFate.Ticket | undefined }>()
   // Cleared by a server that refuses: it is not asked again.
   let canIdentify = true
+  let canSet = settings.length > 0
 
   const note = (tracked: TrackedConnection, statement: string | undefined): void => {
     tracked.transaction = "Open"
@@ -55,11 +63,11 @@ export const make = (): Begin => {
     return statement === undefined ? tracked.query("BEGIN") : tracked.query(statement, [], false)
   }
 
-  /** One more statement in the same write. Its BEGIN has no name, so that the driver cannot have to send it twice. */
-  const sendWith = (tracked: TrackedConnection, statement: string, columns: ReadonlyArray<string>) =>
+  /** More statements in the same write. Their BEGIN has no name, so that the driver cannot have to send it twice. */
+  const sendWith = (tracked: TrackedConnection, statement: string, rider: ReadonlyArray<string>) =>
     Effect.suspend(() => {
       note(tracked, statement)
-      return tracked.queryWithRider(statement, `SELECT ${columns.join(", ")}`)
+      return tracked.queryWithRider(statement, rider)
     })
 
   const begin = (tracked: TrackedConnection): Effect.Effect<unknown, SqlError> =>
@@ -67,24 +75,35 @@ export const make = (): Begin => {
       const statement = fiber.getRef(BeginTransaction)
       const isToBeResolved = fiber.getRef(UnitOfWork.ResolveCommit)
       const deadlineAt = Math.min(UnitOfWork.of(fiber)?.deadlineAt ?? Infinity, fiber.getRef(Deadline))
-      if (!isToBeResolved && deadlineAt === Infinity) return send(tracked, statement)
+      if (!isToBeResolved && deadlineAt === Infinity && !canSet) return send(tracked, statement)
       const left = deadlineAt === Infinity
         ? Infinity
         : deadlineAt - fiber.getRef(Clock.Clock).currentTimeMillisUnsafe()
-      const attempt = (wantsTicket: boolean): Effect.Effect<unknown, SqlError> => {
+      const attempt = (wantsTicket: boolean, wantsSettings: boolean): Effect.Effect<unknown, SqlError> => {
         if (isToBeResolved) inquiries.set(tracked, { ticket: undefined })
         const columns = columnsFor(wantsTicket, left)
-        if (columns.length === 0) return send(tracked, statement)
-        return Effect.flatMap(sendWith(tracked, statement ?? "BEGIN", columns), (answer) => {
+        const rider = [
+          ...(wantsSettings ? settings : []),
+          ...(columns.length === 0 ? [] : [`SELECT ${columns.join(", ")}`])
+        ]
+        if (rider.length === 0) return send(tracked, statement)
+        return Effect.flatMap(sendWith(tracked, statement ?? "BEGIN", rider), (answer) => {
           const ticket = wantsTicket ? CommitFate.ticketOf(answer?.row) : undefined
           if (isToBeResolved) inquiries.set(tracked, { ticket })
-          if (ticket !== undefined || !wantsTicket) return Effect.void
-          if (isForGood(answer?.refusedBy)) canIdentify = false
+          const refusedBy = answer?.refusedBy
+          const isSettingRefused = wantsSettings &&
+            (wantsTicket ? refusedBy === unknownSetting : refusedBy !== undefined)
+          if (isSettingRefused) canSet &&= !isForGood(refusedBy)
+          else if (ticket !== undefined || !wantsTicket) return Effect.void
+          else canIdentify &&= !isForGood(refusedBy)
           // The refusal has failed the transaction.
-          return Effect.andThen(tracked.query("ROLLBACK"), attempt(false))
+          return Effect.andThen(
+            tracked.query("ROLLBACK"),
+            isSettingRefused ? attempt(wantsTicket, false) : attempt(false, wantsSettings)
+          )
         })
       }
-      return Effect.suspend(() => attempt(isToBeResolved && canIdentify))
+      return Effect.suspend(() => attempt(isToBeResolved && canIdentify, canSet))
     })
 
   const inquiryOf: Begin["inquiryOf"] = (tracked) => {

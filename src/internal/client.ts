@@ -35,7 +35,10 @@ export interface Source {
 export interface ClientOptions {
   readonly config: PgClient.PgClientConfig
   readonly spanAttributes: ReadonlyArray<readonly [string, unknown]>
-  readonly canListen: boolean
+  /** Where a listener gets its session, or why it gets none. */
+  readonly listenOn: Source["reserve"] | SqlError
+  /** Statements that belong to each transaction. */
+  readonly transactionSettings: ReadonlyArray<string>
 }
 
 /** The fragment that the driver's compiler knows as `json`. */
@@ -81,7 +84,7 @@ export const make = (
   options: ClientOptions
 ): Effect.Effect<PgClient.PgClient, never, Reactivity.Reactivity> =>
   Effect.gen(function*() {
-    const { config, spanAttributes } = options
+    const { config, listenOn, spanAttributes } = options
     const transformRows = config.transformResultNames === undefined
       ? undefined
       : Statement.defaultTransforms(config.transformResultNames, config.transformJson).array
@@ -103,7 +106,7 @@ export const make = (
         ? Effect.void
         : Effect.catchCause(Effect.asVoid(tracked.query(sql)), () => Effect.sync(() => source.evict(tracked)))
 
-    const transactions = Begin.make()
+    const transactions = Begin.make(options.transactionSettings)
     const commit = (connection: SqlConnection): Effect.Effect<void, SqlError> =>
       Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
         const { tracked } = connection
@@ -130,14 +133,10 @@ export const make = (
     // LISTEN leaves no trace, so it is part of the checkout like BEGIN.
     const listen = (channel: string) =>
       Effect.suspend(() => {
-        if (!options.canListen) {
-          return Effect.fail(
-            failure("LISTEN needs a session of its own, which a transaction pooler does not give", "listen")
-          )
-        }
+        if (typeof listenOn !== "function") return Effect.fail(listenOn)
         let queue: Queue.Dequeue<PgConnection.Notification, SqlError> | undefined
         return Effect.map(
-          source.reserve((tracked) =>
+          listenOn((tracked) =>
             Effect.map(tracked.listen(channel), (opened) => {
               queue = opened
             })

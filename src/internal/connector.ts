@@ -29,7 +29,7 @@ export interface Owner<E> {
   readonly onFailed: (error: E | SqlError) => void
   /** The server has accepted a session. */
   readonly onOpen: (session: Session.Session) => void
-  /** The socket of a session that was opened is gone. */
+  /** A session that was opened is dead. Its place may be free only later. */
   readonly onGone: (session: Session.Session) => void
   /** The place of a session, or of a connect that failed, is free. */
   readonly onPlace: () => void
@@ -38,7 +38,7 @@ export interface Owner<E> {
 export interface Connector<E> {
   /** Whether to connect now, wait for a connect under way, or take the cause of one that has just failed for an answer. */
   readonly decide: () => ConnectGate.Decision<E>
-  /** Sets out to open a session. It takes a place from now until its socket has closed. */
+  /** Sets out to open a session. It takes a place from now until the server has let go of it. */
   readonly connect: () => void
   readonly connecting: () => number
   /** Milliseconds until the next connect is tried after failed ones, 0 when it may be tried now. */
@@ -50,6 +50,8 @@ export interface Connector<E> {
   readonly allFree: Effect.Effect<void>
   /** Ends the connects under way. */
   readonly abort: Effect.Effect<void>
+  /** Closes every socket that is left, whatever the server still does. */
+  readonly abandon: Effect.Effect<void>
 }
 
 const timedOut = (millis: number): SqlError =>
@@ -66,6 +68,7 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
   const gate = ConnectGate.make<E | SqlError>()
   const placeFreed = Bell.make()
   const underWay = new Map<Fiber.Fiber<Session.Session, E | SqlError>, Effect.Effect<void>>()
+  const berths = new Set<Berth.Berth>()
   let taken = 0
   let lastId = 0
   let lastFailure: E | SqlError | undefined
@@ -124,6 +127,11 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
   const attempt = () => {
     const scope = Scope.makeUnsafe()
     let session: Session.Session | undefined
+    const mourn = () => {
+      const dead = session
+      session = undefined
+      if (dead !== undefined) owner.onGone(dead)
+    }
     const berth = Berth.make({
       open: (onClose) =>
         Socket.make({
@@ -131,13 +139,17 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
           runFork: owner.runFork,
           farewell: settings.farewell,
           cancelsAreOurs: settings.cancelsAreOurs,
+          behindPooler: settings.behindPooler,
+          onDeath: mourn,
           onClose
         }),
       onFree: () => {
-        if (session !== undefined) owner.onGone(session)
+        berths.delete(berth)
+        mourn()
         freePlace()
       }
     })
+    berths.add(berth)
     const giveUp = Effect.suspend(() => {
       berth.leave()
       berth.wire().destroy({ by: "pool", message: "the session was not taken up" })
@@ -199,6 +211,9 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
         ([fiber, giveUp]) => Effect.andThen(giveUp, Fiber.interrupt(fiber)),
         { concurrency: "unbounded", discard: true }
       )
-    )
+    ),
+    abandon: Effect.sync(() => {
+      for (const berth of berths) berth.wire().abandon()
+    })
   }
 }

@@ -102,6 +102,10 @@ export const dial = (target: Target, onOpen: (socket: Duplex) => void): Effect.E
     }
   })
 
+/** Milliseconds between a CancelRequest and its repetition. */
+const firstPause = 10
+const longestPause = 250
+
 /**
  * A socket that dials when it is first written to. The driver wants the socket of a CancelRequest at once, writes the
  * one message, and waits for the end. Nobody needs to wait that long: once destroyed, it closes for the driver, and the
@@ -109,16 +113,21 @@ export const dial = (target: Target, onOpen: (socket: Duplex) => void): Effect.E
  * that has been told gets as long to close the connection.
  *
  * `onEnd` hears once how the connection below has ended: `byServer` when the server has closed it after it was told.
+ *
+ * Whoever closes it `inVain` is told again, until the driver waits no longer: a pooler drops the request for a statement
+ * that still waits for its server, which would then run although nobody wants it any more.
  */
 export const later = (
   target: Target,
   farewell: number,
   runFork: (effect: Effect.Effect<void>) => unknown,
-  onEnd: (byServer: boolean) => void
+  onEnd: (byServer: boolean) => void,
+  inVain: () => boolean
 ): Duplex => {
   const layers: Array<Duplex> = []
   let isDialled = false
   let isOver = false
+  let isAwaited = true
   let timer: NodeJS.Timeout | undefined
   const end = (byServer: boolean, error?: Error): void => {
     if (isOver) return
@@ -133,27 +142,42 @@ export const later = (
     timer = setTimeout(() => end(false), farewell)
     timer.unref()
   }
+  const send = (request: Uint8Array, pause: number): void => {
+    let isTold = false
+    const onTold = (): void => {
+      isTold = true
+      clearTimeout(timer)
+      timer = setTimeout(
+        () => isAwaited && inVain() ? send(request, Math.min(2 * pause, longestPause)) : end(true),
+        pause
+      )
+      timer.unref()
+    }
+    timer = undefined
+    runFork(Effect.matchEager(dial(target, (layer) => layers.push(layer)), {
+      onFailure: (error) => end(false, error),
+      onSuccess: (socket) => {
+        socket.on("error", () => {})
+        socket.once("close", () => isTold || end(false))
+        socket.write(request, (error) => {
+          if (error !== undefined && error !== null) return
+          endSoon()
+          socket.once("end", () => isAwaited && inVain() ? onTold() : end(true))
+          // An end is seen by those alone who read.
+          socket.resume()
+        })
+      }
+    }))
+  }
   const front: Duplex = new Duplex({
     read: () => {},
     write: (chunk: Uint8Array, _encoding, callback) => {
       isDialled = true
-      runFork(Effect.matchEager(dial(target, (layer) => layers.push(layer)), {
-        onFailure: (error) => end(false, error),
-        onSuccess: (socket) => {
-          socket.on("error", () => {})
-          socket.once("close", () => end(false))
-          socket.write(chunk, (error) => {
-            if (error !== undefined && error !== null) return
-            endSoon()
-            socket.once("end", () => end(true))
-            // An end is seen by those alone who read.
-            socket.resume()
-          })
-        }
-      }))
+      send(chunk, firstPause)
       callback()
     },
     destroy: (error, callback) => {
+      isAwaited = false
       if (isDialled) endSoon()
       else end(false)
       callback(error)

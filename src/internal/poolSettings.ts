@@ -133,16 +133,26 @@ export interface PoolOptions {
   /** The `options` startup parameter, as is. */
   readonly startupOptions?: string | undefined
   /**
-   * `"transaction"` behind a pooler that lends a server session per transaction: no prepared names and no startup
-   * parameter but `application_name`, since such poolers refuse them. Default: `"none"`.
+   * `"transaction"` behind a pooler that lends a server session per transaction, as PgBouncer does: no prepared names and
+   * no startup parameter but `application_name`, since such poolers refuse them. The server's time limits then hold
+   * inside of transactions only, with whose BEGIN they are sent. Default: `"none"`.
    */
   readonly pooler?: "none" | "transaction" | undefined
+  /**
+   * The server itself, past the transaction pooler: each LISTEN gets a session there, which is closed with the listener.
+   * At most `max` of them, beside the sessions of the pool. User, password and database are those of `url` where it
+   * names none. Not used without a pooler. Default: none, and LISTEN is refused behind a transaction pooler.
+   */
+  readonly directUrl?: Redacted.Redacted | undefined
 
   /** Pipelines the statements of several fibers on each session. Default: false. */
   readonly multiplex?: boolean | undefined
   /** How many statements may share one session with `multiplex`. Default: 32. */
   readonly multiplexConcurrency?: number | undefined
-  /** Named prepared statements. Default: true, false behind a transaction pooler. */
+  /**
+   * Named prepared statements. Default: true, false behind a transaction pooler: of them, PgBouncer from 1.21 on with
+   * `max_prepared_statements` can stand `true`.
+   */
   readonly prepare?: boolean | undefined
   /** How many statements a session keeps prepared. Default: 100. */
   readonly preparedStatementCacheSize?: number | undefined
@@ -169,6 +179,8 @@ export interface PoolOptions {
 export interface Settings {
   readonly target: Dial.Target
   readonly connection: PgConnection.Config
+  /** Statements that give a transaction what no session of its own gives it. */
+  readonly transactionSettings: ReadonlyArray<string>
   readonly password: Login.Password | undefined
   readonly connectTimeout: number
   readonly max: number
@@ -190,6 +202,8 @@ export interface Settings {
   readonly farewell: number
   /** Whether a CancelRequest for a session cannot hit anybody's statement but its borrower's. */
   readonly cancelsAreOurs: boolean
+  /** Whether other clients' statements run where a CancelRequest for a session goes, and it may be lost in a queue. */
+  readonly behindPooler: boolean
   readonly statementTimeout: number
   readonly queryTimeout: number
   readonly silence: number
@@ -277,6 +291,10 @@ const firstBroken = (options: PoolOptions): BadOption | undefined => {
       return { option, value: String(value), allowed: `one of ${allowed.join(", ")}` }
     }
   }
+  if (options.directUrl !== undefined) {
+    const address = Address.resolve({ url: options.directUrl, username: "anybody" })
+    if ("_tag" in address) return { option: "directUrl", value: address.value, allowed: address.allowed }
+  }
   const { password } = options
   if (password !== undefined && !Redacted.isRedacted(password) && !Effect.isEffect(password)) {
     return { option: "password", value: "<redacted>", allowed: "a Redacted, or an Effect that yields one" }
@@ -332,6 +350,11 @@ export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption>
     const max = options.max ?? size.max
     const behindPooler = options.pooler === "transaction"
     const statementTimeout = time(options.statementTimeout, 15_000)
+    const timeLimits = {
+      statement_timeout: guc(statementTimeout),
+      lock_timeout: guc(time(options.lockTimeout, 10_000)),
+      idle_in_transaction_session_timeout: guc(time(options.idleInTransactionTimeout, 60_000))
+    }
     const queryTimeout = time(options.queryTimeout, Math.max(15_000, statementTimeout))
     const multiplex = options.multiplex ?? false
     const connection: PgConnection.Config = {
@@ -346,12 +369,7 @@ export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption>
       // The connector's own clock covers dialling and hooks as well.
       connectTimeout: "Infinity",
       applicationName: options.applicationName ?? "effect-pg-pool",
-      startupParameters: behindPooler ? options.startupParameters : {
-        statement_timeout: guc(statementTimeout),
-        lock_timeout: guc(time(options.lockTimeout, 10_000)),
-        idle_in_transaction_session_timeout: guc(time(options.idleInTransactionTimeout, 60_000)),
-        ...options.startupParameters
-      },
+      startupParameters: behindPooler ? options.startupParameters : { ...timeLimits, ...options.startupParameters },
       startupOptions: options.startupOptions,
       types: options.types,
       multiplex,
@@ -367,6 +385,10 @@ export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption>
         stream: options.stream
       },
       connection,
+      // A setting of the session would be left to whoever the pooler lends it to next.
+      transactionSettings: behindPooler
+        ? Object.entries(timeLimits).map(([name, limit]) => `SET LOCAL ${name} = ${limit}`)
+        : [],
       password: options.password,
       connectTimeout: time(options.connectTimeout, address.connectTimeout ?? 5000),
       max,
@@ -388,6 +410,7 @@ export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption>
       farewell,
       // A shared session has many borrowers, and a transaction pooler's has those of other clients besides.
       cancelsAreOurs: !multiplex && !behindPooler,
+      behindPooler,
       statementTimeout,
       queryTimeout,
       silence: queryTimeout + grace,

@@ -9,8 +9,8 @@ interface Parts {
 }
 
 /**
- * A statement that travels with the driver's next one, in the same write, and whose answer is taken out of the stream
- * before the driver sees it. It costs no round trip of its own: the driver sends one statement at a time and waits.
+ * Statements that travel with the driver's next one, in the same write, and whose answer is taken out of the stream
+ * before the driver sees it. They cost no round trip of their own: the driver sends one statement at a time and waits.
  */
 export interface Rider {
   readonly frame: Uint8Array
@@ -22,7 +22,7 @@ export interface Rider {
   readonly isDone: () => boolean
   /** The answer, once done: the columns of its first row; `undefined` if there is none, or the server refused it. */
   readonly answer: () => ReadonlyArray<string | null> | undefined
-  /** The SQLSTATE with which the server refused it, once done. */
+  /** The SQLSTATE with which the server refused one of them, and with it all, once done. */
   readonly refusedBy: () => string | undefined
 }
 
@@ -37,12 +37,14 @@ const headerLength = 5
 const inTransaction = "T"
 const none = new Uint8Array(0)
 
-/** Parse, Bind, Execute and Sync of an unnamed statement without parameters. Its results should be text. */
-const encode = (sql: string): Uint8Array =>
+/** Parse, Bind and Execute of unnamed statements without parameters, and one Sync. Their results should be text. */
+const encode = (statements: ReadonlyArray<string>): Uint8Array =>
   Buffer.concat([
-    Result.getOrThrow(PgProtocol.encodeParse({ name: "", query: sql, parameterTypes: [] })),
-    Result.getOrThrow(PgProtocol.encodeBind({ portal: "", statement: "", parameters: [] })),
-    PgProtocol.encodeExecute({ portal: "", maxRows: 0 }),
+    ...statements.flatMap((sql) => [
+      Result.getOrThrow(PgProtocol.encodeParse({ name: "", query: sql, parameterTypes: [] })),
+      Result.getOrThrow(PgProtocol.encodeBind({ portal: "", statement: "", parameters: [] })),
+      PgProtocol.encodeExecute({ portal: "", maxRows: 0 })
+    ]),
     PgProtocol.encodeSync()
   ])
 
@@ -72,13 +74,13 @@ const makeFinder = () => {
   }
 }
 
-/** A statement that rides along with one that opens a transaction, and runs inside of it. */
-export const make = (sql: string): Rider => {
+/** Statements that ride along with one that opens a transaction, and run inside of it. */
+export const make = (statements: ReadonlyArray<string>): Rider => {
   const find = makeFinder()
   const taken: Array<Uint8Array> = []
   let cyclesSeen = 0
   return {
-    frame: encode(sql),
+    frame: encode(statements),
     take: (chunk) => {
       let start = 0
       if (cyclesSeen === 0) {

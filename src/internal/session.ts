@@ -27,6 +27,8 @@ export interface Session extends PoolMachine.Member<Session> {
   isAnswering: boolean
   /** Statements that wait for an answer. */
   busy: number
+  /** COMMITs among them. */
+  committing: number
   /** Set when the session must not be lent again. */
   condemned: CloseReason | undefined
 }
@@ -72,9 +74,10 @@ export const open = (options: OpenOptions): Effect.Effect<Session, SqlError, Sco
         uses: 0,
         isAnswering: true,
         busy: 0,
+        committing: 0,
         condemned: undefined
       }
-      wire.watchSilence(silence, () => session.busy > 0)
+      wire.watchSilence(silence, () => session.busy > 0, () => session.committing > 0)
       return session
     })
   )

@@ -1,4 +1,4 @@
-import type * as PgProtocol from "@effect/sql-pg/PgProtocol"
+import * as PgProtocol from "@effect/sql-pg/PgProtocol"
 import * as Effect from "effect/Effect"
 import type { SqlError } from "effect/sql/SqlError"
 import * as Net from "node:net"
@@ -6,6 +6,7 @@ import type { Duplex } from "node:stream"
 import * as Tls from "node:tls"
 import * as BackendMessages from "./backendMessages.ts"
 import * as CancelRequests from "./cancelRequests.ts"
+import * as Departure from "./departure.ts"
 import * as Dial from "./dial.ts"
 import * as Rider from "./rider.ts"
 
@@ -32,8 +33,11 @@ export interface Wire {
   readonly obituary: () => Obituary | undefined
   /** Whether the last thing the server said is that it is ready and outside of a transaction. */
   readonly isIdle: () => boolean
-  /** Call once the session is open: from then on silence while `isBusy()` destroys the socket. */
-  readonly watchSilence: (millis: number, isBusy: () => boolean) => void
+  /**
+   * Call once the session is open: from then on silence while `isBusy()` destroys the socket. What is cut off while
+   * `isCommitting()` is not cancelled on the server.
+   */
+  readonly watchSilence: (millis: number, isBusy: () => boolean, isCommitting: () => boolean) => void
   /**
    * Call when a caller has given up on a statement that goes on: on a shared session the next ones would keep a timer
    * of reads and writes from ever noticing that nothing is read any more.
@@ -42,13 +46,16 @@ export interface Wire {
   /** Call when rows are asked for: the server has all the time again from now on. */
   readonly expectAnswer: () => void
   /**
-   * Sends a statement along with the driver's next one, which has to open a transaction, and hands back what became of
-   * it: `undefined` when the session ended. Whoever stops waiting for it while it is under way loses the session.
+   * Sends statements along with the driver's next one, which has to open a transaction, and hands back what became of
+   * them: `undefined` when the session ended. Whoever stops waiting for it while it is under way loses the session.
    */
-  readonly ride: (sql: string) => Effect.Effect<Rider.Answer | undefined>
-  /** Call when the driver has said goodbye: the server has the farewell to answer before the socket is destroyed. */
+  readonly ride: (statements: ReadonlyArray<string>) => Effect.Effect<Rider.Answer | undefined>
+  /** Call when the driver has said goodbye. */
   readonly expectClose: () => void
+  /** Ends the session for all who use it, at once. Its place is free when the server has let go of it, too. */
   readonly destroy: (reason: Obituary) => void
+  /** Closes the socket, whatever the server still does with the session. */
+  readonly abandon: () => void
 }
 
 /** The last words of a session: a FATAL of the server's, or a reason of ours. */
@@ -61,6 +68,9 @@ export interface Obituary {
 /** The server's answer to a CancelRequest; it gives the same SQLSTATE to a statement that ran out of its time. */
 const isAnswerToCancel = ({ code, message }: PgProtocol.ErrorFields): boolean =>
   code === "57014" && !/timeout/i.test(message ?? "")
+
+/** A COMMIT is left to come to its end, which statement_timeout does not bound: so many farewells for it. */
+const commitPatience = 5
 
 /** The longest time that a timer of Node's can hold, in milliseconds. */
 const longestTimer = 2 ** 31 - 1
@@ -93,6 +103,11 @@ export const make = (options: {
   readonly farewell: number
   /** Whether a CancelRequest for this session cannot hit anybody's statement but its borrower's. */
   readonly cancelsAreOurs: boolean
+  /** Whether it goes to a pooler: then it is lost for a statement that is not running yet, and may hit others' there. */
+  readonly behindPooler: boolean
+  /** Nobody can use the session any more. */
+  readonly onDeath: () => void
+  /** Its place on the server is free, as far as can be known. */
   readonly onClose: () => void
 }): Wire => {
   let socket: Duplex | undefined
@@ -103,8 +118,9 @@ export const make = (options: {
   let suspicion: NodeJS.Timeout | undefined
   const messages = BackendMessages.makeScanner()
   let obituary: Obituary | undefined
-  let isOpened = false
-  let isParting = false
+  let isDeparting = false
+  let stopWaiting = (): void => {}
+  let closeSocket = (): void => {}
   // Kept by hand, since every checkout asks and a stream computes its own answers from a dozen flags.
   let isGone = true
   let isDestroyed = false
@@ -113,10 +129,13 @@ export const make = (options: {
   /** What is open below the session's socket while it is dialled. */
   const layers: Array<Duplex> = []
   const cancelSockets = new Set<Duplex>()
+  /** Those who are told of the socket's own end, and not of the session's. */
+  const bookkeepers = new Set<unknown>()
   let rider: Rider.Rider | undefined
   const cancels = CancelRequests.make(options.cancelsAreOurs)
   let errorBefore: PgProtocol.ErrorFields | undefined
 
+  let commits = (): boolean => false
   let suspect = (): void => {}
   let expectAnswer = (): void => {}
 
@@ -130,42 +149,78 @@ export const make = (options: {
     for (const cancel of cancelSockets) cancel.destroy()
   }
 
-  const destroyNow = (duplex: Duplex): void => {
-    isParting = true
+  /** The driver fails what it has under way when it hears of the end, which the socket itself will tell only later. */
+  const tellOfEnd = (duplex: Duplex): void => {
+    for (const listener of duplex.rawListeners("close")) if (!bookkeepers.has(listener)) listener.call(duplex, false)
+  }
+
+  const askToCancel = (duplex: Duplex): ((onEnd: Departure.OnCancelled) => void) | undefined => {
+    const key = messages.cancelKey()
+    if (key === undefined || options.behindPooler) return undefined
+    return (onEnd) => {
+      const request = Dial.later(cancelTarget(duplex), options.farewell, options.runFork, onEnd, () => false)
+      request.on("error", () => {})
+      request.write(PgProtocol.encodeCancelRequest(key))
+      request.destroy()
+    }
+  }
+
+  /** A session begins with the startup message: whatever was not sent needs no goodbye. */
+  const isUnknownToServer = (duplex: Duplex): boolean =>
+    written === 0 || (duplex instanceof Net.Socket && duplex.connecting)
+
+  const depart = (duplex: Duplex): void => {
+    if (isDeparting || duplex.destroyed) return
+    isDeparting = true
     isGone = true
-    duplex.destroy()
+    if (isUnknownToServer(duplex)) return closeSocket()
+    const { farewell } = options
+    stopWaiting = Departure.begin(
+      duplex,
+      commits()
+        ? { close: closeSocket, patience: commitPatience * farewell, cancel: undefined }
+        : { close: closeSocket, patience: farewell, cancel: askToCancel(duplex) }
+    )
+  }
+
+  const closeLayers = (): void => {
+    isDestroyed = true
+    for (const layer of layers) layer.destroy()
+    options.onClose()
+  }
+
+  const destroyNow = (duplex: Duplex): void => {
     // The driver would wait five seconds for a silent server's answer.
     isDestroyed = true
     hangUpOnCancels()
-  }
-
-  /** Waits for the server's own end of the connection, which it gives when the session is gone there too. */
-  const part = (duplex: Duplex): void => {
-    isParting = true
-    isGone = true
-    const timer = setTimeout(() => duplex.destroy(), options.farewell)
-    duplex.once("close", () => clearTimeout(timer))
-    // Nobody reads any more, and an unread answer would keep the end of the stream from being seen.
-    duplex.resume()
+    depart(duplex)
+    process.nextTick(() => {
+      tellOfEnd(duplex)
+      options.onDeath()
+    })
   }
 
   /**
    * The driver destroys the socket of a session that it cannot use any more, a live server's too. Said with the
    * closing half alone, the server notices and answers, and the place is not given away while its session is there.
    */
-  const destroyPolitely = (duplex: Duplex): void => {
-    const destroy = duplex.destroy
+  const departInstead = (duplex: Duplex): void => {
+    const { destroy } = duplex
+    closeSocket = () => void destroy.call(duplex)
     duplex.destroy = (error) => {
-      isGone = true
       const isFailure = error !== undefined && error !== null
-      if (isParting || isFailure || !isOpened || !duplex.writable || duplex.readableEnded) {
+      if (isFailure || duplex.destroyed || duplex.readableEnded) {
+        isGone = true
         return destroy.call(duplex, error)
       }
+      if (isDeparting) return duplex
       obituary ??= lastWords() ?? { by: "driver", message: "the driver gave the session up" }
-      duplex.end()
-      part(duplex)
+      depart(duplex)
+      process.nextTick(options.onDeath)
       return duplex
     }
+    // A socket of Node's own below TLS destroys the one above without a word about the reason.
+    for (const layer of layers) if (layer !== duplex) layer.once("close", closeSocket)
   }
 
   /** A borrower has one statement under way, so a chunk brings one error at most. */
@@ -189,7 +244,7 @@ export const make = (options: {
 
   const adopt = (duplex: Duplex): Duplex => {
     isGone = duplex.destroyed
-    destroyPolitely(duplex)
+    departInstead(duplex)
     const write = duplex.write
     duplex.write = function(this: Duplex, ...args: Array<unknown>) {
       isAnswered = false
@@ -219,6 +274,7 @@ export const make = (options: {
       obituary ??= lastWords()
       clearTimeout(suspicion)
       cancels.giveUp()
+      stopWaiting()
       options.onClose()
     })
     return duplex
@@ -233,9 +289,9 @@ export const make = (options: {
     const leave = (): void => {
       if (rider === next) rider = undefined
       duplex.emit = emit
-      duplex.off("close", arrive)
+      duplex.off("close", endUnanswered)
     }
-    const arrive = (): void => {
+    const endUnanswered = (): void => {
       leave()
       onDone()
     }
@@ -243,14 +299,16 @@ export const make = (options: {
     duplex.emit = function(this: Duplex, event: string | symbol, ...args: Array<unknown>) {
       if (event !== "data") return (emit as (...args: Array<unknown>) => boolean).call(duplex, event, ...args)
       const { after, before, own } = next.take(args[0] as Uint8Array)
+      // At once: the driver's part may end a statement, and then the next one comes with a rider of its own.
+      if (next.isDone()) leave()
       // In the order in which they came: a message of the driver's may have begun in the last chunk.
       if (before.length > 0) emit.call(duplex, "data", before)
       if (own.length > 0) messages.scan(own)
-      if (next.isDone()) arrive()
+      if (next.isDone()) onDone()
       if (after.length > 0) emit.call(duplex, "data", after)
       return true
     }
-    duplex.once("close", arrive)
+    duplex.once("close", endUnanswered)
     return () => {
       if (next.isDone()) return
       const hasSetOut = rider !== next
@@ -273,11 +331,13 @@ export const make = (options: {
         // The driver fetches the password first, and would listen in vain for what has happened meanwhile.
         if (isGone) throw firstError ?? new Error("Connection closed")
         isTaken = true
+        for (const listener of socket.rawListeners("close")) bookkeepers.add(listener)
         return socket
       }
       if (!cancels.isAnswerDue()) errorBefore = messages.lastError()
       cancels.sent()
-      const cancel = Dial.later(cancelTarget(socket), options.farewell, options.runFork, cancels.ended)
+      const inVain = () => options.behindPooler && !isGone && cancels.isAnswerDue()
+      const cancel = Dial.later(cancelTarget(socket), options.farewell, options.runFork, cancels.ended, inVain)
       cancelSockets.add(cancel)
       cancel.once("close", () => cancelSockets.delete(cancel))
       return cancel
@@ -288,8 +348,8 @@ export const make = (options: {
     isDead: () => isGone,
     obituary: () => obituary ?? lastWords(),
     isIdle: messages.isIdle,
-    watchSilence: (allowed, isBusy) => {
-      isOpened = true
+    watchSilence: (allowed, isBusy, isCommitting) => {
+      commits = isCommitting
       if (socket === undefined || !Number.isFinite(allowed)) return
       const millis = Math.min(allowed, longestTimer)
       const watched = socket
@@ -317,22 +377,24 @@ export const make = (options: {
     },
     suspect: () => suspect(),
     expectAnswer: () => expectAnswer(),
-    ride: (sql) =>
+    ride: (statements) =>
       Effect.callback((resume) => {
         if (socket === undefined || isGone) return resume(Effect.undefined)
-        const next = Rider.make(sql)
+        const next = Rider.make(statements)
         const tell = () => resume(Effect.sync(() => ({ row: next.answer(), refusedBy: next.refusedBy() })))
         return Effect.sync(board(socket, next, tell))
       }),
     expectClose: () => {
-      if (socket !== undefined && !socket.destroyed) part(socket)
+      if (socket !== undefined) depart(socket)
     },
     destroy: (reason) => {
       obituary ??= reason
-      if (socket !== undefined) return destroyNow(socket)
-      isDestroyed = true
-      for (const layer of layers) layer.destroy()
-      options.onClose()
+      if (socket === undefined) closeLayers()
+      else destroyNow(socket)
+    },
+    abandon: () => {
+      if (socket === undefined) closeLayers()
+      else closeSocket()
     }
   }
 }

@@ -124,8 +124,8 @@ export class TrackedConnection implements PgConnection.PgConnection {
     return this.track(sql, this.base.queryValues(sql, params, prepare))
   }
 
-  /** A query without a name, and with it in the same write a statement of ours, whose first row is the answer. */
-  queryWithRider(sql: string, rider: string): Effect.Effect<Rider.Answer | undefined, SqlError> {
+  /** A query without a name, and with it in the same write statements of ours, whose first row is the answer. */
+  queryWithRider(sql: string, rider: ReadonlyArray<string>): Effect.Effect<Rider.Answer | undefined, SqlError> {
     const both = Effect.flatMap(
       Effect.forkChild(this.session.wire.ride(rider), { startImmediately: true }),
       (riding) =>
@@ -246,17 +246,21 @@ export class TrackedConnection implements PgConnection.PgConnection {
   private trackNow<A, R>(sql: string, statement: Effect.Effect<A, SqlError, R>): Effect.Effect<A, SqlError, R> {
     return Effect.suspend(() => {
       let begun: Statement | undefined
+      let isCommit = false
       // The finalizer stands before anything is owed: a fiber can be interrupted between any two steps.
       return Effect.onExitPrimitive(
         Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
           const own = begun = this.begin(sql, UnitOfWork.of(fiber))
           this.owe(own.unit, 1)
+          isCommit = own.commits || this.transaction === "Committing"
+          if (isCommit) this.session.committing++
           if (own.commits && own.unit !== undefined) UnitOfWork.addCommitting(own.unit, 1)
           return Effect.mapError(statement, (error) => this.judge(own, error))
         }),
         (exit) => {
           if (begun === undefined) return undefined
           this.owe(begun.unit, -1)
+          if (isCommit) this.session.committing--
           if (begun.commits && begun.unit !== undefined) UnitOfWork.addCommitting(begun.unit, -1)
           this.end(begun, exit)
           return undefined

@@ -76,6 +76,10 @@ export interface Counts {
   readonly cuts: number
   /** CancelRequests that clients have sent. */
   readonly cancelRequests: number
+  /** Sessions that the server has through here now: from the startup message to the server's own end of the connection. */
+  readonly sessions: number
+  /** Most of them at a time so far. */
+  readonly mostSessions: number
   /** Statements that clients have sent, whether they got through or not: Sync and Query messages. */
   readonly statements: number
   /** Bytes that came in, whether they got through or not. */
@@ -178,6 +182,7 @@ const join = (shared: Shared, client: Net.Socket, upstream: Net.Socket | undefin
   const own = new Set<LinkFault>()
   let isOpen = true
   let isCut = false
+  let isSession = false
 
   const faults = (direction: Direction) => () =>
     [...shared.faults, ...own].filter(({ directions }) => directions.includes(direction))
@@ -191,6 +196,16 @@ const join = (shared: Shared, client: Net.Socket, upstream: Net.Socket | undefin
   const leave = (): void => {
     if (isOpen) counts.open--
     isOpen = false
+  }
+
+  const enter = (): void => {
+    isSession = true
+    counts.mostSessions = Math.max(counts.mostSessions, ++counts.sessions)
+  }
+
+  const exit = (): void => {
+    if (isSession) counts.sessions--
+    isSession = false
   }
 
   const cut = (end?: "client" | "server"): void => {
@@ -254,6 +269,7 @@ const join = (shared: Shared, client: Net.Socket, upstream: Net.Socket | undefin
     for (const { type } of reader.push(request)) {
       if (type === "S" || type === "Q") counts.statements++
       if (type === "CancelRequest") counts.cancelRequests++
+      if (type === "startup") enter()
       isEncryptionAsked = type === "SSLRequest" || type === "GSSENCRequest"
     }
     pour("to the server", request)
@@ -274,8 +290,12 @@ const join = (shared: Shared, client: Net.Socket, upstream: Net.Socket | undefin
     isEncryptionAsked = false
     pour("to the client", reply)
   })
-  upstream?.once("end", () => lanes["to the client"].end("FIN"))
+  upstream?.once("end", () => {
+    exit()
+    lanes["to the client"].end("FIN")
+  })
   upstream?.once("close", () => {
+    exit()
     lanes["to the server"].close()
     lanes["to the client"].end(upstreamError ? "RST" : "FIN")
   })
@@ -315,6 +335,8 @@ export const make: (url: Redacted.Redacted) => Effect.Effect<FaultProxy, FaultPr
         refused: 0,
         cuts: 0,
         cancelRequests: 0,
+        sessions: 0,
+        mostSessions: 0,
         statements: 0,
         bytes: { "to the server": 0, "to the client": 0 }
       },

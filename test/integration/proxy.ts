@@ -18,6 +18,8 @@ export interface Link {
   readonly hangUp: () => void
   /** From now on, the client does not learn that the server has closed its end. */
   readonly holdOpen: () => void
+  /** From now on, neither side learns anything of the other, its end neither. */
+  readonly blackhole: () => void
   /** Tells the server something, late. */
   readonly deliver: (request: Buffer) => void
 }
@@ -40,6 +42,7 @@ const asLink = (link: FaultProxy.Link): Link => ({
     link.set(FaultProxy.halfClose("to the client"))
   },
   holdOpen: () => link.set(held.fromClient),
+  blackhole: () => link.set(FaultProxy.blackhole()),
   deliver: (request) => link.deliver(request)
 })
 
@@ -48,19 +51,40 @@ interface Proxy {
   readonly url: Redacted.Redacted
   readonly accepted: () => number
   readonly open: () => number
+  /** Most sessions that the server has had through here at a time. */
+  readonly mostSessions: () => number
+  /** Milliseconds that it takes on the next connections for what a client says to reach the server, its end included. */
+  readonly lag: (millis: number) => void
   /** How many statements were sent over all connections. */
   readonly statements: () => number
   readonly onRequest: (look: (request: Buffer, link: Link) => "pass" | "drop") => void
 }
 
 export const makeProxy = (url: Redacted.Redacted): Effect.Effect<Proxy, never, Scope.Scope> =>
-  Effect.map(Effect.orDie(FaultProxy.make(url)), (proxy) => ({
-    url: proxy.url,
-    accepted: () => Effect.runSync(proxy.counts).accepted,
-    open: () => Effect.runSync(proxy.counts).open,
-    statements: () => Effect.runSync(proxy.counts).statements,
-    onRequest: (look) => Effect.runSync(proxy.onRequest((request, link) => look(request, asLink(link))))
-  }))
+  Effect.map(Effect.orDie(FaultProxy.make(url)), (proxy) => {
+    const counts = () => Effect.runSync(proxy.counts)
+    const known = new Set<number>()
+    let lag = 0
+    let look: Parameters<Proxy["onRequest"]>[0] = () => "pass"
+    Effect.runSync(proxy.onRequest((request, link) => {
+      if (!known.has(link.id) && lag > 0) link.set(FaultProxy.delay({ by: lag, direction: "to the server" }))
+      known.add(link.id)
+      return look(request, asLink(link))
+    }))
+    return {
+      url: proxy.url,
+      accepted: () => counts().accepted,
+      open: () => counts().open,
+      mostSessions: () => counts().mostSessions,
+      statements: () => counts().statements,
+      lag: (millis) => {
+        lag = millis
+      },
+      onRequest: (next) => {
+        look = next
+      }
+    }
+  })
 
 /** A server that is none: it accepts, and then either closes as soon as it is spoken to or never says a word. */
 export const makeImpostor = (

@@ -19,7 +19,10 @@ export interface Witness {
   readonly count: Effect.Effect<number, SqlError>
   /** Ends the sessions with these process ids; answers how many there were. */
   readonly terminate: (pids: ReadonlyArray<number>) => Effect.Effect<number, SqlError>
-  /** Counts the sessions over and over until the scope closes. */
+  /**
+   * Counts the sessions over and over until the scope closes. The server reads its list entry by entry, and may show one
+   * that has ended beside its replacement; who is in two lists in a row was there at the time between them.
+   */
   readonly watch: Effect.Effect<Watch, never, Scope.Scope>
 }
 
@@ -39,14 +42,15 @@ export const makeWitness = Effect.fnUntraced(function*(
   const value = <A>(sql: string, params: ReadonlyArray<unknown> = []) =>
     Effect.map(connection.queryValues(sql, params), (rows) => rows[0]?.[0] as A)
   const count = value<number>(`SELECT count(*)::int FROM pg_stat_activity WHERE ${others}`)
+  const sessions = Effect.map(
+    query<{ pid: number }>(`SELECT pid FROM pg_stat_activity WHERE ${others} ORDER BY backend_start`),
+    (rows) => rows.map(({ pid }) => pid)
+  )
   return {
     query,
     value,
     count,
-    sessions: Effect.map(
-      query<{ pid: number }>(`SELECT pid FROM pg_stat_activity WHERE ${others} ORDER BY backend_start`),
-      (rows) => rows.map(({ pid }) => pid)
-    ),
+    sessions,
     terminate: (pids) =>
       value<number>(
         `SELECT count(pg_terminate_backend(pid))::int FROM pg_stat_activity WHERE ${others} AND pid = ANY($1)`,
@@ -55,10 +59,12 @@ export const makeWitness = Effect.fnUntraced(function*(
     watch: Effect.gen(function*() {
       let most = 0
       let samples = 0
-      yield* Effect.forkScoped(Effect.forever(Effect.tap(count, (now) =>
+      let before: ReadonlySet<number> = new Set()
+      yield* Effect.forkScoped(Effect.forever(Effect.tap(sessions, (pids) =>
         Effect.sync(() => {
           samples++
-          most = Math.max(most, now)
+          most = Math.max(most, pids.filter((pid) => before.has(pid)).length)
+          before = new Set(pids)
         }))))
       return { most: () => most, samples: () => samples }
     })

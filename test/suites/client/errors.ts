@@ -1,4 +1,4 @@
-import { assert, describe, it as test } from "@effect/vitest"
+import { assert, describe } from "@effect/vitest"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
@@ -15,7 +15,7 @@ import { assertReason, over, reasonOf } from "./engine.ts"
 export const errors = (it: Room, engine: Engine): void => {
   it.layer(over(engine))("errors", replies)
   describe("errors of the connection", () => {
-    refusals(engine)
+    refusals(it, engine)
   })
 }
 
@@ -152,7 +152,7 @@ const replies = (it: It): void => {
     }))
 }
 
-const refusals = (engine: Engine): void => {
+const refusals = (it: Room, engine: Engine): void => {
   /** The layer is built, or the first statement run: whichever tells first. */
   const reached = (url: Redacted.Redacted) =>
     Effect.flatMap(SqlClient, (sql) => sql`SELECT 1 AS one`).pipe(
@@ -166,7 +166,7 @@ const refusals = (engine: Engine): void => {
     return Redacted.make(url.href)
   }
 
-  test.live("a wrong password is an authentication error", () =>
+  it.effect("a wrong password is an authentication error", () =>
     Effect.gen(function*() {
       const error = yield* Effect.flip(reached(changed((url) => {
         url.password = "wrong"
@@ -175,7 +175,7 @@ const refusals = (engine: Engine): void => {
       assert.isFalse(error.isRetryable)
     }))
 
-  test.live("an unknown role is an authentication error", () =>
+  it.effect("an unknown role is an authentication error", () =>
     Effect.gen(function*() {
       const error = yield* Effect.flip(reached(changed((url) => {
         url.username = "nobody_at_all"
@@ -183,7 +183,7 @@ const refusals = (engine: Engine): void => {
       assert.strictEqual(error.reason._tag, "AuthenticationError")
     }))
 
-  test.live("an unknown database is told with the server's code", () =>
+  it.effect("an unknown database is told with the server's code", () =>
     Effect.gen(function*() {
       const error = yield* Effect.flip(reached(changed((url) => {
         url.pathname = "/no_such_database"
@@ -191,7 +191,7 @@ const refusals = (engine: Engine): void => {
       assertReason(error, "UnknownError", "3D000")
     }))
 
-  test.live("TLS that the server refuses is told as such", () =>
+  it.effect("TLS that the server refuses is told as such", () =>
     Effect.gen(function*() {
       const error = yield* Effect.flip(
         Effect.flatMap(SqlClient, (sql) => sql`SELECT 1`).pipe(
@@ -202,7 +202,7 @@ const refusals = (engine: Engine): void => {
       assert.include(error.message, "refused TLS")
     }))
 
-  test.live("after its layer is gone, no session is left on the server", () =>
+  it.effect("after its layer is gone, no session is left on the server", () =>
     Effect.gen(function*() {
       const url = yield* freshDatabase
       yield* Effect.flatMap(SqlClient, (sql) =>

@@ -1,0 +1,64 @@
+import { assert, describe, it } from "@effect/vitest"
+import * as Effect from "effect/Effect"
+import * as Begin from "../src/internal/begin.ts"
+import type { TrackedConnection } from "../src/internal/trackedConnection.ts"
+import { ResolveCommit } from "../src/internal/unitOfWork.ts"
+
+const setting = "SET LOCAL lock_timeout = 10000"
+
+/** A session of a server that refuses whatever rides along and contains one of the texts. */
+const sessionOf = (refused: ReadonlyArray<readonly [text: string, sqlState: string]>) => {
+  const sent: Array<string> = []
+  const session = {
+    query: (sql: string) => Effect.sync(() => sent.push(sql)),
+    queryWithRider: (sql: string, rider: ReadonlyArray<string>) =>
+      Effect.sync(() => {
+        sent.push([sql, ...rider.map((each) => each.startsWith("SELECT") ? "SELECT" : each)].join("; "))
+        const refusal = refused.find(([text]) => rider.some((each) => each.includes(text)))
+        return { row: refusal === undefined ? ["7", "c", "t", "e"] : undefined, refusedBy: refusal?.[1] }
+      })
+  }
+  return { session: session as unknown as TrackedConnection, sent }
+}
+
+describe("settings that belong to each transaction", () => {
+  it.effect("are sent with BEGIN", () =>
+    Effect.gen(function*() {
+      const { sent, session } = sessionOf([])
+      const { begin } = Begin.make([setting])
+      yield* begin(session)
+      assert.deepStrictEqual(sent, [`BEGIN; ${setting}`])
+    }))
+
+  it.effect("are done without on a server that does not know them, which is asked once", () =>
+    Effect.gen(function*() {
+      const { sent, session } = sessionOf([["lock_timeout", "42704"]])
+      const { begin } = Begin.make([setting])
+      yield* begin(session)
+      yield* begin(session)
+      assert.deepStrictEqual(sent, [`BEGIN; ${setting}`, "ROLLBACK", "BEGIN", "BEGIN"])
+    }))
+
+  it.effect("stay when it is the number of the transaction that the server refuses", () =>
+    Effect.gen(function*() {
+      const { sent, session } = sessionOf([["pg_current_xact_id", "42883"]])
+      const { begin } = Begin.make([setting])
+      yield* begin(session)
+      yield* begin(session)
+      assert.deepStrictEqual(sent, [
+        `BEGIN; ${setting}; SELECT`,
+        "ROLLBACK",
+        `BEGIN; ${setting}`,
+        `BEGIN; ${setting}`
+      ])
+    }).pipe(Effect.provideService(ResolveCommit, true)))
+
+  it.effect("do not cost the number of the transaction when it is they that are refused", () =>
+    Effect.gen(function*() {
+      const { sent, session } = sessionOf([["lock_timeout", "42704"]])
+      const { begin, inquiryOf } = Begin.make([setting])
+      yield* begin(session)
+      assert.deepStrictEqual(sent, [`BEGIN; ${setting}; SELECT`, "ROLLBACK", "BEGIN; SELECT"])
+      assert.strictEqual(inquiryOf(session)?.ticket?.xid, "7")
+    }).pipe(Effect.provideService(ResolveCommit, true)))
+})
