@@ -4,6 +4,7 @@
 // acknowledged is lost, nothing was applied twice, nothing is left behind, and nobody waited for ever.
 //   npm run soak -- --minutes 20
 //   npm run soak -- --seconds 60 --seed 7    the same faults in the same order; the times are the machine's own
+//   npm run soak -- --verbose                what was done and when, also when all is well
 import * as PgConnection from "@effect/sql-pg/PgConnection"
 import * as Pg from "effect-pg-pool"
 import { EmbeddedPostgres, FaultProxy } from "effect-pg-pool/testing"
@@ -25,12 +26,17 @@ import * as Watch from "./soak/watch.ts"
 import * as Workload from "./soak/workload.ts"
 
 const { values: given } = parseArgs({
-  options: { minutes: { type: "string" }, seconds: { type: "string" }, seed: { type: "string" } }
+  options: {
+    minutes: { type: "string" },
+    seconds: { type: "string" },
+    seed: { type: "string" },
+    verbose: { type: "boolean" }
+  }
 })
 const duration = 1000 * (given.seconds === undefined ? 60 * Number(given.minutes ?? 1) : Number(given.seconds))
 const seed = given.seed === undefined ? randomInt(1_000_000) : Number(given.seed)
 if (!(duration > 0) || !Number.isInteger(seed)) {
-  console.error("Usage: npm run soak -- [--minutes 1 | --seconds 60] [--seed <whole number>]")
+  console.error("Usage: npm run soak -- [--minutes 1 | --seconds 60] [--seed <whole number>] [--verbose]")
   process.exit(2)
 }
 
@@ -88,7 +94,7 @@ const soak = Effect.gen(function*() {
   const house = Effect.fnUntraced(function*(name: string, most: number) {
     const chance = yield* Chance.make(seed, name)
     const proxy = yield* FaultProxy.make(server.url).pipe(Random.withSeed(`${seed}/${name}/proxy`))
-    const watched = Watch.make(name, most)
+    const watched = Watch.make(name, most, now())
     const count = Effect.sync(() => Watch.countSockets(watched, proxy.port, sockets, ledger))
     const options = { ...settings, max: most, url: proxy.url, name, applicationName: `soak ${name}` }
     return { name, chance, proxy, watched, count, options: { ...options, afterConnect: () => count } }
@@ -227,7 +233,7 @@ const soak = Effect.gen(function*() {
   yield* Fiber.interrupt(watch)
 
   const open = () => houses.map(({ name, proxy }) => [name, sockets.left(proxy.port)] as const)
-  if (!(yield* eventually(Effect.sync(() => open().every(([, left]) => left === 0)), farewell))) {
+  if (!(yield* eventually(Effect.sync(() => open().every(([, left]) => left.length === 0)), farewell))) {
     ledger.problems.push(["leaked", `sockets: ${JSON.stringify(open())}`])
   }
   const others = "SELECT application_name, state, query FROM pg_stat_activity WHERE application_name LIKE 'soak %'"
@@ -250,7 +256,7 @@ interface Report {
   readonly watched: ReadonlyArray<Watch.Watched>
   readonly found: Ledger.Findings
   readonly closing: ReadonlyArray<number>
-  readonly life: { readonly lives: number; readonly slowest: number } | undefined
+  readonly life: Lives.Lives | undefined
 }
 
 const row = (label: string, ...numbers: ReadonlyArray<number | string>) =>
@@ -277,16 +283,29 @@ const report = ({ closing, found, ledger, life, scene, watched }: Report) => {
   line("\nPools".padEnd(65) + watched.map(({ name }) => name.padStart(13)).join(""))
   row("most sockets at once", ...watched.map(({ max, mostSockets }) => `${mostSockets} of ${max}`))
   row("most sessions counted by the server", ...watched.map(({ max, mostSessions }) => `${mostSessions} of ${max}`))
-  row("longest stall with nothing wrong, ms", ...watched.map(({ longestStall }) => longestStall.toFixed(0)))
-  row("longest time from a fault to a success, ms", ...watched.map(({ slowestRecovery }) => slowestRecovery.toFixed(0)))
+  const span = (of: (one: Watch.Watched) => Watch.Span) => watched.map(of).map((it) => Watch.lengthOf(it).toFixed(0))
+  row("longest stall with nothing wrong, ms", ...span(({ longestStall }) => longestStall))
+  row("longest time from a fault to a success, ms", ...span(({ slowestRecovery }) => slowestRecovery))
   row("closed under load in, ms", ...closing.map((took) => took.toFixed(0)))
-  if (life !== undefined) row("brief pools, and the longest time to close, ms", life.lives, life.slowest.toFixed(0))
+  if (life !== undefined) {
+    row("brief pools", life.lives)
+    row("longest time that one took to close, ms", life.slowest.toFixed(0))
+    row("longest time that a socket was there afterwards, ms", life.lastSocket.toFixed(0))
+  }
   line("\nProof")
   row("rows in the database", found.rows)
   for (const [name, stories] of Object.entries(found.wrong)) {
     row(`${name}: ${Ledger.wrongs[name as Ledger.Wrong]}`, stories.length, stories.length === 0 ? "✔" : "✘")
   }
   const isWrong = Object.values(found.wrong).some((stories) => stories.length > 0)
+  if (isWrong || given.verbose === true) {
+    line("\nWhat was done, and when")
+    for (const deed of scene.chronicle) line(`  ${deed}`)
+    for (const { longestStall, name, slowestRecovery } of watched) {
+      const of = ({ from, until }: Watch.Span) => `${from.toFixed(0)} to ${until.toFixed(0)} ms`
+      line(`  ${name}: longest stall ${of(longestStall)}, slowest recovery ${of(slowestRecovery)}`)
+    }
+  }
   if (!isWrong) return line(`\nNothing is lost, nothing is doubled, nothing is left behind (seed ${seed}).`)
   for (const [name, stories] of Object.entries(found.wrong)) {
     if (stories.length === 0) continue
@@ -294,8 +313,6 @@ const report = ({ closing, found, ledger, life, scene, watched }: Report) => {
     for (const story of stories.slice(0, most)) line(`  ${story}`)
     if (stories.length > most) line(`  and ${stories.length - most} more`)
   }
-  line("\nWhat was done, and when")
-  for (const deed of scene.chronicle) line(`  ${deed}`)
   line(`\nIt does not hold. The same faults again: npm run soak -- --seconds ${duration / 1000} --seed ${seed}`)
 }
 

@@ -23,11 +23,19 @@ export interface Options {
 /** What closing may take beyond `closeTimeout`: cancelling, and the farewell, on a slow machine. */
 const allowance = 10_000
 
-/** Lives one after the other; the result is how many, and the longest time that one took to close. */
+export interface Lives {
+  readonly lives: number
+  /** Milliseconds: the longest time that one took to close, and that a socket was there afterwards. */
+  readonly slowest: number
+  readonly lastSocket: number
+}
+
+/** Lives one after the other. */
 export const live = Effect.fnUntraced(
   function*({ chance, isOver, ledger, now, options, port, sockets, watched }: Options) {
     let lives = 0
     let slowest = 0
+    let lastSocket = 0
     while (!isOver()) {
       lives++
       const scope = Scope.makeUnsafe()
@@ -55,14 +63,13 @@ export const live = Effect.fnUntraced(
       if (took > options.closeTimeout + allowance) {
         ledger.problems.push(["slow", `${watched.name}: ${took.toFixed(0)} ms at ${from.toFixed(0)} ms`])
       }
+      while (sockets.left(port).length > 0 && now() - from - took < allowance) yield* Effect.sleep(10)
+      lastSocket = Math.max(lastSocket, now() - from - took)
       const left = sockets.left(port)
-      if (left > 0) {
-        yield* Effect.sleep(allowance)
-        const still = sockets.left(port)
-        const what = `${left} sockets at the end, ${still} of them ${allowance} ms later, at ${from.toFixed(0)} ms`
-        if (still > 0) ledger.problems.push(["leaked", `${watched.name}: ${what}`])
+      if (left.length > 0) {
+        ledger.problems.push(["leaked", `${watched.name}: sockets at ${now().toFixed(0)} ms: ${left.join("; ")}`])
       }
     }
-    return { lives, slowest }
+    return { lives, slowest, lastSocket } satisfies Lives
   }
 )

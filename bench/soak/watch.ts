@@ -7,6 +7,16 @@ import { subscribe, unsubscribe } from "node:diagnostics_channel"
 import type { Socket } from "node:net"
 import type { Ledger } from "./ledger.ts"
 
+/** Milliseconds since the beginning. */
+export interface Span {
+  readonly from: number
+  readonly until: number
+}
+
+export const lengthOf = ({ from, until }: Span): number => until - from
+
+const longer = (one: Span, other: Span): Span => lengthOf(other) > lengthOf(one) ? other : one
+
 /** One pool, as it is seen from outside. */
 export interface Watched {
   readonly name: string
@@ -18,9 +28,8 @@ export interface Watched {
   blinding: number
   lastBlinding: number
   lastSuccess: number
-  /** Milliseconds. */
-  longestStall: number
-  slowestRecovery: number
+  longestStall: Span
+  slowestRecovery: Span
   isStuck: boolean
   mostSockets: number
   mostSessions: number
@@ -28,16 +37,16 @@ export interface Watched {
   tooManySince: number | undefined
 }
 
-export const make = (name: string, max: number): Watched => ({
+export const make = (name: string, max: number, now: number): Watched => ({
   name,
   max,
   faults: 0,
-  lastFault: 0,
+  lastFault: now,
   blinding: 0,
   lastBlinding: -Infinity,
-  lastSuccess: 0,
-  longestStall: 0,
-  slowestRecovery: 0,
+  lastSuccess: now,
+  longestStall: { from: 0, until: 0 },
+  slowestRecovery: { from: 0, until: 0 },
   isStuck: false,
   mostSockets: 0,
   mostSessions: 0,
@@ -53,9 +62,10 @@ const excess = 3000
 
 export const succeeded = (watched: Watched, now: number): void => {
   if (watched.faults === 0) {
-    if (watched.lastSuccess > watched.lastFault) {
-      watched.longestStall = Math.max(watched.longestStall, now - watched.lastSuccess)
-    } else watched.slowestRecovery = Math.max(watched.slowestRecovery, now - watched.lastFault)
+    const { lastFault, lastSuccess } = watched
+    if (lastSuccess > lastFault) {
+      watched.longestStall = longer(watched.longestStall, { from: lastSuccess, until: now })
+    } else watched.slowestRecovery = longer(watched.slowestRecovery, { from: lastFault, until: now })
   }
   watched.lastSuccess = now
 }
@@ -106,8 +116,8 @@ const cancelLength = 16
 export interface Sockets {
   /** Sockets to a port that are sessions, or about to become one, as the client's side has them. */
   readonly count: (port: number) => number
-  /** All of them, those of CancelRequests included. */
-  readonly left: (port: number) => number
+  /** All of them, those of CancelRequests included: what each has sent, and whether it has been given up. */
+  readonly left: (port: number) => ReadonlyArray<string>
 }
 
 /** Counts the sockets of this process by where they lead to, from their beginning until they have closed. */
@@ -129,7 +139,8 @@ export const sockets = Effect.acquireRelease(
       meet,
       count: (port: number) =>
         to(port).filter(({ bytesWritten }) => bytesWritten > 0 && bytesWritten !== cancelLength).length,
-      left: (port: number) => to(port).length
+      left: (port: number) =>
+        to(port).map(({ bytesWritten, destroyed }) => `${bytesWritten} bytes${destroyed ? ", destroyed" : ""}`)
     }
   }),
   ({ meet }) => Effect.sync(() => unsubscribe("net.client.socket", meet))
