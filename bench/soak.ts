@@ -22,6 +22,7 @@ import * as Chance from "./soak/chance.ts"
 import * as Faults from "./soak/faults.ts"
 import * as Ledger from "./soak/ledger.ts"
 import * as Lives from "./soak/lives.ts"
+import * as Variety from "./soak/variety.ts"
 import * as Watch from "./soak/watch.ts"
 import * as Workload from "./soak/workload.ts"
 
@@ -48,13 +49,9 @@ const clock = () => `[${(now() / 1000).toFixed(0).padStart(5)} s]`
 const max = 6
 const closeTimeout = 2000
 const settings = {
-  max,
-  min: 2,
   acquireTimeout: 5000,
   connectTimeout: 2000,
   idleTimeout: 1000,
-  maxLifetime: 10_000,
-  maxUses: 300,
   validateAfter: 600,
   statementTimeout: 3000,
   lockTimeout: 2000,
@@ -102,7 +99,10 @@ const soak = Effect.gen(function*() {
   const pooled = Effect.fnUntraced(function*(name: string, callers: number, options: Pg.Options) {
     const built = yield* house(name, max)
     const scope = Scope.makeUnsafe()
-    const services = yield* Scope.provide(Layer.build(Pg.layer({ ...built.options, ...options })), scope)
+    const variety = Variety.make(built.chance, max)
+    line(`  ${name}: ${variety.description}`)
+    const layer = Pg.layer({ ...built.options, ...variety.options, ...options })
+    const services = yield* Scope.provide(Layer.build(layer), scope)
     const succeeded = () => Watch.succeeded(built.watched, now())
     const workload = yield* Workload.start({ name, callers, services, chance: built.chance, ledger, succeeded })
     return { ...built, scope, services, pool: Context.get(services, Pg.Pool.Pool), workload }

@@ -94,8 +94,8 @@ const nameOf = (error: unknown): string => {
   if (typed?._tag === "RetriesExhausted") return `RetriesExhausted (${typed.stoppedBy}) ${nameOf(typed.last)}`
   if (typed?._tag === "AcquireTimeout") return `AcquireTimeout (${typed.phase})`
   if (typed !== undefined) return typed._tag
-  const { code, sqlState } = Pg.Errors.failureOf(error)
-  return `SqlError ${sqlState ?? code ?? "without a code"}`
+  const { code, message, sqlState } = Pg.Errors.failureOf(error)
+  return `SqlError ${sqlState ?? code ?? message?.slice(0, 60) ?? "without a word"}`
 }
 
 export const make = (now: () => number): Ledger => {

@@ -6,6 +6,7 @@ import * as Layer from "effect/Layer"
 import * as Scope from "effect/Scope"
 import type { Chance } from "./chance.ts"
 import type { Ledger } from "./ledger.ts"
+import * as Variety from "./variety.ts"
 import * as Watch from "./watch.ts"
 import * as Workload from "./workload.ts"
 
@@ -38,8 +39,9 @@ export const live = Effect.fnUntraced(
     let lastSocket = 0
     while (!isOver()) {
       lives++
+      const variety = Variety.make(chance, watched.max)
       const scope = Scope.makeUnsafe()
-      const services = yield* Scope.provide(Layer.build(Pg.layer(options)), scope)
+      const services = yield* Scope.provide(Layer.build(Pg.layer({ ...options, ...variety.options })), scope)
       const workload = yield* Workload.start({
         name: watched.name,
         callers: chance.whole(1, 6),
@@ -61,13 +63,19 @@ export const live = Effect.fnUntraced(
       slowest = Math.max(slowest, took)
       workload.end()
       if (took > options.closeTimeout + allowance) {
-        ledger.problems.push(["slow", `${watched.name}: ${took.toFixed(0)} ms at ${from.toFixed(0)} ms`])
+        ledger.problems.push([
+          "slow",
+          `${watched.name}: ${took.toFixed(0)} ms at ${from.toFixed(0)} ms (${variety.description})`
+        ])
       }
       while (sockets.left(port).length > 0 && now() - from - took < allowance) yield* Effect.sleep(10)
       lastSocket = Math.max(lastSocket, now() - from - took)
       const left = sockets.left(port)
       if (left.length > 0) {
-        ledger.problems.push(["leaked", `${watched.name}: sockets at ${now().toFixed(0)} ms: ${left.join("; ")}`])
+        ledger.problems.push([
+          "leaked",
+          `${watched.name}: sockets at ${now().toFixed(0)} ms: ${left.join("; ")} (${variety.description})`
+        ])
       }
     }
     return { lives, slowest, lastSocket } satisfies Lives

@@ -249,7 +249,7 @@ export const start = Effect.fnUntraced(function*({ callers, chance, ledger, name
       else {
         const isDone = yield* once
         // Who was shown an error does not come back at once.
-        yield* Effect.sleep(isDone ? chance.between(0, 10) : chance.between(10, 100))
+        yield* Effect.sleep(isDone ? chance.between(0, 10) : chance.between(20, 200))
       }
     }
   })
