@@ -23,6 +23,7 @@ import { abstain, type Classify as ClassifyFunction } from "./internal/classifie
 import * as Tables from "./internal/classify.ts"
 import { describe, digFailure, nameOf, PoolErrorTypeId as TypeId, shown } from "./internal/failure.ts"
 import * as History from "./internal/history.ts"
+import { allSessionAttrs } from "./internal/hosts.ts"
 import { isBadLogin, withAdvice } from "./internal/poolerAdvice.ts"
 import * as V from "./internal/verdict.ts"
 
@@ -764,6 +765,55 @@ export class CredentialsFailed extends Schema.TaggedError<CredentialsFailed>("ef
   }
 }
 
+const servers = {
+  any: "could be connected to",
+  "read-write": "takes writes",
+  "read-only": "refuses writes",
+  primary: "is a primary",
+  standby: "is a standby",
+  "prefer-standby": "could be connected to"
+}
+
+/**
+ * None of the hosts would do: each could not be reached, or is not what `targetSessionAttrs` asks for. Nothing of the
+ * work ran, so the same call may be repeated. While some host answers, a circuit breaker does not count it, so that the
+ * search for the writer can go on.
+ *
+ * - `targetSessionAttrs`: what was looked for.
+ * - `hosts`: those that were tried, in that order: `host` is `name:port` or a Unix socket; `role` what it said of itself,
+ *   `null` if it was not reached; `failure` why not.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class NoSuitableHost extends Schema.TaggedError<NoSuitableHost>("effect-pg-pool/Errors/NoSuitableHost")(
+  "NoSuitableHost",
+  {
+    targetSessionAttrs: Schema.Literals(allSessionAttrs),
+    hosts: Schema.Array(Schema.Struct({
+      host: Schema.String,
+      role: Schema.NullOr(Schema.Literals(["primary", "read-only primary", "standby"])),
+      failure: Schema.NullOr(Failure)
+    }))
+  }
+) {
+  /** @since 0.1.0 */
+  readonly [TypeId] = TypeId
+  /** @since 0.1.0 */
+  override get message(): string {
+    const findings = this.hosts.map(({ failure, host, role }) =>
+      role === null ? `${host} failed with ${describe(failure ?? {})}` : `${host} is a ${role}`
+    )
+    return `No host ${servers[this.targetSessionAttrs]} (targetSessionAttrs "${this.targetSessionAttrs}"): ${
+      findings.join("; ")
+    }. Look at the servers, wait for the end of a failover, or correct hosts or targetSessionAttrs.`
+  }
+  /** Nothing ran and the same call may succeed later. @since 0.1.0 */
+  get isRetryable(): boolean {
+    return true
+  }
+}
+
 /**
  * An option has an impossible value. `option` names it, `value` is what was given (never that of a secret), `allowed`
  * says what would do.
@@ -810,6 +860,7 @@ export type PoolError =
   | RetriesExhausted
   | HookFailed
   | CredentialsFailed
+  | NoSuitableHost
   | InvalidOption
 
 /**
@@ -831,6 +882,7 @@ export const PoolError = Schema.Union([
   RetriesExhausted,
   HookFailed,
   CredentialsFailed,
+  NoSuitableHost,
   InvalidOption
 ])
 

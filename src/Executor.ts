@@ -34,6 +34,7 @@ import * as CommitFate from "./internal/commitFate.ts"
 import * as Deadlines from "./internal/deadline.ts"
 import * as Evidence from "./internal/evidence.ts"
 import * as History from "./internal/history.ts"
+import * as Hosts from "./internal/hosts.ts"
 import * as LostCommit from "./internal/lostCommit.ts"
 import { millis } from "./internal/millis.ts"
 import * as Recovery from "./internal/recovery.ts"
@@ -213,6 +214,7 @@ export const make = Effect.fnUntraced(function*(
 
   const evidence = Evidence.make({
     reclassify,
+    isForReading: Hosts.isForReading(pool.settings.sessionAttrs),
     monotonicNanos: () => clock.monotonicTimeNanosUnsafe(),
     observe: (outcome, seconds) => {
       store.query[outcome].observe(seconds)
@@ -250,8 +252,9 @@ export const make = Effect.fnUntraced(function*(
   }
 
   /** Statements are judged where they fail, so a checkout's `SqlError` without a judgement is a connect that failed. */
-  const isFailedConnect = (error: unknown): error is SqlError | Errors.CredentialsFailed =>
-    error instanceof Errors.CredentialsFailed || (isSqlError(error) && Errors.fromSqlError(error) === undefined)
+  const isFailedConnect = (error: unknown): error is SqlError | Errors.CredentialsFailed | Errors.NoSuitableHost =>
+    error instanceof Errors.CredentialsFailed || error instanceof Errors.NoSuitableHost ||
+    (isSqlError(error) && Errors.fromSqlError(error) === undefined)
 
   const judgeCheckout = (error: unknown): Evidence.Judgement | undefined =>
     find(error) ?? (isFailedConnect(error) ? evidence.judgeConnect(error) : undefined)

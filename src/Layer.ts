@@ -15,6 +15,7 @@ import * as Stream from "effect/Stream"
 import * as Breaker from "./Breaker.ts"
 import * as Errors from "./Errors.ts"
 import * as Executor from "./Executor.ts"
+import { type HostAddress, shownHost } from "./internal/address.ts"
 import * as Client from "./internal/client.ts"
 import * as Environment from "./internal/environment.ts"
 import * as ListenerPool from "./internal/listenerPool.ts"
@@ -126,7 +127,7 @@ export const layerConfig = (
 
 /**
  * The options as the environment has them: `DATABASE_URL` (or `PGHOST`, `PGPORT`, `PGUSER`, `PGPASSWORD`,
- * `PGDATABASE`, `PGSSLMODE`) and the `DB_*` variables. A bare number is milliseconds; `"15 seconds"` works too. A bad
+ * `PGDATABASE`, `PGSSLMODE`, `PGTARGETSESSIONATTRS`) and the `DB_*` variables. A bare number is milliseconds; `"15 seconds"` works too. A bad
  * value is a `ConfigError` that names the variable, the value and what is allowed.
  *
  * @category configuration
@@ -142,15 +143,37 @@ const count = (store: Metrics.Store, transition: Breaker.Transition): void => {
   store.breakerTransitions[transition.to]++
 }
 
+/** Another role of the same hosts is another service, which fails by itself. */
+const breakerKey = ({ sessionAttrs, target, targets }: Pool.Pool["Service"]["settings"]): string => {
+  const keys = targets.map(({ address: { host, path, port } }, index) =>
+    Breaker.keyOf({
+      host: path ?? host,
+      port,
+      ...(index === targets.length - 1 && {
+        database: target.address.database,
+        role: sessionAttrs === "any" ? undefined : sessionAttrs
+      })
+    })
+  )
+  return keys.join(",")
+}
+
+/** Which of several hosts a statement went to is not known before it is sent: they are named together. */
+const serverAttributes = (hosts: ReadonlyArray<HostAddress>): ReadonlyArray<readonly [string, unknown]> => {
+  const [{ host, path, port }] = hosts as readonly [HostAddress]
+  return hosts.length === 1
+    ? [["server.address", path ?? host], ["server.port", port]]
+    : [["server.address", hosts.map(shownHost).join(",")]]
+}
+
 const breakerLayer = (options: Breaker.Options | false | undefined) =>
   options === false ? Breaker.layerNoop : Layer.effect(
     Breaker.Breaker,
     Effect.gen(function*() {
       const { store } = yield* Metrics.Metrics
       const { settings } = yield* Pool.Pool
-      const { database, host, path, port } = settings.target.address
       const breaker = yield* Breaker.make({
-        key: Breaker.keyOf({ host: path ?? host, port, database }),
+        key: breakerKey(settings),
         ramp: settings.max,
         ...options,
         onTransition: (transition) => {
@@ -220,8 +243,7 @@ const client = (options: Options) =>
           ...Object.entries(options.spanAttributes ?? {}),
           ["db.system.name", "postgresql"],
           ["db.namespace", address.database],
-          ["server.address", address.path ?? address.host],
-          ["server.port", address.port]
+          ...serverAttributes(address.hosts)
         ]
       }
     )

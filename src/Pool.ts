@@ -21,7 +21,9 @@ import * as Scope from "effect/Scope"
 import type { SqlError } from "effect/sql/SqlError"
 import * as Os from "node:os"
 import * as Errors from "./Errors.ts"
+import * as Address from "./internal/address.ts"
 import * as Connector from "./internal/connector.ts"
+import * as Hosts from "./internal/hosts.ts"
 import * as Leaks from "./internal/leaks.ts"
 import * as Liveness from "./internal/liveness.ts"
 import * as PoolMachine from "./internal/poolMachine.ts"
@@ -78,6 +80,7 @@ export type Stats = Errors.PoolStats
  * - `PoolClosed`: the pool's scope is closing or closed.
  * - `HookFailed`: a hook refused the connection.
  * - `CredentialsFailed`: no password could be had.
+ * - `NoSuitableHost`: none of the hosts could be connected to and is what `targetSessionAttrs` asks for.
  * - `SqlError`: the connect failed; the server's or the socket's own words.
  *
  * @category errors
@@ -89,6 +92,7 @@ export type AcquireError =
   | Errors.PoolClosed
   | Errors.HookFailed
   | Errors.CredentialsFailed
+  | Errors.NoSuitableHost
   | SqlError
 
 /**
@@ -234,6 +238,16 @@ export const make = Effect.fnUntraced(function*(
     hookFailed: (hook, cause) => new Errors.HookFailed({ hook, cause }),
     credentialsFailed: (cause, refusal) =>
       new Errors.CredentialsFailed({ cause, refusal: refusal === undefined ? null : Errors.failureOf(refusal) }),
+    noSuitableHost: (findings) =>
+      new Errors.NoSuitableHost({
+        targetSessionAttrs: settings.sessionAttrs,
+        hosts: findings.map(({ address, failure, role }) => ({
+          host: Address.shownHost(address),
+          role: role === undefined ? null : Hosts.nameOf(role),
+          failure: failure === undefined ? null : Errors.failureOf(failure)
+        }))
+      }),
+    evict: (session) => retirement.evict(session, "invalid"),
     onOpen: () => {
       store.connectionsOpened++
     },

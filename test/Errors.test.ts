@@ -68,6 +68,10 @@ const one: { readonly [Tag in Errors.PoolError["_tag"]]: Extract<Errors.PoolErro
     cause: Object.assign(new Error("hunter2 was no token"), { name: "ThrottlingException" }),
     refusal: { sqlState: "28P01", severity: "FATAL", message: "password authentication failed for user \"app\"" }
   }),
+  NoSuitableHost: new Errors.NoSuitableHost({
+    targetSessionAttrs: "read-write",
+    hosts: [{ host: "db1:5432", role: "standby", failure: null }, { host: "db2:5432", role: null, failure: refused }]
+  }),
   InvalidOption: new Errors.InvalidOption({ option: "max", value: -1, allowed: "a whole number of at least 1" })
 }
 const all: ReadonlyArray<Errors.PoolError> = Object.values(one)
@@ -148,6 +152,17 @@ describe("a failure is read", () => {
       new Errors.CredentialsFailed({ cause: socketError("ECONNREFUSED", "connect ECONNREFUSED 169.254.169.254:80"), refusal: null }),
       { code: "CredentialsFailed", message: "The password could not be had: the effect that yields it failed with ECONNREFUSED. See the cause, and check whoever issues it and the right to ask there." }
     ],
+    [
+      "from hosts of which none was reached, as the first of them has it",
+      new Errors.NoSuitableHost({
+        targetSessionAttrs: "primary",
+        hosts: [
+          { host: "db1:5432", role: null, failure: { sqlState: "57P03", severity: "FATAL", message: "the database system is starting up" } },
+          { host: "db2:5432", role: null, failure: refused }
+        ]
+      }),
+      { sqlState: "57P03", severity: "FATAL", message: "the database system is starting up" }
+    ],
     ["from a text", "Connection closed", { message: "Connection closed" }],
     ["from nothing", undefined, {}],
     ["from null", null, {}],
@@ -217,6 +232,7 @@ describe("a typed error", () => {
     [one.HookFailed, "The hook afterConnect failed, so its connection was not used. See the cause, and make the hook succeed or handle its own errors."],
     [one.CredentialsFailed, "The password could not be had: the effect that yields it failed with ThrottlingException. The server had refused the one before with 28P01 invalid_password: password authentication failed for user \"app\". See the cause, and check whoever issues it and the right to ask there."],
     [new Errors.CredentialsFailed({ cause: "hunter2", refusal: null }), "The password could not be had: the effect that yields it failed. See the cause, and check whoever issues it and the right to ask there."],
+    [one.NoSuitableHost, "No host takes writes (targetSessionAttrs \"read-write\"): db1:5432 is a standby; db2:5432 failed with connect ECONNREFUSED 127.0.0.1:5432. Look at the servers, wait for the end of a failover, or correct hosts or targetSessionAttrs."],
     [one.InvalidOption, "max is -1, but must be a whole number of at least 1."]
   ]
   for (const [error, message] of messages) {
@@ -228,7 +244,7 @@ describe("a typed error", () => {
   it("invites a retry only where nothing ran and the same call may succeed later", () => {
     assert.deepStrictEqual(
       all.filter((error) => error.isRetryable).map((error) => error._tag),
-      ["AcquireTimeout", "PoolSaturated", "CredentialsFailed"]
+      ["AcquireTimeout", "PoolSaturated", "CredentialsFailed", "NoSuitableHost"]
     )
   })
 
@@ -253,6 +269,7 @@ describe("a typed error", () => {
       new Errors.HookFailed({ hook: "afterConnect", cause: leak }),
       new Errors.CredentialsFailed({ cause: leak, refusal: failure }),
       new Errors.CredentialsFailed({ cause: "hunter2", refusal: null }),
+      new Errors.NoSuitableHost({ targetSessionAttrs: "any", hosts: [{ host: "db", role: null, failure }] }),
       new Errors.InvalidOption({ option: "url", value: "postgres://bob:hunter2@db/shop", allowed: "a URL" }),
       new Errors.InvalidOption({ option: "password", value: "hunter2", allowed: "Redacted" }),
       new Errors.InvalidOption({ option: "key", value: Redacted.make("hunter2"), allowed: "text" }),

@@ -47,7 +47,17 @@ describe("an impossible option", () => {
     ["NaN", { maxWaiting: NaN }, "maxWaiting", "NaN"],
     ["a validate that is none", { validate: "never" as never }, "validate", "never"],
     ["a pooler that is none", { pooler: "session" as never }, "pooler", "session"],
+    ["a reset that is none", { reset: "all" as never }, "reset", "all"],
+    ["reset of what borrowers share", { reset: "clean", multiplex: true }, "reset", "clean"],
+    ["reset of a pooler's sessions", { reset: "discard-all", pooler: "transaction" }, "reset", "discard-all"],
+    ["prepared statements that a reset discards", { reset: "discard-all", prepare: true }, "prepare", "true"],
     ["a password that everybody can read", { password: "hunter2" as never }, "password", "<redacted>"],
+    ["no host", { hosts: [] }, "hosts", "empty"],
+    ["hosts beside a host", { hosts: [{ host: "a" }], host: "b" }, "host", "b"],
+    ["hosts beside a path", { hosts: [{ host: "a" }], path: "/run/pg/.s" }, "path", "/run/pg/.s"],
+    ["two hosts in one", { hosts: [{ host: "a,b" }] }, "hosts[0].host", "a,b"],
+    ["the port of a host", { hosts: [{ host: "a" }, { host: "b", port: 0 }] }, "hosts[1].port", "0"],
+    ["targetSessionAttrs that are none", { targetSessionAttrs: "master" as never }, "targetSessionAttrs", "master"],
     ["the driver's name for max", { maxConnections: 3 } as never, "maxConnections", "3"]
   ]
   it.effect.each(cases)("is refused when the pool is made: %s", ([, options, option, value]) =>

@@ -40,11 +40,61 @@ describe("the address", () => {
       path: "/run/pg/.s.PGSQL.5432"
     }],
     ["says what the URL says of TLS", resolve("postgres://me@db/a?sslmode=verify-full"), { sslMode: "verify-full" }],
+    [
+      "reads a list of hosts off a URL",
+      resolve("postgres://me:secret@one:1,[::1],/shop?target_session_attrs=primary"),
+      {
+        host: "one",
+        port: 1,
+        hosts: [
+          { host: "one", port: 1, path: undefined },
+          { host: "::1", port: 5432, path: undefined },
+          { host: "localhost", port: 5432, path: undefined }
+        ],
+        sessionAttrs: "primary",
+        database: "shop",
+        username: "me"
+      }
+    ],
+    ["reads lists of hosts and ports off the query string", resolve("postgres:///shop?host=one,/run/pg&port=1,2"), {
+      hosts: [
+        { host: "one", port: 1, path: undefined },
+        { host: "/run/pg", port: 2, path: "/run/pg/.s.PGSQL.2" }
+      ]
+    }],
+    ["takes one port for all hosts", resolve("postgres:///shop?host=one,two&port=7"), {
+      hosts: [{ host: "one", port: 7, path: undefined }, { host: "two", port: 7, path: undefined }]
+    }],
+    [
+      "lets explicit hosts win over those of the URL",
+      resolve("postgres://me@db:1,other:2/a", { hosts: [{ host: "h" }] }),
+      {
+        hosts: [{ host: "h", port: 5432, path: undefined }]
+      }
+    ],
+    ["lets a host of its own win over a list", resolve("postgres://me@db:1,other:2/a", { host: "h" }), {
+      hosts: [{ host: "h", port: 1, path: undefined }]
+    }],
+    ["takes any server by default", resolve("postgres://me@db/a"), { sessionAttrs: "any" }],
     ["reads connect_timeout in seconds", resolve("postgres://me@db/a?connect_timeout=3"), { connectTimeout: 3000 }],
     ["reads connect_timeout=0 as none", resolve("postgres://me@db/a?connect_timeout=0"), { connectTimeout: Infinity }]
   ]
   it.each(cases)("%s", (_, actual, expected) => {
     assert.deepInclude(actual, expected)
+  })
+
+  it("gives the driver, which knows of one host only, a URL that it can read", () => {
+    const urls = [
+      "postgres://me:hunter2@one:1,two:2/shop?application_name=a",
+      "postgres://me:hunter2@one/shop?host=one,two&port=1,2"
+    ].map((url) => {
+      const found = resolve(url)
+      return "_tag" in found || found.url === undefined ? found : Redacted.value(found.url)
+    })
+    assert.deepStrictEqual(urls, [
+      "postgres://me:hunter2@one:1/shop?application_name=a",
+      "postgres://me:hunter2@one/shop"
+    ])
   })
 
   it.each([
@@ -53,7 +103,10 @@ describe("the address", () => {
     "postgres://me:%zz@host/db",
     "postgres://host:99999/db",
     "postgres://me:hunter2@host/db?sslmode=maybe",
-    "postgres://me:hunter2@host/db?connect_timeout=soon"
+    "postgres://me:hunter2@host/db?connect_timeout=soon",
+    "postgres://me:hunter2@host/db?target_session_attrs=master",
+    "postgres://me:hunter2@one:5432,two:x/db",
+    "postgres://me:hunter2@host/db?host=one,two,three&port=1,2"
   ])("complains about %s without its secrets", (url) => {
     const bad = resolve(url)
     assert.strictEqual("_tag" in bad && bad._tag, "BadAddress")

@@ -78,6 +78,19 @@ describe("the messages of the server", () => {
     assert.strictEqual(scanned(german, [9]).fatal()?.sqlState, "57P01")
   })
 
+  it("tell what the server reports of its settings, wherever chunks cut it", () => {
+    fc.assert(
+      fc.property(fc.array(row, { maxLength: 6 }), lengths, (rows, cuts) => {
+        const report = (value: string) => message("S", `in_hot_standby\0${value}\0`)
+        const scanner = scanned(Buffer.concat([report("on"), ...rows, report("off"), ready("I")]), cuts)
+        assert.strictEqual(scanner.parameter("in_hot_standby"), "off")
+        assert.isUndefined(scanner.parameter("server_version"))
+        assert.isTrue(scanner.isIdle())
+      }),
+      { numRuns: 1000 }
+    )
+  })
+
   it("do not take an ERROR for the end", () => {
     assert.isUndefined(scanned(Buffer.concat([error("ERROR", "22012", "division by zero"), ready("I")]), [7]).fatal())
   })

@@ -72,6 +72,17 @@ describe("the environment", () => {
       assert.isUndefined(options.ssl)
     }))
 
+  it.effect("takes lists of hosts and ports, as libpq does", () =>
+    Effect.gen(function*() {
+      const several = yield* read({ PGHOST: "one,two", PGPORT: "1,2", PGTARGETSESSIONATTRS: "prefer-standby" })
+      assert.deepStrictEqual(several.hosts, [{ host: "one", port: 1 }, { host: "two", port: 2 }])
+      assert.strictEqual(several.targetSessionAttrs, "prefer-standby")
+      assert.isUndefined(several.host)
+      const onePort = yield* read({ PGHOST: "one,two", PGPORT: "7" })
+      assert.deepStrictEqual(onePort.hosts, [{ host: "one", port: 7 }, { host: "two", port: 7 }])
+      assert.include(yield* complaint({ PGHOST: "one,two", PGPORT: "1,2,3" }), "PGPORT has 3 ports")
+    }))
+
   it.effect("can say that TLS is welcome but not required", () =>
     Effect.gen(function*() {
       const options = yield* read({ PGHOST: "db", PGSSLMODE: "prefer" })
@@ -88,6 +99,8 @@ describe("the environment", () => {
 
   const wrong: ReadonlyArray<readonly [name: string, value: string, allowed: string]> = [
     ["PGPORT", "0", "from 1 to 65535"],
+    ["PGPORT", "1,x", "one for each host of PGHOST"],
+    ["PGTARGETSESSIONATTRS", "master", "any, read-write, read-only, primary, standby, prefer-standby"],
     ["PGSSLMODE", "maybe", "disable, allow, prefer, require"],
     ["DB_POOL_MAX", "many", "a whole number, 1 or more"],
     ["DB_POOL_MAX", "0", "a whole number, 1 or more"],

@@ -215,6 +215,11 @@ describe("a secret in an error", () => {
       new SqlError({ reason: new ConnectionError({ cause: new Error(text), message: text, operation: "connect" }) }),
     (text) => new Errors.OutcomeUnknown({ operation: "work", failure: { message: text }, cause: new Error(text) }),
     (text) => new Errors.HookFailed({ hook: "afterConnect", cause: new Error(text) }),
+    (text) =>
+      new Errors.NoSuitableHost({
+        targetSessionAttrs: "any",
+        hosts: [{ host: "db", role: null, failure: { message: text } }]
+      }),
     (text) => new Errors.CredentialsFailed({ cause: new Error(text), refusal: { sqlState: "28P01", message: text } })
   ]
 

@@ -1,12 +1,21 @@
 import * as Redacted from "effect/Redacted"
 import * as Os from "node:os"
+import * as Hosts from "./hosts.ts"
 
-/** Where the server is, as far as it can be read off the options without asking anybody. */
-export interface Address {
+/** One server. */
+export interface HostAddress {
   readonly host: string
   readonly port: number
   /** The Unix socket, when there is one: it wins over host and port. */
   readonly path: string | undefined
+}
+
+/** Where the server is, as far as it can be read off the options without asking anybody: the first of `hosts`. */
+export interface Address extends HostAddress {
+  readonly hosts: ReadonlyArray<HostAddress>
+  readonly sessionAttrs: Hosts.SessionAttrs
+  /** The URL as those can read it who know of one host only. */
+  readonly url: Redacted.Redacted | undefined
   readonly database: string
   readonly username: string
   /** What the URL's `sslmode` says. */
@@ -23,6 +32,8 @@ export interface AddressOptions {
   readonly host?: string | undefined
   readonly port?: number | undefined
   readonly path?: string | undefined
+  readonly hosts?: ReadonlyArray<{ readonly host: string; readonly port?: number | undefined }> | undefined
+  readonly targetSessionAttrs?: Hosts.SessionAttrs | undefined
   readonly database?: string | undefined
   readonly username?: string | undefined
 }
@@ -63,56 +74,150 @@ const decode = (text: string): string | undefined => {
   }
 }
 
+/** The hosts of a URL as libpq writes them: `postgres://user@one:5432,two:5433/database`. */
+const authority = /^(postgres(?:ql)?:\/\/(?:[^@/?#]*@)?)([^/?#]*)/i
+
+/** As many URLs as there are hosts in it, each with one of them. */
+const splitHosts = (raw: string): ReadonlyArray<string> => {
+  const [head, prefix, list] = authority.exec(raw) ?? []
+  if (head === undefined || !list!.includes(",")) return [raw]
+  // A URL with a user must have a host.
+  return list!.split(",").map((host) => prefix! + host.replace(/^(?=:|$)/, "localhost") + raw.slice(head.length))
+}
+
+/** A URL that has been resolved, as that of its first host. */
+export const firstUrl = (url: Redacted.Redacted): URL => new URL(splitHosts(Redacted.value(url))[0]!)
+
+const hostsOfUrl = (urls: ReadonlyArray<URL>): ReadonlyArray<Partial<HostAddress>> | BadAddress => {
+  const [{ searchParams }] = urls as [URL]
+  const names = searchParams.get("host")?.split(",") ?? urls.map(({ hostname }) => hostname)
+  const ports = searchParams.get("port")?.split(",") ?? urls.map(({ port }) => port)
+  // One port is that of all hosts.
+  if (ports.length !== 1 && ports.length !== names.length) {
+    return bad("url", `${names.length} hosts with ${ports.length} ports`, "one port, or as many as there are hosts")
+  }
+  const hosts: Array<Partial<HostAddress>> = []
+  for (const [index, encoded] of names.entries()) {
+    const name = searchParams.has("host") ? encoded : decode(encoded)
+    if (name === undefined) return bad("url", "<redacted>", encodedShape)
+    const port = ports[ports.length === 1 ? 0 : index]!
+    hosts.push({
+      ...(name === "" ? {} : { host: name.replace(/^\[|\]$/g, "") }),
+      ...(port === "" ? {} : { port: Number(port) })
+    })
+  }
+  return hosts
+}
+
+/** The first of its hosts is enough for whoever gets the sockets from here. */
+const withOneHost = (urls: ReadonlyArray<URL>, url: Redacted.Redacted): Redacted.Redacted => {
+  const single = new URL(urls[0]!)
+  const isList = ["host", "port"].some((name) => single.searchParams.get(name)?.includes(",") === true)
+  if (urls.length === 1 && !isList) return url
+  single.searchParams.delete("host")
+  single.searchParams.delete("port")
+  return Redacted.make(single.href)
+}
+
+const isPort = (port: number): boolean => Number.isInteger(port) && port >= 1 && port <= 65535
+
+const hostAddress = (host = "localhost", port = 5432, path?: string): HostAddress => ({
+  host,
+  port,
+  path: path ?? (host.startsWith("/") ? `${host}/.s.PGSQL.${port}` : undefined)
+})
+
+/** An explicit list of hosts. */
+const listed = (options: AddressOptions): ReadonlyArray<Partial<HostAddress>> | BadAddress | undefined => {
+  const { host, hosts, path, port } = options
+  if (hosts === undefined) return undefined
+  const [other] = Object.entries({ host, port, path }).filter(([, value]) => value !== undefined)
+  if (other !== undefined) return bad(other[0], String(other[1]), "left out where hosts is given")
+  if (!Array.isArray(hosts) || hosts.length === 0) return bad("hosts", "empty", "a list of at least one { host, port }")
+  for (const [index, each] of hosts.entries()) {
+    if (typeof each?.host !== "string" || !/^[^\s,]+$/.test(each.host)) {
+      return bad(`hosts[${index}].host`, String(each?.host), "the name or address of one server")
+    }
+    if (each.port !== undefined && !isPort(each.port)) {
+      return bad(`hosts[${index}].port`, String(each.port), "a whole number from 1 to 65535")
+    }
+  }
+  return hosts.map(({ host, port }) => ({ host, ...(port === undefined ? {} : { port }) }))
+}
+
 /**
  * Resolves the address the way the driver does (explicit fields win over the URL), because the sockets are opened
- * here and the driver's own resolution is private. A secret never becomes part of the complaint.
+ * here and the driver's own resolution is private. Several hosts are those of libpq, which the driver does not know. A
+ * secret never becomes part of the complaint.
  */
 export const resolve = (options: AddressOptions): Address | BadAddress => {
-  let host = options.host
-  let port = options.port
+  const explicit = listed(options)
+  if (explicit !== undefined && "_tag" in explicit) return explicit
+  const { targetSessionAttrs } = options
+  if (targetSessionAttrs !== undefined && !Hosts.allSessionAttrs.includes(targetSessionAttrs)) {
+    return bad("targetSessionAttrs", String(targetSessionAttrs), `one of ${Hosts.allSessionAttrs.join(", ")}`)
+  }
+  let ofUrl: ReadonlyArray<Partial<HostAddress>> = [{}]
   let database = options.database
   let username = options.username
   let sslMode: SslMode | undefined
   let connectTimeout: number | undefined
+  let sessionAttrs: Hosts.SessionAttrs | undefined
+  let url = options.url
   if (options.url !== undefined) {
-    const raw = Redacted.value(options.url)
-    if (!URL.canParse(raw)) return bad("url", "<redacted>", encodedShape)
-    const url = new URL(raw)
-    if (url.protocol !== "postgres:" && url.protocol !== "postgresql:") {
-      return bad("url", `${url.protocol}//<redacted>`, urlShape)
+    const raws = splitHosts(Redacted.value(options.url))
+    if (!raws.every((raw) => URL.canParse(raw))) return bad("url", "<redacted>", encodedShape)
+    const urls = raws.map((raw) => new URL(raw))
+    const [first] = urls as [URL]
+    if (first.protocol !== "postgres:" && first.protocol !== "postgresql:") {
+      return bad("url", `${first.protocol}//<redacted>`, urlShape)
     }
-    const name = decode(url.hostname)
-    const path = decode(url.pathname.replace(/^\//, ""))
-    const user = decode(url.username)
-    if (name === undefined || path === undefined || user === undefined || decode(url.password) === undefined) {
+    const path = decode(first.pathname.replace(/^\//, ""))
+    const user = decode(first.username)
+    if (path === undefined || user === undefined || decode(first.password) === undefined) {
       return bad("url", "<redacted>", encodedShape)
     }
-    host ??= url.searchParams.get("host") ?? (name === "" ? undefined : name.replace(/^\[|\]$/g, ""))
-    const urlPort = url.searchParams.get("port") ?? url.port
-    if (port === undefined && urlPort !== "") port = Number(urlPort)
-    username ??= url.searchParams.get("user") ?? (user === "" ? undefined : user)
-    const mode = url.searchParams.get("sslmode")
+    const found = hostsOfUrl(urls)
+    if ("_tag" in found) return found
+    ofUrl = found
+    url = withOneHost(urls, options.url)
+    const { searchParams } = first
+    username ??= searchParams.get("user") ?? (user === "" ? undefined : user)
+    const mode = searchParams.get("sslmode")
     sslMode = sslModes.find((known) => known === mode)
     if (mode !== null && sslMode === undefined) return bad("url", `sslmode=${mode}`, `one of ${sslModes.join(", ")}`)
-    const seconds = url.searchParams.get("connect_timeout")
+    const seconds = searchParams.get("connect_timeout")
     if (seconds !== null) {
       if (!/^\d+$/.test(seconds)) return bad("url", `connect_timeout=${seconds}`, "a whole number of seconds")
       connectTimeout = seconds === "0" ? Infinity : Number(seconds) * 1000
     }
-    database ??= url.searchParams.get("dbname") ?? (path === "" ? undefined : path)
+    const attrs = searchParams.get("target_session_attrs")
+    sessionAttrs = Hosts.allSessionAttrs.find((known) => known === attrs)
+    if (attrs !== null && sessionAttrs === undefined) {
+      return bad("url", `target_session_attrs=${attrs}`, `one of ${Hosts.allSessionAttrs.join(", ")}`)
+    }
+    database ??= searchParams.get("dbname") ?? (path === "" ? undefined : path)
   }
   username ??= systemUser()
   if (username === undefined) return bad("username", "not set", "the name of a PostgreSQL role (PGUSER, DATABASE_URL)")
-  host ??= "localhost"
-  port ??= 5432
-  if (!Number.isInteger(port) || port < 1 || port > 65535) return bad("port", String(port), "1 to 65535")
+  const { host, path, port } = options
+  // A host of its own is not one of the URL's list.
+  const candidates = explicit ??
+    (host === undefined && path === undefined ? ofUrl : [{ ...ofUrl[0], ...(host !== undefined && { host }) }])
+  const hosts = candidates.map((each) => hostAddress(each.host, port ?? each.port, path))
+  for (const each of hosts) if (!isPort(each.port)) return bad("port", String(each.port), "1 to 65535")
   return {
-    host,
-    port,
-    path: options.path ?? (host.startsWith("/") ? `${host}/.s.PGSQL.${port}` : undefined),
+    ...hosts[0]!,
+    hosts,
+    sessionAttrs: targetSessionAttrs ?? sessionAttrs ?? "any",
+    url,
     database: database ?? username,
     username,
     sslMode,
     connectTimeout
   }
 }
+
+/** One host as it is told of. */
+export const shownHost = ({ host, path, port }: HostAddress): string =>
+  path ?? `${host.includes(":") ? `[${host}]` : host}:${port}`

@@ -12,25 +12,62 @@ export interface Scanner {
   readonly isIdle: () => boolean
   /** The last ErrorResponse, once it is complete; the same object for as long as it is the last one. */
   readonly lastError: () => PgProtocol.ErrorFields | undefined
+  /** The last ErrorResponse as it came. */
+  readonly errorBytes: () => Uint8Array
   /** What a CancelRequest for this session has to name, once the server has told it. */
   readonly cancelKey: () => { readonly pid: number; readonly secret: number } | undefined
   /** The last ErrorResponse that ended the session, if one has. */
   readonly fatal: () => { readonly sqlState: string | undefined; readonly message: string } | undefined
+  /** What the server has last reported of one of its settings, in a ParameterStatus. */
+  readonly parameter: (name: string) => string | undefined
+  /** Takes note of such a report that was not among the messages. */
+  readonly learn: (name: string, value: string) => void
 }
 
 const backendKeyData = 0x4b
 const errorResponse = 0x45
 const readyForQuery = 0x5a
+const parameterStatus = 0x53
 const idle = 0x49
 const headerLength = 5
 
+/** Finds where the next ReadyForQuery ends, wherever chunks cut it. */
+export const makeFinder = () => {
+  const header = new Uint8Array(headerLength)
+  let fill = 0
+  let bodyLeft = 0
+  return (chunk: Uint8Array, from: number): number | undefined => {
+    let offset = from
+    while (offset < chunk.length) {
+      if (fill < headerLength) {
+        header[fill++] = chunk[offset++]!
+        if (fill < headerLength) continue
+        bodyLeft = (header[1]! << 24 | header[2]! << 16 | header[3]! << 8 | header[4]!) - 4
+      } else {
+        const step = Math.min(bodyLeft, chunk.length - offset)
+        bodyLeft -= step
+        offset += step
+      }
+      if (fill === headerLength && bodyLeft === 0) {
+        fill = 0
+        if (header[0] === readyForQuery) return offset
+      }
+    }
+    return undefined
+  }
+}
+
+const isLookedInto = (type: number): boolean =>
+  type === readyForQuery || type === errorResponse || type === parameterStatus || type === backendKeyData
+
 /**
- * Follows the frames of the server's messages, wherever chunks cut them, and looks into those two that tell about the
- * session. It reads a type and a length per message, so a query costs it tens of nanoseconds.
+ * Follows the frames of the server's messages, wherever chunks cut them, and looks into those few that tell about the
+ * session. It reads a type and a length per message, so a query costs it tens of nanoseconds. `onParameter` hears of each
+ * ParameterStatus once it is complete.
  *
  * https://www.postgresql.org/docs/18/protocol-message-formats.html
  */
-export const makeScanner = (): Scanner => {
+export const makeScanner = (onParameter: (name: string, value: string) => void = () => {}): Scanner => {
   const header = new Uint8Array(headerLength)
   let headerFill = 0
   let type = 0
@@ -40,13 +77,30 @@ export const makeScanner = (): Scanner => {
   let error: Array<Uint8Array> = []
   let readError: PgProtocol.ErrorFields | undefined
   let key = Buffer.alloc(0)
+  let report: Array<Uint8Array> = []
+  const parameters = new Map<string, string>()
+
+  const learn = (name: string, value: string): void => {
+    parameters.set(name, value)
+    onParameter(name, value)
+  }
+
+  const onReport = (): void => {
+    const [name, value] = Buffer.concat(report).toString("utf8").split("\0")
+    if (name === undefined || value === undefined) return
+    learn(name, value)
+  }
 
   const onBody = (chunk: Uint8Array, start: number, end: number): void => {
     if (type === readyForQuery) {
       status = chunk[start]!
       isReady = true
     } else if (type === errorResponse) error.push(chunk.subarray(start, end))
-    else key = Buffer.concat([key, chunk.subarray(start, end)])
+    else if (type === backendKeyData) key = Buffer.concat([key, chunk.subarray(start, end)])
+    else {
+      report.push(chunk.slice(start, end))
+      if (end - start === bodyLeft) onReport()
+    }
   }
 
   const onHeader = (bytes: Uint8Array, offset: number): void => {
@@ -56,7 +110,7 @@ export const makeScanner = (): Scanner => {
     if (type === errorResponse) {
       error = [bytes.slice(offset, offset + headerLength)]
       readError = undefined
-    }
+    } else if (type === parameterStatus) report = []
   }
 
   const lastError = (): PgProtocol.ErrorFields | undefined => {
@@ -74,7 +128,7 @@ export const makeScanner = (): Scanner => {
       while (offset < length) {
         if (bodyLeft > 0) {
           const end = Math.min(offset + bodyLeft, length)
-          if (type === readyForQuery || type === errorResponse || type === backendKeyData) onBody(chunk, offset, end)
+          if (isLookedInto(type)) onBody(chunk, offset, end)
           bodyLeft -= end - offset
           offset = end
         } else if (headerFill === 0 && length - offset >= headerLength) {
@@ -96,6 +150,7 @@ export const makeScanner = (): Scanner => {
     },
     isIdle: () => isReady && status === idle && bodyLeft === 0 && headerFill === 0,
     lastError,
+    errorBytes: () => Buffer.concat(error),
     cancelKey: () => key.length === 8 ? { pid: key.readInt32BE(0), secret: key.readInt32BE(4) } : undefined,
     fatal: () => {
       const last = lastError()
@@ -104,6 +159,8 @@ export const makeScanner = (): Scanner => {
       return severity === "FATAL" || severity === "PANIC"
         ? { sqlState: last?.code, message: last?.message ?? "the server ended the session" }
         : undefined
-    }
+    },
+    parameter: (name) => parameters.get(name),
+    learn
   }
 }

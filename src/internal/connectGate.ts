@@ -21,6 +21,8 @@ export interface ConnectGate<E> {
 const firstPause = 100
 const pauseGrowth = 1.5
 const longestPause = 2000
+/** Hosts that answer are asked again soon: the next writer may have been promoted meanwhile. */
+export const longestSearchPause = 500
 
 export const make = <E>(): ConnectGate<E> => ({
   failures: 0,
@@ -52,13 +54,19 @@ export const begin = <E>(gate: ConnectGate<E>): number => {
   return gate.round
 }
 
-export const failed = <E>(gate: ConnectGate<E>, round: number, cause: E, now: number): void => {
+export const failed = <E>(
+  gate: ConnectGate<E>,
+  round: number,
+  cause: E,
+  now: number,
+  longest = longestPause
+): void => {
   gate.cause = cause
   gate.allowance = 1
   if (round !== gate.round) return
   gate.round++
   gate.failures++
-  gate.shutUntil = now + pauseAfter(gate.failures)
+  gate.shutUntil = now + Math.min(pauseAfter(gate.failures), longest)
 }
 
 export const succeeded = <E>(gate: ConnectGate<E>): void => {

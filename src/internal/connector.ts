@@ -2,11 +2,16 @@ import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
+import * as Option from "effect/Option"
 import * as Scope from "effect/Scope"
-import { ConnectionError, SqlError } from "effect/sql/SqlError"
+import { ConnectionError, isSqlError, SqlError } from "effect/sql/SqlError"
+import type * as Address from "./address.ts"
 import * as Bell from "./bell.ts"
 import * as Berth from "./berth.ts"
+import { classify } from "./classify.ts"
 import * as ConnectGate from "./connectGate.ts"
+import { digWhole } from "./failure.ts"
+import * as Hosts from "./hosts.ts"
 import * as Login from "./login.ts"
 import type { Settings } from "./poolSettings.ts"
 import * as Session from "./session.ts"
@@ -24,6 +29,10 @@ export interface Owner<E> {
   readonly hookFailed: (hook: string, cause: unknown) => E
   /** The error when no password can be had; `refusal` is what the server said of the one before. */
   readonly credentialsFailed: (cause: unknown, refusal: SqlError | undefined) => E
+  /** The error when no host would do. */
+  readonly noSuitableHost: (findings: ReadonlyArray<Finding>) => E
+  /** Takes a session out of circulation whose server is not what it was. */
+  readonly evict: (session: Session.Session) => void
   /** A session is open, and its hooks have run. */
   readonly onReady: (session: Session.Session) => void
   readonly onFailed: (error: E | SqlError) => void
@@ -33,6 +42,13 @@ export interface Owner<E> {
   readonly onGone: (session: Session.Session) => void
   /** The place of a session, or of a connect that failed, is free. */
   readonly onPlace: () => void
+}
+
+/** What a search has found out about a host that would not do. */
+export interface Finding {
+  readonly address: Address.HostAddress
+  readonly role: Hosts.Role | undefined
+  readonly failure: unknown
 }
 
 export interface Connector<E> {
@@ -63,8 +79,39 @@ const timedOut = (millis: number): SqlError =>
     })
   })
 
+/** A server that refuses every reset makes each lease cost a connect, which nobody would find the reason of. */
+const warnOfReset = (sqlState: string | undefined): Effect.Effect<void> =>
+  Effect.logWarning(`a session could not be reset between two borrowers and was closed (SQLSTATE ${sqlState})`)
+
+/**
+ * Whether another host may do where this one has failed. Who is refused as a user, and who cannot verify the server, is
+ * told so; libpq draws the same line.
+ */
+const isPassedOver = (error: unknown): error is SqlError => {
+  if (!isSqlError(error)) return false
+  const { kind } = classify(digWhole(error), { phase: "Connect", reused: false, replied: false })
+  return kind === "Unreachable" || kind === "Overloaded"
+}
+
+/** For servers that do not say by themselves what they are: before PostgreSQL 14, and behind poolers. */
+const roleQuery = "SELECT pg_catalog.pg_is_in_recovery() AS standby, " +
+  "pg_catalog.current_setting('transaction_read_only') = 'on' AS readonly"
+
+const findRole = ({ connection, wire }: Session.Session): Effect.Effect<Hosts.Role, SqlError> => {
+  const told = Hosts.roleBy(wire.parameter)
+  return told !== undefined
+    ? Effect.succeed(told)
+    : Effect.map(connection.queryValues(roleQuery, [], false), ([row]) => ({
+      isStandby: row?.[0] === true,
+      isReadOnly: row?.[1] === true
+    }))
+}
+
 export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
   const { now, settings } = owner
+  const { sessionAttrs, targets } = settings
+  const hosts = Hosts.make(sessionAttrs, targets.length)
+  const openSessions = new Set<Session.Session>()
   const gate = ConnectGate.make<E | SqlError>()
   const placeFreed = Bell.make()
   const underWay = new Map<Fiber.Fiber<Session.Session, E | SqlError>, Effect.Effect<void>>()
@@ -85,7 +132,7 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
       })
     )
 
-  const logIn = (berth: Berth.Berth, scope: Scope.Closeable) =>
+  const logIn = (berth: Berth.Berth, scope: Scope.Closeable, host: number) =>
     Login.login<Session.Session, E, Scope.Scope>({
       password: settings.password,
       failed: owner.credentialsFailed,
@@ -95,6 +142,7 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
           Session.open({
             id: ++lastId,
             scope,
+            host,
             wire: berth.wire(),
             generation: owner.generation(),
             config: { ...settings.connection, password },
@@ -105,10 +153,47 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
         )
     })
 
-  const open = (berth: Berth.Berth, scope: Scope.Closeable, onOpen: (session: Session.Session) => void) =>
+  /** Whether the session is on a server that will do; from then on, whether it stays one is watched. */
+  const isWanted = (session: Session.Session, pass: Hosts.Pass): Effect.Effect<boolean, SqlError> => {
+    if (sessionAttrs === "any") return Effect.succeed(Hosts.answered(pass, session.host, undefined, now()) === "Taken")
+    return Effect.map(findRole(session), (role) => {
+      const answer = Hosts.answered(pass, session.host, role, now())
+      if (answer === "Refused") return false
+      // What is left on the writer of before could at best read old rows.
+      if (answer === "Moved") {
+        for (const other of Array.from(openSessions)) if (other.host !== session.host) owner.evict(other)
+      }
+      session.wire.onParameter(() => {
+        const now = Hosts.roleBy(session.wire.parameter)
+        if (now !== undefined && sessionAttrs !== "prefer-standby" && !Hosts.fits(sessionAttrs, now)) {
+          owner.evict(session)
+        }
+      })
+      return true
+    })
+  }
+
+  /** The session that is ready to be lent, `undefined` if its server will not do. */
+  const open = (
+    berth: Berth.Berth,
+    scope: Scope.Closeable,
+    host: number,
+    pass: Hosts.Pass,
+    onOpen: (session: Session.Session) => void
+  ) =>
     runHook("beforeConnect", settings.beforeConnect).pipe(
-      Effect.andThen(logIn(berth, scope)),
-      Effect.tap((session) => Effect.sync(() => onOpen(session))),
+      Effect.andThen(logIn(berth, scope, host)),
+      Effect.flatMap((session) =>
+        Effect.flatMap(isWanted(session, pass), (isWanted) =>
+          isWanted ? welcome(session, onOpen) : Effect.as(Scope.close(scope, Exit.void), undefined))
+      )
+    )
+
+  const welcome = (session: Session.Session, onOpen: (session: Session.Session) => void) =>
+    Effect.sync(() => {
+      onOpen(session)
+      return session
+    }).pipe(
       Effect.tap((session) => runHook("afterConnect", settings.afterConnect?.(session.connection))),
       Effect.tap((session) =>
         settings.beforeDisconnect === undefined ? Effect.void : Effect.addFinalizer(() => sayGoodbye(session))
@@ -123,22 +208,33 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
     owner.onPlace()
   }
 
-  /** One session, on the socket that could log in. The place is free again when the socket has closed, whatever becomes of the session. */
+  /**
+   * One session, on the first host that will do and the socket that could log in there. The hosts are tried one after
+   * another in one place, which is free again when the last socket has closed, whatever becomes of the session.
+   */
   const attempt = () => {
-    const scope = Scope.makeUnsafe()
+    const pass = Hosts.begin(hosts, now())
+    const findings = new Map<number, Finding>()
+    let host = Hosts.next(pass)!
+    let scope = Scope.makeUnsafe()
+    let isOver = false
+    let isFound = false
     let session: Session.Session | undefined
     const mourn = () => {
       const dead = session
       session = undefined
-      if (dead !== undefined) owner.onGone(dead)
+      if (dead === undefined) return
+      openSessions.delete(dead)
+      owner.onGone(dead)
     }
     const berth = Berth.make({
       open: (onClose) =>
         Socket.make({
-          target: settings.target,
+          target: targets[host]!,
           runFork: owner.runFork,
           farewell: settings.farewell,
           cancelsAreOurs: settings.cancelsAreOurs,
+          onResetRefused: (sqlState) => owner.runFork(warnOfReset(sqlState)),
           behindPooler: settings.behindPooler,
           onDeath: mourn,
           onClose
@@ -150,29 +246,64 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
       }
     })
     berths.add(berth)
-    const giveUp = Effect.suspend(() => {
-      berth.leave()
+    const hangUp = Effect.suspend(() => {
       berth.wire().destroy({ by: "pool", message: "the session was not taken up" })
       return Scope.close(scope, Exit.void)
     })
-    const opening = open(berth, scope, (opened) => {
-      session = opened
-      owner.onOpen(opened)
+    const giveUp = Effect.suspend(() => {
+      isOver = true
       berth.leave()
+      return hangUp
     })
     // The socket goes before the work is interrupted: whatever waits for it then ends at once.
     const timeUp = Effect.sleep(settings.connectTimeout).pipe(
-      Effect.andThen(giveUp),
+      Effect.andThen(hangUp),
       Effect.andThen(Effect.fail(timedOut(settings.connectTimeout)))
     )
-    const connect: Effect.Effect<Session.Session, E | SqlError> = Effect.raceFirst(
-      Scope.provide(opening, scope),
-      timeUp
+    const onOpen = (opened: Session.Session): void => {
+      session = opened
+      isFound = true
+      openSessions.add(opened)
+      owner.onOpen(opened)
+      berth.leave()
+    }
+    const ask = Effect.suspend(() =>
+      Effect.raceFirst(Scope.provide(open(berth, scope, host, pass, onOpen), scope), timeUp)
     )
-    return { connect, giveUp }
+    const connect: Effect.Effect<Session.Session, E | SqlError> = Effect.flatMap(Effect.exit(ask), (exit) => {
+      if (Exit.isSuccess(exit) && exit.value !== undefined) return Effect.succeed(exit.value)
+      let failure: unknown
+      if (Exit.isFailure(exit)) {
+        failure = Option.getOrUndefined(Cause.findErrorOption(exit.cause))
+        // One that is open has found its host: what fails then is a hook, or the time for it.
+        const isDecided = isOver || isFound || targets.length === 1
+        if (isDecided || !isPassedOver(failure)) return Effect.failCause(exit.cause)
+        Hosts.failed(hosts, host, now())
+      }
+      const role = failure === undefined ? hosts.list[host]!.role : undefined
+      findings.set(host, { address: targets[host]!.address, failure, role })
+      const next = Hosts.next(pass)
+      if (next === undefined) return Effect.fail(owner.noSuitableHost(Array.from(findings.values())))
+      return goOn(next, failure !== undefined)
+    })
+    const goOn = (next: number, hasFailed: boolean): Effect.Effect<Session.Session, E | SqlError> =>
+      Effect.andThen(
+        hasFailed ? hangUp : Effect.void,
+        Effect.suspend(() => {
+          host = next
+          scope = Scope.makeUnsafe()
+          return Effect.andThen(berth.change, Effect.suspend(() => isOver ? Effect.interrupt : connect))
+        })
+      )
+    const hasAnswer = () => Array.from(findings.values()).some(({ role }) => role !== undefined)
+    return { connect, giveUp, hasAnswer }
   }
 
-  const conclude = (exit: Exit.Exit<Session.Session, E | SqlError>, round: number): void => {
+  const conclude = (
+    exit: Exit.Exit<Session.Session, E | SqlError>,
+    round: number,
+    hasAnswer: boolean
+  ): void => {
     gate.connecting--
     if (Exit.isSuccess(exit)) {
       ConnectGate.succeeded(gate)
@@ -181,7 +312,7 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
     const error = Cause.findErrorOption(exit.cause)
     if (error._tag === "None") return
     lastFailure = error.value
-    ConnectGate.failed(gate, round, error.value, now())
+    ConnectGate.failed(gate, round, error.value, now(), hasAnswer ? ConnectGate.longestSearchPause : undefined)
     owner.onFailed(error.value)
   }
 
@@ -190,14 +321,14 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
     connect: () => {
       taken++
       const round = ConnectGate.begin(gate)
-      const { connect, giveUp } = attempt()
+      const { connect, giveUp, hasAnswer } = attempt()
       const fiber = owner.runFork(connect)
       underWay.set(fiber, giveUp)
       // An observer also hears of a fiber that was interrupted before it began.
       fiber.addObserver((exit) => {
         underWay.delete(fiber)
         if (Exit.isFailure(exit)) owner.runFork(giveUp)
-        conclude(exit, round)
+        conclude(exit, round, hasAnswer())
       })
     },
     connecting: () => gate.connecting,

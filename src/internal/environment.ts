@@ -5,12 +5,15 @@ import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import * as Redacted from "effect/Redacted"
 import * as Address from "./address.ts"
+import * as Hosts from "./hosts.ts"
 
 /** The options that environment variables can set. */
 export interface EnvironmentOptions {
   readonly url?: Redacted.Redacted | undefined
   readonly host?: string | undefined
   readonly port?: number | undefined
+  readonly hosts?: ReadonlyArray<{ readonly host: string; readonly port: number | undefined }> | undefined
+  readonly targetSessionAttrs?: Hosts.SessionAttrs | undefined
   readonly username?: string | undefined
   readonly password?: Redacted.Redacted | undefined
   readonly database?: string | undefined
@@ -46,15 +49,11 @@ const variable = <A>(name: string, allowed: string, parse: Parse<A>): Config.Con
     })
   )
 
-const whole = (name: string, least: number, most = Number.MAX_SAFE_INTEGER) =>
-  variable(
-    name,
-    most === Number.MAX_SAFE_INTEGER ? `a whole number, ${least} or more` : `a whole number from ${least} to ${most}`,
-    (text) => {
-      const value = Number(text)
-      return Number.isInteger(value) && value >= least && value <= most ? value : undefined
-    }
-  )
+const whole = (name: string, least: number) =>
+  variable(name, `a whole number, ${least} or more`, (text) => {
+    const value = Number(text)
+    return Number.isInteger(value) && value >= least ? value : undefined
+  })
 
 const duration = (name: string, least = 1) =>
   variable(
@@ -89,6 +88,33 @@ const sslMode = variable(
   (value) => Address.sslModes.find((mode) => mode === value)
 )
 
+const sessionAttrs = variable(
+  "PGTARGETSESSIONATTRS",
+  `one of ${Hosts.allSessionAttrs.join(", ")}`,
+  (value) => Hosts.allSessionAttrs.find((known) => known === value)
+)
+
+/** One port, or one for each of `PGHOST`. */
+const ports = variable("PGPORT", "a whole number from 1 to 65535, or one for each host of PGHOST", (value) => {
+  const list = value.split(",").map(Number)
+  return list.every((port) => Number.isInteger(port) && port >= 1 && port <= 65535) ? list : undefined
+})
+
+/** libpq takes lists in `PGHOST` and `PGPORT`; one port is that of all hosts. */
+const hostsOf = (host: string | undefined, ports: ReadonlyArray<number> | undefined) => {
+  const names = host?.split(",").map((name) => name.trim()) ?? []
+  if (ports !== undefined && ports.length > 1 && ports.length !== names.length) {
+    return refuse(
+      `PGPORT has ${ports.length} ports, but must have one, or one for each host of PGHOST (${names.length}).`
+    )
+  }
+  return Effect.succeed(
+    names.length > 1
+      ? { hosts: names.map((host, index) => ({ host, port: ports?.[index] ?? ports?.[0] })) }
+      : { host, port: ports?.[0] }
+  )
+}
+
 /** Leaves out what is not set, so that the rest can be laid over other options. */
 const present = (found: EnvironmentOptions): EnvironmentOptions =>
   Object.fromEntries(Object.entries(found).filter(([, value]) => value !== undefined)) as EnvironmentOptions
@@ -97,7 +123,8 @@ export const options: Config.Config<EnvironmentOptions> = Config.mapEffect(
   Config.all({
     url: addressUrl,
     host: text("PGHOST"),
-    port: whole("PGPORT", 1, 65535),
+    ports,
+    targetSessionAttrs: sessionAttrs,
     username: text("PGUSER"),
     password: secret("PGPASSWORD"),
     database: text("PGDATABASE"),
@@ -116,14 +143,27 @@ export const options: Config.Config<EnvironmentOptions> = Config.mapEffect(
     breakerFailures: whole("DB_BREAKER_FAILURES", 1),
     breakerOpen: duration("DB_BREAKER_OPEN")
   }),
-  (
-    { breakerFailures, breakerOpen, database, host, password, port, retryAttempts, sslMode, url, username, ...rest }
-  ) => {
+  Effect.fnUntraced(function*(
+    {
+      breakerFailures,
+      breakerOpen,
+      database,
+      host,
+      password,
+      ports,
+      retryAttempts,
+      sslMode,
+      targetSessionAttrs,
+      url,
+      username,
+      ...rest
+    }
+  ) {
     if (rest.min !== undefined && rest.max !== undefined && rest.min > rest.max) {
-      return refuse(`DB_POOL_MIN is "${rest.min}", but must be at most DB_POOL_MAX, which is ${rest.max}.`)
+      return yield* refuse(`DB_POOL_MIN is "${rest.min}", but must be at most DB_POOL_MAX, which is ${rest.max}.`)
     }
     const optional = sslMode === "prefer" || sslMode === "allow"
-    return Effect.succeed(present({
+    return present({
       ...rest,
       // A whole address wins over its parts, which often come from the platform and mean something else.
       ...(url !== undefined
@@ -131,8 +171,8 @@ export const options: Config.Config<EnvironmentOptions> = Config.mapEffect(
         // Only a URL can say "TLS if the server has it".
         : {
           url: optional ? Redacted.make(`postgres:///?sslmode=${sslMode}`) : undefined,
-          host,
-          port,
+          ...(yield* hostsOf(host, ports)),
+          targetSessionAttrs,
           username,
           password,
           database
@@ -142,6 +182,6 @@ export const options: Config.Config<EnvironmentOptions> = Config.mapEffect(
       breaker: breakerFailures === undefined && breakerOpen === undefined
         ? undefined
         : { failures: breakerFailures, openFor: breakerOpen }
-    }))
-  }
+    })
+  })
 )

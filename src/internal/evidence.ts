@@ -24,6 +24,8 @@ export interface Bench {
   readonly monotonicNanos: () => bigint
   /** What the program knows better. */
   readonly reclassify: Classify
+  /** Whether its sessions are for reading: then a write that is refused says nothing about the host. */
+  readonly isForReading: boolean
   readonly observe: (outcome: "ok" | "error" | "interrupted", seconds: number) => void
   /** Counts a judged failure. */
   readonly count: (verdict: Verdict) => void
@@ -118,7 +120,8 @@ export const make = (bench: Bench): Evidence => {
     }
     const verdict = Tables.classify(failure, circumstances)
     // The caller's own READ ONLY says nothing about the host.
-    const byDefault: Verdict = connection.isReadOnlyByChoice && failure.sqlState === "25006"
+    const isReadOnlyByChoice = connection.isReadOnlyByChoice || bench.isForReading
+    const byDefault: Verdict = isReadOnlyByChoice && failure.sqlState === "25006"
       ? refusal
       : connection.transaction === "None" && verdict.effect === "RolledBack" && Commits.isOnItsWay(sql)
       ? { ...verdict, effect: "Unknown" }

@@ -191,19 +191,31 @@ const digInto = (error: object, findings: Findings, seen: Set<unknown>): void =>
   for (const each of inner) dig(each, findings, seen)
 }
 
+/** A failure that a typed error of ours tells of. */
+const digTold = (failure: unknown, findings: Findings): void => {
+  const sqlState = readShaped(failure, "sqlState", sqlStateShape)
+  const code = readShaped(failure, "code", nameShape)
+  const message = readText(failure, "message")
+  if (sqlState !== undefined) {
+    findings.reply = { sqlState, severity: readShaped(failure, "severity", severityShape), message }
+  } else if (code !== undefined) findings.coded ??= { code, message }
+  else findings.innermost = message
+}
+
 const digOwn = (error: object, findings: Findings, seen: Set<unknown>): void => {
   const tag = readShaped(error, "_tag", nameShape)
   switch (tag) {
     case "OutcomeUnknown":
-    case "StatementTimeout": {
-      const failure = read(error, "failure")
-      const sqlState = readShaped(failure, "sqlState", sqlStateShape)
-      const code = readShaped(failure, "code", nameShape)
-      const message = readText(failure, "message")
-      if (sqlState !== undefined) {
-        findings.reply = { sqlState, severity: readShaped(failure, "severity", severityShape), message }
-      } else if (code !== undefined) findings.coded ??= { code, message }
-      else findings.innermost = message
+    case "StatementTimeout":
+      return digTold(read(error, "failure"), findings)
+    case "NoSuitableHost": {
+      const hosts = read(error, "hosts")
+      const unreached = Array.isArray(hosts) && hosts.every((host) => read(host, "role") === null)
+        ? hosts[0]
+        : undefined
+      // Where nobody has answered, that is what it comes to.
+      if (unreached !== undefined) return digTold(read(unreached, "failure"), findings)
+      findings.coded ??= { code: tag, message: readText(error, "message") }
       return
     }
     case "RetriesExhausted":

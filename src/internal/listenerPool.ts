@@ -1,4 +1,5 @@
 import * as Redacted from "effect/Redacted"
+import * as Address from "./address.ts"
 import type { PoolOptions } from "./poolSettings.ts"
 
 /**
@@ -6,8 +7,8 @@ import type { PoolOptions } from "./poolSettings.ts"
  * listener and closed with it. The URL says where and as whom; what it leaves open is as for the pooled sessions.
  */
 export const optionsOf = (options: PoolOptions, directUrl: Redacted.Redacted): PoolOptions => {
-  const direct = new URL(Redacted.value(directUrl))
-  const pooled = options.url === undefined ? undefined : new URL(Redacted.value(options.url))
+  const direct = Address.firstUrl(directUrl)
+  const pooled = options.url === undefined ? undefined : Address.firstUrl(options.url)
   const fromPooled = (part: "username" | "password"): string | undefined => {
     const text = direct[part] === "" ? pooled?.[part] : undefined
     return text === undefined || text === "" ? undefined : decodeURIComponent(text)
@@ -23,6 +24,8 @@ export const optionsOf = (options: PoolOptions, directUrl: Redacted.Redacted): P
     port: undefined,
     path: undefined,
     stream: undefined,
+    hosts: undefined,
+    targetSessionAttrs: undefined,
     username: names(direct.username, "user") ? undefined : options.username ?? fromPooled("username"),
     password: direct.password === ""
       ? options.password ?? (password === undefined ? undefined : Redacted.make(password))

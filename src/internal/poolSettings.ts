@@ -8,8 +8,10 @@ import type { Duplex } from "node:stream"
 import type { ConnectionOptions } from "node:tls"
 import * as Address from "./address.ts"
 import type * as Dial from "./dial.ts"
+import type * as Hosts from "./hosts.ts"
 import type * as Login from "./login.ts"
 import { millis } from "./millis.ts"
+import * as Reset from "./reset.ts"
 import * as Sizing from "./sizing.ts"
 
 /** What the pool remembers of a session; durations in milliseconds. */
@@ -29,7 +31,10 @@ type CheckoutHook = (
 
 /** Everything a pool can be told. Absence means the default; durations are never below 0. */
 export interface PoolOptions {
-  /** `postgres://user:password@host:port/database?sslmode=...`. Explicit fields win over it. */
+  /**
+   * `postgres://user:password@host:port/database?sslmode=...`, with several hosts as libpq has them:
+   * `postgres://user:password@one:5432,two:5432/database?target_session_attrs=read-write`. Explicit fields win over it.
+   */
   readonly url?: Redacted.Redacted | undefined
   /** Default: `localhost`. A value that begins with `/` is the directory of a Unix socket. */
   readonly host?: string | undefined
@@ -37,6 +42,20 @@ export interface PoolOptions {
   readonly port?: number | undefined
   /** The Unix socket itself; wins over host and port. */
   readonly path?: string | undefined
+  /**
+   * Several servers of one database, instead of `host` and `port`: a primary and its standbys. A connect tries one after
+   * another, each for `connectTimeout`, until one will do; those that have just failed come last. Default port: 5432.
+   */
+  readonly hosts?: ReadonlyArray<{ readonly host: string; readonly port?: number | undefined }> | undefined
+  /**
+   * Which servers will do, as libpq has it: `"any"`; `"read-write"` and `"read-only"`, by whether transactions may write
+   * there; `"primary"` and `"standby"`, by whether it follows another one; `"prefer-standby"`, a standby if one is up, else
+   * any. All but `"any"` are checked at each connect, without a round trip from PostgreSQL 14 on. If none will do, the
+   * connect fails with `NoSuitableHost`. Default: the URL's `target_session_attrs`, else `"any"`.
+   *
+   * https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNECT-TARGET-SESSION-ATTRS
+   */
+  readonly targetSessionAttrs?: Hosts.SessionAttrs | undefined
   /** Default: the user's name. */
   readonly database?: string | undefined
   /** Default: the operating system's user. */
@@ -90,7 +109,7 @@ export interface PoolOptions {
    * Default: never.
    */
   readonly leakThreshold?: Duration.Input | undefined
-  /** Bounds one connect: TCP, TLS, password, authentication and hooks. Default: the URL's `connect_timeout`, else 5 seconds. */
+  /** Bounds one connect to one host: TCP, TLS, password, authentication and hooks. Default: the URL's `connect_timeout`, else 5 seconds. */
   readonly connectTimeout?: Duration.Input | undefined
   /** Idle sessions above `min` are closed after this long. Default: 10 seconds. */
   readonly idleTimeout?: Duration.Input | undefined
@@ -144,14 +163,30 @@ export interface PoolOptions {
    * names none. Not used without a pooler. Default: none, and LISTEN is refused behind a transaction pooler.
    */
   readonly directUrl?: Redacted.Redacted | undefined
+  /**
+   * What is undone on a session that comes back after it was used, so that the next borrower does not find it: settings
+   * (back to the startup parameters), role, temporary tables, session advisory locks, cursors, `LISTEN`, and the state
+   * of sequences.
+   *
+   * - `"none"`: nothing. A transaction left open closes the session all the same.
+   * - `"clean"`: all of that; prepared statements stay.
+   * - `"discard-all"`: all that `DISCARD ALL` does, prepared statements included, so `prepare` is false.
+   *
+   * It is sent as soon as the session comes back, and costs the next statement no round trip, but the server and this
+   * process some 30 to 40 microseconds each. A session that cannot be reset is closed, and what was on its way behind is
+   * refused by the server, so that it can be run on another one.
+   * What `afterConnect` has set is undone as well: use `startupParameters`. Impossible with `multiplex`, whose borrowers
+   * share a session, and behind a transaction pooler, which resets its own. Default: `"none"`.
+   */
+  readonly reset?: Reset.Reset | undefined
 
   /** Pipelines the statements of several fibers on each session. Default: false. */
   readonly multiplex?: boolean | undefined
   /** How many statements may share one session with `multiplex`. Default: 32. */
   readonly multiplexConcurrency?: number | undefined
   /**
-   * Named prepared statements. Default: true, false behind a transaction pooler: of them, PgBouncer from 1.21 on with
-   * `max_prepared_statements` can stand `true`.
+   * Named prepared statements. Default: true, false with `reset: "discard-all"` and behind a transaction pooler: of
+   * those, PgBouncer from 1.21 on with `max_prepared_statements` can stand `true`.
    */
   readonly prepare?: boolean | undefined
   /** How many statements a session keeps prepared. Default: 100. */
@@ -177,7 +212,11 @@ export interface PoolOptions {
 
 /** The options after defaults: numbers in milliseconds, `Infinity` for none. */
 export interface Settings {
+  /** The first of `targets`. */
   readonly target: Dial.Target
+  /** One for each host. */
+  readonly targets: ReadonlyArray<Dial.Target>
+  readonly sessionAttrs: Hosts.SessionAttrs
   readonly connection: PgConnection.Config
   /** Statements that give a transaction what no session of its own gives it. */
   readonly transactionSettings: ReadonlyArray<string>
@@ -200,6 +239,8 @@ export interface Settings {
   readonly maxUses: number
   readonly closeTimeout: number
   readonly farewell: number
+  /** What to send to a session that comes back. */
+  readonly resetFrame: Uint8Array | undefined
   /** Whether a CancelRequest for a session cannot hit anybody's statement but its borrower's. */
   readonly cancelsAreOurs: boolean
   /** Whether other clients' statements run where a CancelRequest for a session goes, and it may be lost in a queue. */
@@ -261,7 +302,11 @@ const durationRules: ReadonlyArray<Rule> = [
   ["queryTimeout", "a duration above 0", (value) => value > 0]
 ]
 
-const choices = [["validate", ["always", "idle"]], ["pooler", ["none", "transaction"]]] as const
+const choices = [
+  ["validate", ["always", "idle"]],
+  ["pooler", ["none", "transaction"]],
+  ["reset", ["none", "clean", "discard-all"]]
+] as const
 
 /** Names of `PgClient.layer` that would otherwise be passed over without a word. */
 const renamed = [["maxConnections", "max"], ["minConnections", "min"], ["connectionTTL", "maxLifetime"]] as const
@@ -317,6 +362,23 @@ export const resize = (
   return broken === undefined ? Effect.succeed({ max, min: next.min ?? Math.min(now.min, max) }) : Effect.fail(broken)
 }
 
+const brokenReset = ({ multiplex, pooler, prepare, reset }: PoolOptions): BadOption | undefined => {
+  if (reset === undefined || reset === "none") return undefined
+  if (multiplex === true) {
+    return { option: "reset", value: reset, allowed: "\"none\" with multiplex, whose borrowers share a session" }
+  }
+  if (pooler === "transaction") {
+    return { option: "reset", value: reset, allowed: "\"none\" behind a transaction pooler, which resets its sessions" }
+  }
+  return reset === "discard-all" && prepare === true
+    ? {
+      option: "prepare",
+      value: "true",
+      allowed: "false with reset \"discard-all\"; \"clean\" keeps what is prepared"
+    }
+    : undefined
+}
+
 /** An explicit `ssl` wins over the URL. Unlike libpq, `allow` tries TLS first, and whatever uses TLS verifies. */
 const tlsMode = (ssl: PoolOptions["ssl"], mode: Address.SslMode | undefined): Dial.TlsMode => {
   if (ssl !== undefined) {
@@ -338,9 +400,12 @@ const guc = (duration: number): string => (duration === Infinity ? "0" : String(
 /** Turns options into settings, or says which one is impossible. */
 export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption> =>
   Effect.suspend(() => {
-    const broken = firstBroken(options)
+    const broken = firstBroken(options) ?? brokenReset(options)
     if (broken !== undefined) return Effect.fail(broken)
     const address = Address.resolve(options)
+    if (options.hosts !== undefined && options.stream !== undefined) {
+      return Effect.fail({ option: "stream", value: "a function", allowed: "left out where hosts is given" })
+    }
     if ("_tag" in address) {
       return Effect.fail({ option: address.option, value: address.value, allowed: address.allowed })
     }
@@ -358,10 +423,10 @@ export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption>
     const queryTimeout = time(options.queryTimeout, Math.max(15_000, statementTimeout))
     const multiplex = options.multiplex ?? false
     const connection: PgConnection.Config = {
-      url: options.url,
-      host: options.host,
-      port: options.port,
-      path: options.path,
+      url: address.url,
+      host: address.host,
+      port: address.port,
+      path: address.path,
       // The socket that the driver gets is encrypted already.
       ssl: false,
       database: options.database,
@@ -373,17 +438,20 @@ export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption>
       startupOptions: options.startupOptions,
       types: options.types,
       multiplex,
-      prepare: options.prepare ?? !behindPooler,
+      prepare: options.prepare ?? !(behindPooler || options.reset === "discard-all"),
       preparedStatementCacheSize: options.preparedStatementCacheSize,
       maxMessageSize: options.maxMessageSize
     }
+    const targets = address.hosts.map((host): Dial.Target => ({
+      address: { ...address, ...host },
+      tls: tlsMode(options.ssl, address.sslMode),
+      keepAlive: time(options.keepAlive, 30_000),
+      stream: options.stream
+    }))
     return Effect.succeed<Settings>({
-      target: {
-        address,
-        tls: tlsMode(options.ssl, address.sslMode),
-        keepAlive: time(options.keepAlive, 30_000),
-        stream: options.stream
-      },
+      target: targets[0]!,
+      targets,
+      sessionAttrs: address.sessionAttrs,
       connection,
       // A setting of the session would be left to whoever the pooler lends it to next.
       transactionSettings: behindPooler
@@ -408,6 +476,7 @@ export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption>
       maxUses: options.maxUses ?? 5000,
       closeTimeout: time(options.closeTimeout, 5000),
       farewell,
+      resetFrame: options.reset === undefined || options.reset === "none" ? undefined : Reset.frameOf(options.reset),
       // A shared session has many borrowers, and a transaction pooler's has those of other clients besides.
       cancelsAreOurs: !multiplex && !behindPooler,
       behindPooler,

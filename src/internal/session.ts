@@ -2,6 +2,7 @@ import * as PgConnection from "@effect/sql-pg/PgConnection"
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import type { SqlError } from "effect/sql/SqlError"
+import * as Stream from "effect/Stream"
 import * as PoolMachine from "./poolMachine.ts"
 import type * as Socket from "./socket.ts"
 
@@ -13,6 +14,8 @@ export interface Session extends PoolMachine.Member<Session> {
   readonly id: number
   /** Closing it ends the session. */
   readonly scope: Scope.Closeable
+  /** The place of its server in the list of hosts. */
+  readonly host: number
   readonly connection: PgConnection.PgConnection
   readonly wire: Socket.Wire
   /** Wall-clock milliseconds. */
@@ -27,6 +30,8 @@ export interface Session extends PoolMachine.Member<Session> {
   isAnswering: boolean
   /** Statements that wait for an answer. */
   busy: number
+  /** Pins, streams and listeners of the driver's that are open: it lets nobody else at the session until they end. */
+  pins: number
   /** COMMITs among them. */
   committing: number
   /** Set when the session must not be lent again. */
@@ -36,6 +41,7 @@ export interface Session extends PoolMachine.Member<Session> {
 export interface OpenOptions {
   readonly id: number
   readonly scope: Scope.Closeable
+  readonly host: number
   readonly generation: number
   readonly wire: Socket.Wire
   readonly config: PgConnection.Config
@@ -46,12 +52,23 @@ export interface OpenOptions {
   readonly silence: number
 }
 
+/** The same connection, counting what it is pinned by. */
+const countPins = (connection: PgConnection.PgConnection, add: (count: 1 | -1) => void): PgConnection.PgConnection => {
+  const pinned = Effect.acquireRelease(Effect.sync(() => add(1)), () => Effect.sync(() => add(-1)))
+  const counted: Pick<PgConnection.PgConnection, "listen" | "pin" | "stream"> = {
+    pin: Effect.andThen(pinned, connection.pin),
+    listen: (channel) => Effect.andThen(pinned, connection.listen(channel)),
+    stream: (sql, params) => Stream.unwrap(Effect.as(pinned, connection.stream(sql, params)))
+  }
+  return Object.assign(Object.create(connection) as PgConnection.PgConnection, counted)
+}
+
 /**
  * Opens a session on a wire. When the scope closes, it says goodbye and leaves the socket to the server's answer, so
  * that a closed socket means that the server has let go of the session too.
  */
 export const open = (options: OpenOptions): Effect.Effect<Session, SqlError, Scope.Scope> => {
-  const { id, scope, wire, generation, lifetime, silence } = options
+  const { id, scope, host, wire, generation, lifetime, silence } = options
   const startedAt = options.now()
   return Effect.acquireRelease(
     Effect.void,
@@ -65,7 +82,10 @@ export const open = (options: OpenOptions): Effect.Effect<Session, SqlError, Sco
         ...PoolMachine.unlisted,
         id,
         scope,
-        connection,
+        host,
+        connection: countPins(connection, (count) => {
+          session.pins += count
+        }),
         wire,
         openedAt,
         connectTook: Math.max(0, openedAt - startedAt),
@@ -74,6 +94,7 @@ export const open = (options: OpenOptions): Effect.Effect<Session, SqlError, Sco
         uses: 0,
         isAnswering: true,
         busy: 0,
+        pins: 0,
         committing: 0,
         condemned: undefined
       }
