@@ -57,6 +57,7 @@ const settings = {
   lockTimeout: 2000,
   queryTimeout: 2000,
   closeTimeout,
+  multiplexConcurrency: 8,
   breaker: { openFor: 500, maxOpenFor: 1000 }
 } satisfies Pg.Options
 
@@ -96,20 +97,20 @@ const soak = Effect.gen(function*() {
     const options = { ...settings, max: most, url: proxy.url, name, applicationName: `soak ${name}` }
     return { name, chance, proxy, watched, count, options: { ...options, afterConnect: () => count } }
   })
-  const pooled = Effect.fnUntraced(function*(name: string, callers: number, options: Pg.Options) {
+  const pooled = Effect.fnUntraced(function*(name: string, callers: number, multiplex: boolean) {
     const built = yield* house(name, max)
     const scope = Scope.makeUnsafe()
-    const variety = Variety.make(built.chance, max)
+    const variety = Variety.make(built.chance, max, multiplex)
     line(`  ${name}: ${variety.description}`)
-    const layer = Pg.layer({ ...built.options, ...variety.options, ...options })
+    const layer = Pg.layer({ ...built.options, ...variety.options })
     const services = yield* Scope.provide(Layer.build(layer), scope)
     const succeeded = () => Watch.succeeded(built.watched, now())
     const workload = yield* Workload.start({ name, callers, services, chance: built.chance, ledger, succeeded })
     return { ...built, scope, services, pool: Context.get(services, Pg.Pool.Pool), workload }
   })
 
-  const plain = yield* pooled("plain", 12, {})
-  const multiplexed = yield* pooled("multiplexed", 24, { multiplex: true, multiplexConcurrency: 8 })
+  const plain = yield* pooled("plain", 12, false)
+  const multiplexed = yield* pooled("multiplexed", 24, true)
   const pools = [plain, multiplexed]
   const brief = yield* house("brief", 2)
   const houses = [...pools, brief]

@@ -39,7 +39,7 @@ export const live = Effect.fnUntraced(
     let lastSocket = 0
     while (!isOver()) {
       lives++
-      const variety = Variety.make(chance, watched.max)
+      const variety = Variety.make(chance, watched.max, chance.isIt(0.3))
       const scope = Scope.makeUnsafe()
       const services = yield* Scope.provide(Layer.build(Pg.layer({ ...options, ...variety.options })), scope)
       const workload = yield* Workload.start({

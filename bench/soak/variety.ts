@@ -8,13 +8,17 @@ export interface Variety {
   readonly description: string
 }
 
-export const make = (chance: Chance, max: number): Variety => {
+/** Who shares a session cannot have it reset. */
+export const make = (chance: Chance, max: number, multiplex: boolean): Variety => {
+  const reset = multiplex ? "none" : chance.pick<"none" | "clean" | "discard-all">(["none", "clean", "discard-all"])
   const plain = {
+    multiplex,
+    reset,
     min: chance.whole(0, max),
     maxUses: chance.pick([20, 300, 5000]),
     maxLifetime: chance.pick([2000, 10_000]),
     validate: chance.pick<"idle" | "always">(["idle", "idle", "always"]),
-    prepare: chance.isIt(0.8),
+    prepare: reset !== "discard-all" && chance.isIt(0.8),
     shedding: chance.isIt(0.3),
     ...(chance.isIt(0.3) && { reapEvery: 300 })
   } as const

@@ -51,6 +51,9 @@ const operationsOf = (
   )
   const pair = (id: number) => Effect.andThen(insert(id, 1), Effect.andThen(nap, insert(id, 2)))
   const provided = Effect.provide(services)
+  const isReset = pool.settings.resetFrame !== undefined
+  const current = (connection: Pg.Executor.Connection) =>
+    Effect.map(connection.queryValues("SELECT current_setting('soak.id', true)"), (rows) => rows[0]?.[0])
 
   return [
     { name: "insert", weight: 8, trace: "row", run: (id) => insert(id) },
@@ -158,11 +161,12 @@ const operationsOf = (
       run: (id) =>
         executor.use((connection) =>
           Effect.gen(function*() {
+            if (isReset) yield* expect("", (yield* current(connection)) ?? "")
             yield* connection.query(`SET soak.id = '${id}'`)
             yield* connection.query("INSERT INTO ledger (id, part) VALUES ($1, 0)", [id])
-            const [row] = yield* connection.queryValues("SELECT current_setting('soak.id')")
-            yield* connection.query("RESET soak.id")
-            yield* expect(id, row?.[0])
+            const own = yield* current(connection)
+            if (!isReset) yield* connection.query("RESET soak.id")
+            yield* expect(id, own)
           })
         )
     },
