@@ -341,7 +341,7 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
       })
     },
     connecting: () => gate.connecting,
-    pause: () => gate.failures === 0 ? 0 : Math.max(0, gate.shutUntil - now()),
+    pause: () => ConnectGate.remainingPause(gate, now()),
     lastFailure: () => lastFailure,
     taken: () => taken,
     allFree: placeFreed.until(() => taken === 0),
