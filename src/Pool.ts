@@ -223,6 +223,8 @@ export const make = Effect.fnUntraced(function*(
   const runFork = Effect.runForkWith(yield* Effect.context<never>())
   const dispatcher = yield* Effect.withFiber((fiber) => Effect.succeed(fiber.currentDispatcher))
   const now = () => clock.currentTimeMillisUnsafe()
+  /** The wall clock may be set back. */
+  const elapsed = (since: number) => Math.max(0, now() - since)
 
   const state = PoolState.make<AcquireError>(settings, now, runFork)
   const { machine } = state
@@ -345,10 +347,11 @@ export const make = Effect.fnUntraced(function*(
     Effect.uninterruptibleMask((restore) =>
       Effect.flatMap(Effect.scope, (parent) => {
         const scope = Scope.forkUnsafe(parent)
-        const endsAt = now() + (options?.timeout ?? settings.acquireTimeout)
+        const startedAt = now()
+        const timeout = options?.timeout ?? settings.acquireTimeout
         return Effect.matchCauseEffect(lease(scope, true, checkout(options, true, restore)), {
           onFailure: (cause) => Effect.andThen(Scope.close(scope, Exit.void), Effect.failCause(cause)),
-          onSuccess: (session) => pin(session, scope, endsAt, restore)
+          onSuccess: (session) => pin(session, scope, startedAt, timeout, restore)
         })
       })
     )
@@ -357,7 +360,8 @@ export const make = Effect.fnUntraced(function*(
   const pin = (
     session: Session.Session,
     scope: Scope.Closeable,
-    endsAt: number,
+    startedAt: number,
+    timeout: number,
     restore: Restore
   ): Effect.Effect<Lease, AcquireError> => {
     const pinned = Scope.provide(
@@ -367,16 +371,17 @@ export const make = Effect.fnUntraced(function*(
     if (settings.concurrency === 1) return pinned
     const pinnedApart = Effect.tap(pinned, () => Scope.addFinalizer(scope, leaveToOthers(session)))
     // The driver's own wait cannot be interrupted, so it goes on by itself when its borrower gives up.
-    return Effect.flatMap(Effect.forkDetach(pinnedApart, { startImmediately: true }), (fiber) => {
-      const startedAt = now()
-      return Effect.onError(
-        restore(Effect.timeoutOrElse(Fiber.join(fiber), {
-          duration: Math.max(0, endsAt - startedAt),
-          orElse: () => Effect.fail(timedOut(startedAt, "Queue"))
-        })),
-        (cause) => Effect.forkDetach(Effect.andThen(Fiber.await(fiber), Scope.close(scope, Exit.failCause(cause))))
-      )
-    })
+    return Effect.flatMap(
+      Effect.forkDetach(pinnedApart, { startImmediately: true }),
+      (fiber) =>
+        Effect.onError(
+          restore(Effect.timeoutOrElse(Fiber.join(fiber), {
+            duration: Math.max(0, timeout - elapsed(startedAt)),
+            orElse: () => Effect.fail(timedOut(startedAt, "Queue"))
+          })),
+          (cause) => Effect.forkDetach(Effect.andThen(Fiber.await(fiber), Scope.close(scope, Exit.failCause(cause))))
+        )
+    )
   }
 
   /**
@@ -399,9 +404,9 @@ export const make = Effect.fnUntraced(function*(
       if (state.phase !== "Open") return Effect.fail(new Errors.PoolClosed())
       const ready = options?.prove === true ? undefined : takeReady(isExclusive)
       if (ready !== undefined) return Effect.succeed(ready)
-      // Whoever waits for a session that may still be opened is not queueing.
-      const queueing = machine.borrowed + machine.waiting - state.max * settings.concurrency
-      if (queueing >= settings.maxWaiting) return Effect.fail(saturated("Length", 0))
+      if (settings.maxWaiting < Infinity && PoolMachine.queueing(machine, state.max) >= settings.maxWaiting) {
+        return Effect.fail(saturated("Length", 0))
+      }
       const startedAt = now()
       const attempt: Attempt = { waiter: PoolMachine.makeWaiter(machine, startedAt, isExclusive), isProving: false }
       attempts++
@@ -494,7 +499,7 @@ export const make = Effect.fnUntraced(function*(
     const lastConnectFailure = connector.lastFailure()
     return new Errors.AcquireTimeout({
       phase: phase ?? (stats.active >= stats.max ? "Queue" : "Connect"),
-      waited: now() - startedAt,
+      waited: elapsed(startedAt),
       stats,
       lastConnectFailure: lastConnectFailure === undefined ? null : Errors.failureOf(lastConnectFailure)
     })
@@ -545,7 +550,8 @@ export const make = Effect.fnUntraced(function*(
     )
 
   const resize = (size: { readonly max?: number | undefined; readonly min?: number | undefined }) =>
-    Effect.mapError(PoolSettings.resize(state, size), (bad) => new Errors.InvalidOption(bad)).pipe(
+    Effect.suspend(() => PoolSettings.resize(state, size)).pipe(
+      Effect.mapError((bad) => new Errors.InvalidOption(bad)),
       Effect.map((next) => {
         Object.assign(state, next)
         retirement.retireSurplus()

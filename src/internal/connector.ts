@@ -59,6 +59,7 @@ export interface Connector<E> {
   readonly connecting: () => number
   /** Milliseconds until the next connect is tried after failed ones, 0 when it may be tried now. */
   readonly pause: () => number
+  /** Of the connects since one worked. */
   readonly lastFailure: () => E | undefined
   /** Places that are taken: connects, sessions, and those that are saying goodbye. */
   readonly taken: () => number
@@ -317,6 +318,7 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
     gate.connecting--
     if (Exit.isSuccess(exit) && !exit.value.wire.isDead()) {
       ConnectGate.succeeded(gate)
+      lastFailure = undefined
       return owner.onReady(exit.value)
     }
     const error = Exit.isSuccess(exit) ? lost(exit.value.wire.obituary()) : failureOf(exit.cause)
