@@ -26,6 +26,7 @@ import * as Connector from "./internal/connector.ts"
 import * as Hosts from "./internal/hosts.ts"
 import * as Leaks from "./internal/leaks.ts"
 import * as Liveness from "./internal/liveness.ts"
+import { millis } from "./internal/millis.ts"
 import * as PoolMachine from "./internal/poolMachine.ts"
 import * as PoolSettings from "./internal/poolSettings.ts"
 import * as PoolState from "./internal/poolState.ts"
@@ -104,8 +105,8 @@ export type AcquireError =
 export interface CheckoutOptions {
   /** Prove the session by a round trip before it is handed out. Default: only when it has been idle for long. */
   readonly prove?: boolean | undefined
-  /** Milliseconds; default: the pool's `acquireTimeout`. */
-  readonly timeout?: number | undefined
+  /** Bounds this checkout. Default: the pool's `acquireTimeout`. */
+  readonly timeout?: Duration.Input | undefined
 }
 
 /**
@@ -348,7 +349,7 @@ export const make = Effect.fnUntraced(function*(
       Effect.flatMap(Effect.scope, (parent) => {
         const scope = Scope.forkUnsafe(parent)
         const startedAt = now()
-        const timeout = options?.timeout ?? settings.acquireTimeout
+        const timeout = timeoutOf(options)
         return Effect.matchCauseEffect(lease(scope, true, checkout(options, true, restore)), {
           onFailure: (cause) => Effect.andThen(Scope.close(scope, Exit.void), Effect.failCause(cause)),
           onSuccess: (session) => pin(session, scope, startedAt, timeout, restore)
@@ -411,7 +412,7 @@ export const make = Effect.fnUntraced(function*(
       const attempt: Attempt = { waiter: PoolMachine.makeWaiter(machine, startedAt, isExclusive), isProving: false }
       attempts++
       const worthy = Effect.timeoutOrElse(firstWorthy(attempt, options?.prove ?? false), {
-        duration: options?.timeout ?? settings.acquireTimeout,
+        duration: timeoutOf(options),
         orElse: () => Effect.fail(timedOut(startedAt, attempt.isProving ? "Validate" : undefined))
       })
       return Effect.onExitPrimitive(restore(worthy), (exit) => {
@@ -492,6 +493,9 @@ export const make = Effect.fnUntraced(function*(
       })
     )
   }
+
+  const timeoutOf = (options: CheckoutOptions | undefined): number =>
+    options?.timeout === undefined ? settings.acquireTimeout : millis(options.timeout)
 
   const timedOut = (startedAt: number, phase: "Queue" | "Validate" | undefined) => {
     store.acquireTimeouts++

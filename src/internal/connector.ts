@@ -175,8 +175,8 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
         for (const other of Array.from(openSessions)) if (other.host !== session.host) owner.evict(other)
       }
       session.wire.onParameter(() => {
-        const now = Hosts.roleBy(session.wire.parameter)
-        if (now !== undefined && sessionAttrs !== "prefer-standby" && !Hosts.fits(sessionAttrs, now)) {
+        const role = Hosts.roleBy(session.wire.parameter)
+        if (role !== undefined && sessionAttrs !== "prefer-standby" && !Hosts.fits(sessionAttrs, role)) {
           owner.evict(session)
         }
       })
