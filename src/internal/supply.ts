@@ -65,12 +65,31 @@ export const make = <E>(
     return kind === "Overloaded" || kind === "Denied"
   }
 
+  /**
+   * New connections may fail where old ones work: a firewall, a name or a certificate that has expired, no file left to
+   * open. A session that has answered within the time that a connect may take tells that from a server that is gone.
+   */
+  const serverAnswers = (at: number): boolean => {
+    for (const { condemned, idleSince, isAnswering, wire } of members) {
+      const since = at - idleSince
+      if (since >= 0 && since < settings.connectTimeout && isAnswering && condemned === undefined && !wire.isDead()) {
+        return true
+      }
+    }
+    return false
+  }
+
   /** Whether those who wait will be served whatever has become of the connect. */
-  const othersWillCome = (error: E): boolean => connector().connecting() > 0 || (members.size > 0 && isRefusal(error))
+  const othersWillCome = (error: E): boolean =>
+    connector().connecting() > 0 || (members.size > 0 && (isRefusal(error) || serverAnswers(now())))
+
+  const disappoint = (error: E): void => {
+    for (const wish of wishes) wish.settle(Effect.fail(error))
+  }
 
   const refuseAll = (error: E): void => {
     PoolMachine.refuseAll(machine, error)
-    for (const wish of wishes) wish.settle(Effect.fail(error))
+    disappoint(error)
   }
 
   const missing = (connecting: number): number => {
@@ -115,6 +134,8 @@ export const make = <E>(
     },
     failed: (error) => {
       if (!othersWillCome(error)) refuseAll(error)
+      // Who wants more sessions is not served by those that come back.
+      else if (connector().connecting() === 0 && !isRefusal(error)) disappoint(error)
       pump()
     },
     warm: (count) =>

@@ -5,6 +5,7 @@ import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Redacted from "effect/Redacted"
 import { SqlClient } from "effect/sql/SqlClient"
+import * as Net from "node:net"
 import * as Pg from "../../src/index.ts"
 import { EmbeddedPostgres } from "../../src/testing/index.ts"
 import { freshDatabase } from "./database.ts"
@@ -87,6 +88,42 @@ describe("a server that is away for a while", () => {
       assert.strictEqual(crowd.seen.length, 16)
       for (const [underWay, worked] of crowd.seen) assert.isAtMost(underWay, worked + 1)
     }))
+})
+
+describe("a network that lets no new connection through", () => {
+  it.live(
+    "fails nobody while the sessions at hand go on answering, and all at once when they do not",
+    () =>
+      Effect.gen(function*() {
+        const url = yield* freshDatabase
+        const witness = yield* makeWitness(url)
+        const { hostname, port } = new URL(Redacted.value(url))
+        let isShut = false
+        let refused = 0
+        const stream = () => {
+          if (isShut) refused++
+          return Net.connect({ host: hostname, port: isShut ? 1 : Number(port || 5432) })
+        }
+        yield* Effect.gen(function*() {
+          const pool = yield* Pg.Pool.Pool
+          const sql = yield* SqlClient
+          yield* pool.warm(2)
+          isShut = true
+          yield* Effect.forEach(range(100), () => sql`SELECT pg_sleep(0.01)`, { concurrency: 50, discard: true })
+          assert.isAtLeast(refused, 1)
+          assert.isAtMost(refused, 20)
+          // Who asks for more sessions is told at once, since that is what cannot be had.
+          assert.strictEqual((yield* Effect.flip(pool.warm(3)))._tag, "SqlError")
+          const holders = yield* Effect.forEach(range(2), () => Effect.forkChild(Effect.exit(sql`SELECT pg_sleep(60)`)))
+          const waiters = yield* Effect.forEach(range(20), () => Effect.forkChild(Effect.flip(sql`SELECT 1`)))
+          yield* eventually("waiters", Effect.map(pool.stats, ({ waiting }) => waiting === 20))
+          yield* witness.terminate(yield* witness.sessions)
+          for (const fiber of holders) yield* ended(fiber, 5)
+          for (const fiber of waiters) assert.isTrue(Exit.isSuccess(yield* ended(fiber, 5)))
+        }).pipe(Effect.provide(Pg.layer({ url, stream, max: 8, min: 0, retry: false, breaker: false })))
+      }),
+    60_000
+  )
 })
 
 describe("a server that takes no more sessions", () => {
