@@ -322,6 +322,8 @@ export class Model {
       case "PoolClosed":
         return this.isOver && !this.promised.includes(borrower) ? tag : `? ${tag}`
       case "SqlError":
+        // A new session that does not answer when it is asked for proof is a failed connect as well.
+        if (String(error).includes("failed its liveness check")) return "a failed connect"
         return this.connectsFailed > 0 || Date.now() - this.begun >= connectTimeout
           ? "a failed connect"
           : `? ${tag} ${String(error)}`
