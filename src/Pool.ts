@@ -27,6 +27,7 @@ import * as Errand from "./internal/errand.ts"
 import * as Hosts from "./internal/hosts.ts"
 import * as Leaks from "./internal/leaks.ts"
 import * as Liveness from "./internal/liveness.ts"
+import { millis } from "./internal/millis.ts"
 import * as PoolMachine from "./internal/poolMachine.ts"
 import * as PoolSettings from "./internal/poolSettings.ts"
 import * as PoolState from "./internal/poolState.ts"
@@ -105,8 +106,8 @@ export type AcquireError =
 export interface CheckoutOptions {
   /** Prove the session by a round trip before it is handed out. Default: only when it has been idle for long. */
   readonly prove?: boolean | undefined
-  /** Milliseconds; default: the pool's `acquireTimeout`. */
-  readonly timeout?: number | undefined
+  /** Bounds this checkout. Default: the pool's `acquireTimeout`. */
+  readonly timeout?: Duration.Input | undefined
 }
 
 /**
@@ -224,6 +225,8 @@ export const make = Effect.fnUntraced(function*(
   const runFork = Effect.runForkWith(yield* Effect.context<never>())
   const dispatcher = yield* Effect.withFiber((fiber) => Effect.succeed(fiber.currentDispatcher))
   const now = () => clock.currentTimeMillisUnsafe()
+  /** The wall clock may be set back. */
+  const elapsed = (since: number) => Math.max(0, now() - since)
 
   const state = PoolState.make<AcquireError>(settings, now, runFork)
   const { machine } = state
@@ -350,10 +353,11 @@ export const make = Effect.fnUntraced(function*(
     Effect.uninterruptibleMask((restore) =>
       Effect.flatMap(Effect.scope, (parent) => {
         const scope = Scope.forkUnsafe(parent)
-        const endsAt = now() + (options?.timeout ?? settings.acquireTimeout)
+        const startedAt = now()
+        const timeout = timeoutOf(options)
         return Effect.matchCauseEffect(lease(scope, true, checkout(options, true, restore)), {
           onFailure: (cause) => Effect.andThen(Scope.close(scope, Exit.void), Effect.failCause(cause)),
-          onSuccess: (session) => pin(session, scope, endsAt, restore)
+          onSuccess: (session) => pin(session, scope, startedAt, timeout, restore)
         })
       })
     )
@@ -362,7 +366,8 @@ export const make = Effect.fnUntraced(function*(
   const pin = (
     session: Session.Session,
     scope: Scope.Closeable,
-    endsAt: number,
+    startedAt: number,
+    timeout: number,
     restore: Restore
   ): Effect.Effect<Lease, AcquireError> => {
     const pinned = Scope.provide(
@@ -372,16 +377,17 @@ export const make = Effect.fnUntraced(function*(
     if (settings.concurrency === 1) return pinned
     const pinnedApart = Effect.tap(pinned, () => Scope.addFinalizer(scope, leaveToOthers(session)))
     // The driver's own wait cannot be interrupted, so it goes on by itself when its borrower gives up.
-    return Effect.flatMap(Effect.forkDetach(pinnedApart, { startImmediately: true }), (fiber) => {
-      const startedAt = now()
-      return Effect.onError(
-        restore(Effect.timeoutOrElse(Fiber.join(fiber), {
-          duration: Math.max(0, endsAt - startedAt),
-          orElse: () => Effect.fail(timedOut(startedAt, "Queue"))
-        })),
-        (cause) => Effect.forkDetach(Effect.andThen(Fiber.await(fiber), Scope.close(scope, Exit.failCause(cause))))
-      )
-    })
+    return Effect.flatMap(
+      Effect.forkDetach(pinnedApart, { startImmediately: true }),
+      (fiber) =>
+        Effect.onError(
+          restore(Effect.timeoutOrElse(Fiber.join(fiber), {
+            duration: Math.max(0, timeout - elapsed(startedAt)),
+            orElse: () => Effect.fail(timedOut(startedAt, "Queue"))
+          })),
+          (cause) => Effect.forkDetach(Effect.andThen(Fiber.await(fiber), Scope.close(scope, Exit.failCause(cause))))
+        )
+    )
   }
 
   /**
@@ -404,9 +410,9 @@ export const make = Effect.fnUntraced(function*(
       if (state.phase !== "Open") return Effect.fail(new Errors.PoolClosed())
       const ready = options?.prove === true ? undefined : takeReady(isExclusive)
       if (ready !== undefined) return Effect.succeed(ready)
-      // Whoever waits for a session that may still be opened is not queueing.
-      const queueing = machine.borrowed + machine.waiting - state.max * settings.concurrency
-      if (queueing >= settings.maxWaiting) return Effect.fail(saturated("Length", 0))
+      if (settings.maxWaiting < Infinity && PoolMachine.queueing(machine, state.max) >= settings.maxWaiting) {
+        return Effect.fail(saturated("Length", 0))
+      }
       const startedAt = now()
       const attempt: Attempt = {
         waiter: PoolMachine.makeWaiter(machine, startedAt, isExclusive),
@@ -415,7 +421,7 @@ export const make = Effect.fnUntraced(function*(
       }
       attempts++
       const worthy = Effect.timeoutOrElse(firstWorthy(attempt, options?.prove ?? false), {
-        duration: options?.timeout ?? settings.acquireTimeout,
+        duration: timeoutOf(options),
         orElse: () => Effect.fail(timedOut(startedAt, attempt.spentOn ?? (attempt.refused > 0 ? "Hook" : undefined)))
       })
       return Effect.onExitPrimitive(restore(worthy), (exit) => {
@@ -518,13 +524,16 @@ export const make = Effect.fnUntraced(function*(
     })
   }
 
+  const timeoutOf = (options: CheckoutOptions | undefined): number =>
+    options?.timeout === undefined ? settings.acquireTimeout : millis(options.timeout)
+
   const timedOut = (startedAt: number, phase: Errors.AcquireTimeout["phase"] | undefined) => {
     store.acquireTimeouts++
     const stats = statsUnsafe()
     const lastConnectFailure = connector.lastFailure()
     return new Errors.AcquireTimeout({
       phase: phase ?? (machine.isSuspended ? "Suspended" : stats.active >= stats.max ? "Queue" : "Connect"),
-      waited: now() - startedAt,
+      waited: elapsed(startedAt),
       stats,
       lastConnectFailure: lastConnectFailure === undefined ? null : Errors.failureOf(lastConnectFailure)
     })
@@ -575,7 +584,8 @@ export const make = Effect.fnUntraced(function*(
     )
 
   const resize = (size: { readonly max?: number | undefined; readonly min?: number | undefined }) =>
-    Effect.mapError(PoolSettings.resize(state, size), (bad) => new Errors.InvalidOption(bad)).pipe(
+    Effect.suspend(() => PoolSettings.resize(state, size)).pipe(
+      Effect.mapError((bad) => new Errors.InvalidOption(bad)),
       Effect.map((next) => {
         Object.assign(state, next)
         retirement.retireSurplus()

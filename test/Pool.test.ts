@@ -103,3 +103,16 @@ describe("building a pool", () => {
       })
     }))
 })
+
+describe("resize", () => {
+  it.effect("starts from the bounds of the moment when it is run, and not of when it was written down", () =>
+    Effect.gen(function*() {
+      const context = yield* Layer.build(Layer.provide(Pool.layer({ max: 4, min: 0 }), Metrics.layer()))
+      const pool = yield* Effect.provide(Pool.Pool, context)
+      const grow = pool.resize({ max: 8 })
+      yield* pool.resize({ min: 3 })
+      yield* grow
+      const { max, min } = yield* pool.stats
+      assert.deepStrictEqual({ max, min }, { max: 8, min: 3 })
+    }))
+})

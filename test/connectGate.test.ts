@@ -2,13 +2,15 @@ import { assert, describe, it } from "@effect/vitest"
 import * as ConnectGate from "../src/internal/connectGate.ts"
 
 describe("the connect gate", () => {
-  it("lets one connect find out whether there is a server, and doubles with each that works", () => {
+  it("lets one connect find out whether there is a server, and doubles with each round that works", () => {
     const gate = ConnectGate.make<string>()
-    for (const allowed of [1, 2, 4, 8]) {
+    for (const allowed of [1, 2, 4, 8, 16]) {
       while (ConnectGate.decide(gate, 0) === "Go") ConnectGate.begin(gate)
       assert.strictEqual(gate.connecting, allowed)
-      gate.connecting = 0
-      ConnectGate.succeeded(gate)
+      while (gate.connecting > 0) {
+        gate.connecting--
+        ConnectGate.succeeded(gate)
+      }
     }
   })
 
@@ -16,7 +18,7 @@ describe("the connect gate", () => {
     const gate = ConnectGate.make<string>()
     ConnectGate.succeeded(gate)
     ConnectGate.succeeded(gate)
-    assert.strictEqual(gate.allowance, 4)
+    assert.strictEqual(gate.allowance, 3)
     ConnectGate.forget(gate)
     assert.strictEqual(gate.allowance, 1)
     ConnectGate.succeeded(gate)
@@ -67,5 +69,7 @@ describe("the connect gate", () => {
     const gate = ConnectGate.make<string>()
     ConnectGate.failed(gate, gate.round, "refused", 3_600_000)
     assert.strictEqual(ConnectGate.decide(gate, 0), "Go")
+    assert.strictEqual(ConnectGate.remainingPause(gate, 0), 0)
+    assert.strictEqual(ConnectGate.remainingPause(gate, 3_600_040), 60)
   })
 })

@@ -1,7 +1,7 @@
 /**
  * The state that all connects of one pool share. A server that nobody has reached yet, or that has just failed, is tried
- * by one connect; each that works doubles how many may be under way, so that a server that is back is not met by all at
- * once. Failed connects pause together, however many borrowers wait. Numbers in, decisions out: nothing here waits or
+ * by one connect; each that works makes room for one more beside it, so that a server that is back is met by 1, 2, 4, ...
+ * at once. Failed connects pause together, however many borrowers wait. Numbers in, decisions out: nothing here waits or
  * reads a clock.
  */
 export interface ConnectGate<E> {
@@ -38,11 +38,15 @@ export type Decision<E> = "Go" | "Wait" | { readonly cause: E; readonly retryAft
 
 export const decide = <E>(gate: ConnectGate<E>, now: number): Decision<E> => {
   if (gate.connecting >= gate.allowance) return "Wait"
-  if (gate.failures === 0) return "Go"
-  const pause = pauseAfter(gate.failures)
+  const retryAfter = remainingPause(gate, now)
+  return retryAfter > 0 ? { cause: gate.cause as E, retryAfter } : "Go"
+}
+
+/** Milliseconds until the next connect may be tried, 0 when it may be tried now. */
+export const remainingPause = <E>(gate: ConnectGate<E>, now: number): number => {
   const retryAfter = gate.shutUntil - now
   // A pause never grows because the wall clock was set back.
-  return retryAfter > 0 && retryAfter <= pause ? { cause: gate.cause as E, retryAfter } : "Go"
+  return gate.failures > 0 && retryAfter > 0 && retryAfter <= pauseAfter(gate.failures) ? retryAfter : 0
 }
 
 export const pauseAfter = (failures: number): number =>
@@ -73,7 +77,7 @@ export const succeeded = <E>(gate: ConnectGate<E>): void => {
   gate.failures = 0
   gate.cause = undefined
   gate.shutUntil = 0
-  gate.allowance *= 2
+  gate.allowance++
 }
 
 /** Nothing is known of a server to which no session is left. */

@@ -60,6 +60,7 @@ export interface Connector<E> {
   readonly connecting: () => number
   /** Milliseconds until the next connect is tried after failed ones, 0 when it may be tried now. */
   readonly pause: () => number
+  /** Of the connects since one worked. */
   readonly lastFailure: () => E | undefined
   /** Notes that a session that was opened a moment ago does not work: opening more of them has to wait. */
   readonly disproved: (error: SqlError) => void
@@ -181,8 +182,8 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
         for (const other of Array.from(openSessions)) if (other.host !== session.host) owner.evict(other)
       }
       session.wire.onParameter(() => {
-        const now = Hosts.roleBy(session.wire.parameter)
-        if (now !== undefined && sessionAttrs !== "prefer-standby" && !Hosts.fits(sessionAttrs, now)) {
+        const role = Hosts.roleBy(session.wire.parameter)
+        if (role !== undefined && sessionAttrs !== "prefer-standby" && !Hosts.fits(sessionAttrs, role)) {
           owner.evict(session)
         }
       })
@@ -344,6 +345,7 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
     gate.connecting--
     if (Exit.isSuccess(exit) && !exit.value.wire.isDead()) {
       ConnectGate.succeeded(gate)
+      lastFailure = undefined
       return owner.onReady(exit.value)
     }
     const error = Exit.isSuccess(exit) ? lost(exit.value.wire.obituary()) : failureOf(exit.cause)
@@ -372,7 +374,7 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
       if (isAborted) owner.runFork(end(fiber, giveUp))
     },
     connecting: () => gate.connecting,
-    pause: () => gate.failures === 0 ? 0 : Math.max(0, gate.shutUntil - now()),
+    pause: () => ConnectGate.remainingPause(gate, now()),
     lastFailure: () => lastFailure,
     disproved: (error) => fail(error, gate.round),
     taken: () => taken,

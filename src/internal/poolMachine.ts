@@ -253,6 +253,19 @@ export const refuseAll = <S extends Member<S>, E>(machine: Machine<S, E>, refusa
   }
 }
 
+/**
+ * How many stand in line for what somebody has to give back: who waits for a session that may still be opened is not
+ * queueing. Negative when there is more than is wanted.
+ */
+export const queueing = <S extends Member<S>, E>(machine: Machine<S, E>, max: number): number => {
+  if (machine.isSuspended) return machine.waiting
+  let spare = Math.max(0, max - machine.members.size) * machine.concurrency
+  for (let session = machine.top; session !== undefined; session = session.below) {
+    spare += machine.concurrency - session.borrowers
+  }
+  return machine.waiting - spare
+}
+
 /** How many sessions the line needs beyond those that `connecting` connects will bring. */
 export const shortfall = <S extends Member<S>, E>(machine: Machine<S, E>, connecting: number): number =>
   machine.isSuspended ? 0 : Math.ceil(machine.wanted / machine.concurrency) - connecting

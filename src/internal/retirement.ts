@@ -45,7 +45,8 @@ export const make = <E>(state: PoolState<E>): Retirement => {
     if (idleFor > settings.idleTimeout && members.size > state.min && session.uses > 0) return "idle"
     // Waiting for it may take as long as opening another one, and longer.
     if (idleFor > settings.validationTimeout && session.wire.isResetting()) return "invalid"
-    if (settings.validateAlways || idleFor > settings.validateAfter) return "Unproven"
+    // Nobody knows for how long it has been idle if the wall clock was set back.
+    if (settings.validateAlways || idleFor > settings.validateAfter || idleFor < 0) return "Unproven"
     return "Ready"
   }
 
