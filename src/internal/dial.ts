@@ -94,6 +94,8 @@ export const dial = (target: Target, onOpen: (socket: Duplex) => void): Effect.E
     try {
       const raw = open(target)
       watch(raw)
+      // It would never say that it has closed.
+      if (raw.destroyed) return onClose()
       if (target.tls._tag === "Off") return succeed()
       raw.once("data", onSslAnswer(raw, target.tls.options, target.tls.isOptional))
       raw.write(PgProtocol.encodeSslRequest())

@@ -273,6 +273,8 @@ export const make = (options: {
     writeAside = (frame) => (write as (chunk: Uint8Array) => boolean).call(duplex, frame)
     intake = Intake.make(duplex)
     duplex.write = function(this: Duplex, ...args: Array<unknown>) {
+      // The driver may not know yet. A stream that is written to after its end would be destroyed, and its place lost.
+      if (isGone) return true
       isAnswered = false
       written += (args[0] as { readonly length?: number } | undefined)?.length ?? 1
       if (rider !== undefined) {
@@ -294,6 +296,8 @@ export const make = (options: {
     })
     duplex.once("end", () => {
       isGone = true
+      // Half of a connection is of no use, but a stream of the caller's may leave it open.
+      if (duplex.writable) duplex.destroy()
     })
     duplex.once("close", () => {
       isGone = true
