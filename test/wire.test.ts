@@ -4,6 +4,7 @@ import { ScriptedServer } from "effect-pg-pool/testing"
 import * as Effect from "effect/Effect"
 import * as Schedule from "effect/Schedule"
 import { SqlClient } from "effect/sql/SqlClient"
+import type { SqlError } from "effect/sql/SqlError"
 import * as Net from "node:net"
 import { Duplex } from "node:stream"
 import * as Pg from "../src/index.ts"
@@ -18,7 +19,7 @@ const errorResponse = (body: Buffer): Buffer => {
   return Buffer.concat([header, body])
 }
 
-const tagOf = (error: unknown) => Pg.Errors.fromSqlError(error)?._tag
+const tagOf = (error: SqlError) => Pg.Errors.fromSqlError(error)?._tag
 
 describe("a session that was given up", () => {
   it.live("sends nothing any more, and keeps its place until the server has gone", () =>
