@@ -2,9 +2,11 @@
 import { assert, describe, it } from "@effect/vitest"
 import { ScriptedServer } from "effect-pg-pool/testing"
 import * as Effect from "effect/Effect"
+import * as Redacted from "effect/Redacted"
 import * as Schedule from "effect/Schedule"
 import { SqlClient } from "effect/sql/SqlClient"
 import type { SqlError } from "effect/sql/SqlError"
+import Dns from "node:dns"
 import * as Net from "node:net"
 import { Duplex } from "node:stream"
 import * as Pg from "../src/index.ts"
@@ -104,5 +106,40 @@ describe("a stream of the caller's", () => {
         assert.strictEqual(pool.leavingUnsafe(), 0)
         yield* Effect.retry(sql`SELECT 1`, Schedule.spaced(50))
       }).pipe(Effect.provide(Pg.layer({ ...alone, url: server.url, stream, acquireTimeout: 2000 })))
+    }))
+})
+
+describe("a CancelRequest", () => {
+  it.live("goes to the server of its session, wherever the name leads by now", () =>
+    Effect.gen(function*() {
+      const server = yield* ScriptedServer.make({
+        onQuery: (sql) => sql === "SELECT 1" ? undefined : Effect.never
+      })
+      const url = new URL(Redacted.value(server.url))
+      url.hostname = "rotating.test"
+      // As the endpoint of several readers does: each question has another answer, and nobody listens at the second.
+      const { lookup } = Dns
+      let asked = 0
+      yield* Effect.acquireRelease(
+        Effect.sync(() => {
+          Dns.lookup = ((...[name, , answer]: Parameters<Net.LookupFunction>) => {
+            assert.strictEqual(name, "rotating.test")
+            const address = ++asked === 1 ? server.host : "127.0.0.2"
+            answer(null, [{ address, family: 4 }])
+          }) as typeof Dns.lookup
+        }),
+        () =>
+          Effect.sync(() => {
+            Dns.lookup = lookup
+          })
+      )
+      yield* Effect.gen(function*() {
+        const sql = yield* SqlClient
+        yield* sql`SELECT 1`
+        yield* Effect.timeoutOption(sql`SELECT 2`, 50)
+        assert.strictEqual((yield* server.counts).cancelRequests, 1)
+        yield* sql`SELECT 1`
+        assert.strictEqual(asked, 1)
+      }).pipe(Effect.provide(Pg.layer({ ...alone, url: Redacted.make(url.href) })))
     }))
 })

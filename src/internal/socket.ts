@@ -232,12 +232,15 @@ export const make = (options: {
     if (!cancels.isAnswerDue()) hangUpOnCancels()
   }
 
-  /** The secret of an encrypted session must not go out in plain text. */
+  /** The very server of the session, and not another one of its name's. */
   const cancelTarget = (duplex: Duplex): Dial.Target => {
     const { target } = options
-    return target.tls._tag === "On" && duplex instanceof Tls.TLSSocket
-      ? { ...target, tls: { ...target.tls, isOptional: false } }
-      : target
+    const ip = duplex instanceof Net.Socket ? duplex.remoteAddress : undefined
+    // The secret of an encrypted session must not go out in plain text.
+    const tls = target.tls._tag === "On" && duplex instanceof Tls.TLSSocket
+      ? { ...target.tls, isOptional: false }
+      : target.tls
+    return { ...target, ip, tls }
   }
 
   const adopt = (duplex: Duplex): Duplex => {
