@@ -303,7 +303,8 @@ const inUse = (stats: PoolStats): string =>
 /**
  * No session could be had in time. Nothing of the work ran, so the same call may be repeated.
  *
- * - `phase`: what the time was spent on: waiting in the queue, connecting, or checking an idle session.
+ * - `phase`: what the time was spent on: waiting in the queue, connecting, checking an idle session, the `beforeAcquire` hook
+ *   or the sessions that it refused, or waiting for the end of `Pool.suspend`.
  * - `waited`: milliseconds.
  * - `stats`: how the pool stood.
  * - `lastConnectFailure`: why the pool could not grow, if it tried.
@@ -314,7 +315,7 @@ const inUse = (stats: PoolStats): string =>
 export class AcquireTimeout extends Schema.TaggedError<AcquireTimeout>("effect-pg-pool/Errors/AcquireTimeout")(
   "AcquireTimeout",
   {
-    phase: Schema.Literals(["Queue", "Connect", "Validate"]),
+    phase: Schema.Literals(["Queue", "Connect", "Validate", "Hook", "Suspended"]),
     waited: Schema.Finite,
     stats: PoolStats,
     lastConnectFailure: Schema.NullOr(Failure)
@@ -338,6 +339,10 @@ export class AcquireTimeout extends Schema.TaggedError<AcquireTimeout>("effect-p
         return `${head}: idle sessions did not answer the liveness check.${
           because("The last attempt to connect failed with", this.lastConnectFailure)
         } The server or the network stalls; check both.`
+      case "Hook":
+        return `${head}: the beforeAcquire hook took the time, or refused the sessions. Make it faster, or let it accept more.`
+      case "Suspended":
+        return `${head}: the pool is suspended. Call its resume, or suspend it for less time.`
     }
   }
   /** Nothing ran and the same call may succeed later. @since 0.1.0 */
@@ -385,7 +390,7 @@ export class PoolSaturated extends Schema.TaggedError<PoolSaturated>("effect-pg-
 }
 
 /**
- * The pool's scope was closed, so it lends no more sessions.
+ * The pool's scope was closed, or the pool is drained, so it lends no more sessions.
  *
  * @category errors
  * @since 0.1.0
@@ -395,7 +400,7 @@ export class PoolClosed extends Schema.TaggedError<PoolClosed>("effect-pg-pool/E
   readonly [TypeId] = TypeId
   /** @since 0.1.0 */
   override get message(): string {
-    return "The pool is closed. End the work that uses it before its scope closes, or keep the scope open longer."
+    return "The pool is closed or being drained. End the work that uses it before, or keep its scope open for longer."
   }
   /** A closed pool stays closed. @since 0.1.0 */
   get isRetryable(): boolean {
@@ -655,7 +660,8 @@ export type Attempt = History.Attempt
 const stops = {
   attempts: "Retrying is over.",
   deadline: "Another attempt would not fit into the deadline.",
-  budget: "The retry budget is spent, since too little succeeds."
+  budget: "The retry budget is spent, since too little succeeds.",
+  refusal: "No further attempt was let through."
 }
 
 /**
@@ -665,6 +671,8 @@ const stops = {
  * - `stoppedBy: "attempts"`: the schedule has ended.
  * - `stoppedBy: "deadline"`: the wait and another attempt like the last one do not fit into the deadline any more.
  * - `stoppedBy: "budget"`: the pool's retry budget is spent, since too little succeeds.
+ * - `stoppedBy: "refusal"`: the circuit or the pool lets no further attempt through: `last` says why. Its own error would say
+ *   that nothing ran, which after a doubtful attempt is not the whole truth.
  *
  * @category errors
  * @since 0.1.0
@@ -675,7 +683,7 @@ export class RetriesExhausted extends Schema.TaggedError<RetriesExhausted>("effe
     attempts: Schema.Finite,
     last: Schema.Defect(),
     history: Schema.Array(Attempt),
-    stoppedBy: Schema.Literals(["attempts", "deadline", "budget"])
+    stoppedBy: Schema.Literals(["attempts", "deadline", "budget", "refusal"])
   }
 ) {
   /** @since 0.1.0 */

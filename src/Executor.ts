@@ -281,7 +281,8 @@ export const make = Effect.fnUntraced(function*(
       judgeEnd: (failure, circumstances) =>
         reclassify(failure, circumstances, Errors.classify(failure, circumstances)).breaker,
       hasWaitedInVain: (error) =>
-        Errors.isPoolError(error) && error._tag === "AcquireTimeout" && error.phase !== "Queue"
+        Errors.isPoolError(error) && error._tag === "AcquireTimeout" &&
+        (error.phase === "Connect" || error.phase === "Validate")
     })
 
   // ---------------------------------------------------------------------------------------------------------------

@@ -220,7 +220,7 @@ describe("a typed error", () => {
     [new Errors.AcquireTimeout({ phase: "Connect", waited: 750, stats, lastConnectFailure: { sqlState: "57P03", severity: "FATAL", message: "the database system is starting up" } }), "No connection within 750 ms: the server did not accept one. The last attempt to connect failed with 57P03 cannot_connect_now: the database system is starting up. Check host, port, network and that the server is up."],
     [new Errors.AcquireTimeout({ phase: "Validate", waited: 1_500, stats, lastConnectFailure: null }), "No connection within 1.5 s: idle sessions did not answer the liveness check. The server or the network stalls; check both."],
     [one.PoolSaturated, "The queue for a connection is full: 100 callers wait and maxWaiting is 100; 20 of at most 20 sessions in use, 0 connecting, 7 callers waiting. Admit less work at once, or raise max or maxWaiting."],
-    [one.PoolClosed, "The pool is closed. End the work that uses it before its scope closes, or keep the scope open longer."],
+    [one.PoolClosed, "The pool is closed or being drained. End the work that uses it before, or keep its scope open for longer."],
     [one.CircuitOpen, "The database circuit is open; the next probe is due in 12.3 s. It opened on connect ECONNREFUSED 127.0.0.1:5432. Answer without the database until then."],
     [one.CircuitIsolated, "The database circuit db1:5432/app is isolated: moving to the new host. Answer without the database until whoever isolated it ends that."],
     [one.CircuitHalfOpen, "The database circuit is half open and its probe is under way; it is decided within 900 ms. Answer without the database until then."],

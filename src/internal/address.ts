@@ -135,8 +135,9 @@ const listed = (options: AddressOptions): ReadonlyArray<Partial<HostAddress>> | 
   if (other !== undefined) return bad(other[0], String(other[1]), "left out where hosts is given")
   if (!Array.isArray(hosts) || hosts.length === 0) return bad("hosts", "empty", "a list of at least one { host, port }")
   for (const [index, each] of hosts.entries()) {
-    if (typeof each?.host !== "string" || !/^[^\s,]+$/.test(each.host)) {
-      return bad(`hosts[${index}].host`, String(each?.host), "the name or address of one server")
+    if (typeof each?.host !== "string") return bad(`hosts[${index}]`, String(each), "{ host, port }")
+    if (!/^[^\s,]+$/.test(each.host)) {
+      return bad(`hosts[${index}].host`, each.host, "the name or address of one server")
     }
     if (each.port !== undefined && !isPort(each.port)) {
       return bad(`hosts[${index}].port`, String(each.port), "a whole number from 1 to 65535")

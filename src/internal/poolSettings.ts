@@ -311,6 +311,29 @@ const choices = [
 /** Names of `PgClient.layer` that would otherwise be passed over without a word. */
 const renamed = [["maxConnections", "max"], ["minConnections", "min"], ["connectionTTL", "maxLifetime"]] as const
 
+const isFunction = (value: unknown): boolean => typeof value === "function"
+const hookShape = "a function from a connection to an Effect"
+
+/** What a compiler would have caught. */
+const shapes: ReadonlyArray<
+  readonly [option: keyof PoolOptions, allowed: string, holds: (value: unknown) => boolean, isSecret?: boolean]
+> = [
+  ["url", "a text that is wrapped by Redacted.make", Redacted.isRedacted, true],
+  ["directUrl", "a text that is wrapped by Redacted.make", Redacted.isRedacted, true],
+  [
+    "password",
+    "a Redacted, or an Effect that yields one",
+    (value) => Redacted.isRedacted(value) || Effect.isEffect(value),
+    true
+  ],
+  ["shedding", "true, false or { target, interval }", (value) => value === Object(value) || typeof value === "boolean"],
+  ["beforeConnect", "an Effect", Effect.isEffect],
+  ["afterConnect", hookShape, isFunction],
+  ["beforeAcquire", hookShape, isFunction],
+  ["afterRelease", hookShape, isFunction],
+  ["beforeDisconnect", hookShape, isFunction]
+]
+
 const firstBroken = (options: PoolOptions): BadOption | undefined => {
   for (const [option, name] of renamed) {
     const value: unknown = options[option]
@@ -323,6 +346,10 @@ const firstBroken = (options: PoolOptions): BadOption | undefined => {
   for (const [option, allowed, holds] of durationRules) {
     const value = options[option] as Duration.Input | undefined
     if (value !== undefined && !holds(millis(value))) return { option, value: String(value), allowed }
+  }
+  for (const [option, allowed, holds, isSecret = false] of shapes) {
+    const value: unknown = options[option]
+    if (value !== undefined && !holds(value)) return { option, value: isSecret ? "<redacted>" : String(value), allowed }
   }
   const { interval, target } = typeof options.shedding === "object" ? options.shedding : {}
   for (const [option, value] of [["shedding.target", target], ["shedding.interval", interval]] as const) {
@@ -339,10 +366,6 @@ const firstBroken = (options: PoolOptions): BadOption | undefined => {
   if (options.directUrl !== undefined) {
     const address = Address.resolve({ url: options.directUrl, username: "anybody" })
     if ("_tag" in address) return { option: "directUrl", value: address.value, allowed: address.allowed }
-  }
-  const { password } = options
-  if (password !== undefined && !Redacted.isRedacted(password) && !Effect.isEffect(password)) {
-    return { option: "password", value: "<redacted>", allowed: "a Redacted, or an Effect that yields one" }
   }
   return minAbove(options.max, options.min)
 }

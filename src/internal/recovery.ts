@@ -8,7 +8,7 @@ import type { Kind, Verdict } from "./verdict.ts"
 import { isSafeToRepeat } from "./verdict.ts"
 
 /** Why there is no further attempt although one would be safe. */
-export type Stop = "attempts" | "deadline" | "budget"
+export type Stop = "attempts" | "deadline" | "budget" | "refusal"
 
 /** What a call may do when it fails. */
 export interface Terms {
@@ -116,7 +116,7 @@ export const make = <E0>(surroundings: Surroundings<E0>): Recovery<E0> => {
           // A refusal of ours says that nothing ran, which after a doubtful attempt is not the whole truth.
           const isDoubtful = history.some(({ effect }) => effect === "Unknown")
           return yield* isDoubtful
-            ? Effect.fail(surroundings.exhausted(error.value, history, "attempts"))
+            ? Effect.fail(surroundings.exhausted(error.value, history, "refusal"))
             : failAsItIs()
         }
         yield* Effect.sleep(pause)
