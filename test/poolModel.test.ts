@@ -1,4 +1,4 @@
-import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
+import { afterAll, assert, beforeAll, beforeEach, describe, it } from "@effect/vitest"
 import * as fc from "fast-check"
 import { vi } from "vitest"
 import type { Act, World } from "./poolModel.ts"
@@ -7,6 +7,10 @@ import { Model, step, world } from "./poolModel.ts"
 // One clock for all: the pool's own, and the timers of Node's at the socket.
 beforeAll(() => {
   vi.useFakeTimers({ toFake: ["Date", "setTimeout", "clearTimeout", "setInterval", "clearInterval"] })
+})
+// One that has failed leaves some.
+beforeEach(() => {
+  vi.clearAllTimers()
 })
 afterAll(() => {
   vi.useRealTimers()
