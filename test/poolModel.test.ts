@@ -114,4 +114,14 @@ describe("what has gone wrong once", () => {
     )
     assert.strictEqual(seen.get("interrupted"), 2)
   })
+
+  it("a pool that was made smaller kept idle sessions above max, since one that was shared lay below them", async () => {
+    const { seen } = await replay(
+      { max: 4, multiplex: true },
+      comes,
+      { do: "warm", count: 4 },
+      { do: "resize", max: 1, min: 0 }
+    )
+    assert.strictEqual(seen.get("ended by release"), 1)
+  })
 })

@@ -478,6 +478,10 @@ export class Model {
     const asked = this.asked()
     this.holds(total === active + idle, () => `total ${total} is not active ${active} and idle ${idle}`)
     this.holds(max === this.max, () => `max is ${max}, not ${this.max}`)
+    this.holds(
+      total <= max || idle === 0,
+      () => `${total} sessions, ${idle} of them idle, are above max, which is ${max}`
+    )
     const inLine = this.in("waiting").length
     this.holds(
       waiting <= inLine && waiting >= inLine - asked,
