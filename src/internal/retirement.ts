@@ -93,8 +93,9 @@ export const make = <E>(state: PoolState<E>): Retirement => {
     retireSurplus: () => {
       let session = machine.bottom
       while (session !== undefined && members.size > state.max) {
-        const { above, borrowers } = session
-        if (borrowers === 0) retire(session, "resize")
+        const { above } = session
+        // With `multiplex` one that is shared may lie below.
+        if (session.borrowers === 0) retire(session, "resize")
         session = above
       }
     }
