@@ -12,12 +12,16 @@ export interface Scanner {
   readonly isIdle: () => boolean
   /** The last ErrorResponse, once it is complete; the same object for as long as it is the last one. */
   readonly lastError: () => PgProtocol.ErrorFields | undefined
+  /** The last ErrorResponse as it came. */
+  readonly errorBytes: () => Uint8Array
   /** What a CancelRequest for this session has to name, once the server has told it. */
   readonly cancelKey: () => { readonly pid: number; readonly secret: number } | undefined
   /** The last ErrorResponse that ended the session, if one has. */
   readonly fatal: () => { readonly sqlState: string | undefined; readonly message: string } | undefined
   /** What the server has last reported of one of its settings, in a ParameterStatus. */
   readonly parameter: (name: string) => string | undefined
+  /** Takes note of such a report that was not among the messages. */
+  readonly learn: (name: string, value: string) => void
 }
 
 const backendKeyData = 0x4b
@@ -26,6 +30,32 @@ const readyForQuery = 0x5a
 const parameterStatus = 0x53
 const idle = 0x49
 const headerLength = 5
+
+/** Finds where the next ReadyForQuery ends, wherever chunks cut it. */
+export const makeFinder = () => {
+  const header = new Uint8Array(headerLength)
+  let fill = 0
+  let bodyLeft = 0
+  return (chunk: Uint8Array, from: number): number | undefined => {
+    let offset = from
+    while (offset < chunk.length) {
+      if (fill < headerLength) {
+        header[fill++] = chunk[offset++]!
+        if (fill < headerLength) continue
+        bodyLeft = (header[1]! << 24 | header[2]! << 16 | header[3]! << 8 | header[4]!) - 4
+      } else {
+        const step = Math.min(bodyLeft, chunk.length - offset)
+        bodyLeft -= step
+        offset += step
+      }
+      if (fill === headerLength && bodyLeft === 0) {
+        fill = 0
+        if (header[0] === readyForQuery) return offset
+      }
+    }
+    return undefined
+  }
+}
 
 const isLookedInto = (type: number): boolean =>
   type === readyForQuery || type === errorResponse || type === parameterStatus || type === backendKeyData
@@ -37,7 +67,7 @@ const isLookedInto = (type: number): boolean =>
  *
  * https://www.postgresql.org/docs/18/protocol-message-formats.html
  */
-export const makeScanner = (onParameter: () => void = () => {}): Scanner => {
+export const makeScanner = (onParameter: (name: string, value: string) => void = () => {}): Scanner => {
   const header = new Uint8Array(headerLength)
   let headerFill = 0
   let type = 0
@@ -50,11 +80,15 @@ export const makeScanner = (onParameter: () => void = () => {}): Scanner => {
   let report: Array<Uint8Array> = []
   const parameters = new Map<string, string>()
 
+  const learn = (name: string, value: string): void => {
+    parameters.set(name, value)
+    onParameter(name, value)
+  }
+
   const onReport = (): void => {
     const [name, value] = Buffer.concat(report).toString("utf8").split("\0")
     if (name === undefined || value === undefined) return
-    parameters.set(name, value)
-    onParameter()
+    learn(name, value)
   }
 
   const onBody = (chunk: Uint8Array, start: number, end: number): void => {
@@ -116,6 +150,7 @@ export const makeScanner = (onParameter: () => void = () => {}): Scanner => {
     },
     isIdle: () => isReady && status === idle && bodyLeft === 0 && headerFill === 0,
     lastError,
+    errorBytes: () => Buffer.concat(error),
     cancelKey: () => key.length === 8 ? { pid: key.readInt32BE(0), secret: key.readInt32BE(4) } : undefined,
     fatal: () => {
       const last = lastError()
@@ -125,6 +160,7 @@ export const makeScanner = (onParameter: () => void = () => {}): Scanner => {
         ? { sqlState: last?.code, message: last?.message ?? "the server ended the session" }
         : undefined
     },
-    parameter: (name) => parameters.get(name)
+    parameter: (name) => parameters.get(name),
+    learn
   }
 }

@@ -79,6 +79,10 @@ const timedOut = (millis: number): SqlError =>
     })
   })
 
+/** A server that refuses every reset makes each lease cost a connect, which nobody would find the reason of. */
+const warnOfReset = (sqlState: string | undefined): Effect.Effect<void> =>
+  Effect.logWarning(`a session could not be reset between two borrowers and was closed (SQLSTATE ${sqlState})`)
+
 /**
  * Whether another host may do where this one has failed. Who is refused as a user, and who cannot verify the server, is
  * told so; libpq draws the same line.
@@ -230,6 +234,7 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
           runFork: owner.runFork,
           farewell: settings.farewell,
           cancelsAreOurs: settings.cancelsAreOurs,
+          onResetRefused: (sqlState) => owner.runFork(warnOfReset(sqlState)),
           behindPooler: settings.behindPooler,
           onDeath: mourn,
           onClose

@@ -40,6 +40,8 @@ export const make = <E>(state: PoolState<E>): Retirement => {
     if (at >= session.expiresAt) return "lifetime"
     // A new one is not idle: somebody has waited for it.
     if (idleFor > settings.idleTimeout && members.size > state.min && session.uses > 0) return "idle"
+    // Waiting for it may take as long as opening another one, and longer.
+    if (idleFor > settings.validationTimeout && session.wire.isResetting()) return "invalid"
     if (settings.validateAlways || idleFor > settings.validateAfter) return "Unproven"
     return "Ready"
   }

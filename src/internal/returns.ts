@@ -23,13 +23,21 @@ export const make = <E>(
   const { changed, machine, now, runFork, settings } = state
   const { members } = machine
 
+  /**
+   * Somebody's BEGIN is open, a statement or listener still at work, or something unasked for came last: the next
+   * borrower must not find out. On a shared session, what others have at work there is in nobody's way.
+   */
+  const isLeftUnfinished = ({ busy, pins, wire }: Session): boolean =>
+    settings.concurrency === 1
+      ? busy > 0 || pins > 0 || wire.isOwed() || !wire.isIdle()
+      : busy === 0 && !wire.isIdle()
+
   /** Why the session must not be lent again. */
   const objection = (session: Session): CloseReason | undefined => {
     if (session.wire.isDead()) return "error"
     // It would hit the next borrower's statement.
     if (session.wire.cancelThreat() !== "None") return "invalid"
-    // Somebody's BEGIN is open, or something unasked for came last: the next borrower must not find out.
-    if (session.borrowers === 1 && session.busy === 0 && !session.wire.isIdle()) return "invalid"
+    if (session.borrowers === 1 && isLeftUnfinished(session)) return "invalid"
     if (members.size > state.max) return "resize"
     if (machine.waiting > 0) {
       // Those who wait must not wait for the next checkout to find out, and then for a connect.
@@ -39,6 +47,9 @@ export const make = <E>(
   }
 
   const putBack = (session: Session, isExclusive: boolean): void => {
+    if (settings.resetFrame !== undefined && session.isMember && session.condemned === undefined) {
+      session.wire.reset(settings.resetFrame)
+    }
     if (isExclusive) PoolMachine.include(machine, session)
     PoolMachine.giveBack(machine, session, now())
     if (session.isMember && session.condemned !== undefined) retirement.evict(session, session.condemned)

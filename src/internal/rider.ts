@@ -1,5 +1,6 @@
 import * as PgProtocol from "@effect/sql-pg/PgProtocol"
 import * as Result from "effect/Result"
+import * as BackendMessages from "./backendMessages.ts"
 
 /** In the order in which the bytes came. */
 interface Parts {
@@ -32,8 +33,6 @@ export interface Answer {
   readonly refusedBy: string | undefined
 }
 
-const readyForQuery = 0x5a
-const headerLength = 5
 const inTransaction = "T"
 const none = new Uint8Array(0)
 
@@ -48,35 +47,9 @@ const encode = (statements: ReadonlyArray<string>): Uint8Array =>
     PgProtocol.encodeSync()
   ])
 
-/** Finds where the next ReadyForQuery ends, wherever chunks cut it. */
-const makeFinder = () => {
-  const header = new Uint8Array(headerLength)
-  let fill = 0
-  let bodyLeft = 0
-  return (chunk: Uint8Array, from: number): number | undefined => {
-    let offset = from
-    while (offset < chunk.length) {
-      if (fill < headerLength) {
-        header[fill++] = chunk[offset++]!
-        if (fill < headerLength) continue
-        bodyLeft = (header[1]! << 24 | header[2]! << 16 | header[3]! << 8 | header[4]!) - 4
-      } else {
-        const step = Math.min(bodyLeft, chunk.length - offset)
-        bodyLeft -= step
-        offset += step
-      }
-      if (fill === headerLength && bodyLeft === 0) {
-        fill = 0
-        if (header[0] === readyForQuery) return offset
-      }
-    }
-    return undefined
-  }
-}
-
 /** Statements that ride along with one that opens a transaction, and run inside of it. */
 export const make = (statements: ReadonlyArray<string>): Rider => {
-  const find = makeFinder()
+  const find = BackendMessages.makeFinder()
   const taken: Array<Uint8Array> = []
   let cyclesSeen = 0
   return {

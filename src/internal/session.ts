@@ -2,6 +2,7 @@ import * as PgConnection from "@effect/sql-pg/PgConnection"
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import type { SqlError } from "effect/sql/SqlError"
+import * as Stream from "effect/Stream"
 import * as PoolMachine from "./poolMachine.ts"
 import type * as Socket from "./socket.ts"
 
@@ -29,6 +30,8 @@ export interface Session extends PoolMachine.Member<Session> {
   isAnswering: boolean
   /** Statements that wait for an answer. */
   busy: number
+  /** Pins, streams and listeners of the driver's that are open: it lets nobody else at the session until they end. */
+  pins: number
   /** COMMITs among them. */
   committing: number
   /** Set when the session must not be lent again. */
@@ -47,6 +50,17 @@ export interface OpenOptions {
   readonly lifetime: number
   /** Milliseconds of silence with a statement in flight after which the peer is taken for dead. */
   readonly silence: number
+}
+
+/** The same connection, counting what it is pinned by. */
+const countPins = (connection: PgConnection.PgConnection, add: (count: 1 | -1) => void): PgConnection.PgConnection => {
+  const pinned = Effect.acquireRelease(Effect.sync(() => add(1)), () => Effect.sync(() => add(-1)))
+  const counted: Pick<PgConnection.PgConnection, "listen" | "pin" | "stream"> = {
+    pin: Effect.andThen(pinned, connection.pin),
+    listen: (channel) => Effect.andThen(pinned, connection.listen(channel)),
+    stream: (sql, params) => Stream.unwrap(Effect.as(pinned, connection.stream(sql, params)))
+  }
+  return Object.assign(Object.create(connection) as PgConnection.PgConnection, counted)
 }
 
 /**
@@ -69,7 +83,9 @@ export const open = (options: OpenOptions): Effect.Effect<Session, SqlError, Sco
         id,
         scope,
         host,
-        connection,
+        connection: countPins(connection, (count) => {
+          session.pins += count
+        }),
         wire,
         openedAt,
         connectTook: Math.max(0, openedAt - startedAt),
@@ -78,6 +94,7 @@ export const open = (options: OpenOptions): Effect.Effect<Session, SqlError, Sco
         uses: 0,
         isAnswering: true,
         busy: 0,
+        pins: 0,
         committing: 0,
         condemned: undefined
       }

@@ -8,6 +8,8 @@ import * as BackendMessages from "./backendMessages.ts"
 import * as CancelRequests from "./cancelRequests.ts"
 import * as Departure from "./departure.ts"
 import * as Dial from "./dial.ts"
+import * as Intake from "./intake.ts"
+import * as Reset from "./reset.ts"
 import * as Rider from "./rider.ts"
 
 /**
@@ -21,7 +23,7 @@ export interface Wire {
   readonly dial: Effect.Effect<void, SqlError>
   /** The factory to hand to the driver, once dialled. */
   readonly stream: () => Duplex
-  /** Grows with every byte handed to the socket: unchanged means that nothing was sent. */
+  /** Grows with every byte handed to the socket: unchanged means that nothing of it was or will be run. */
   readonly mark: () => number
   /** Whether a CancelRequest that was sent for this session may hit its next statement. */
   readonly cancelThreat: () => CancelRequests.Threat
@@ -33,6 +35,16 @@ export interface Wire {
   readonly obituary: () => Obituary | undefined
   /** Whether the last thing the server said is that it is ready and outside of a transaction. */
   readonly isIdle: () => boolean
+  /** Whether something was sent to which the server has not begun to say anything. */
+  readonly isOwed: () => boolean
+  /**
+   * Undoes what a borrower has left on the session, unless nothing was sent since the last time. Nobody waits for the
+   * answer: what is sent next goes behind it. Call when the session is idle and nothing is owed. A session that
+   * cannot be reset is destroyed, and what was sent behind is taken back from `mark` when it is known not to run.
+   */
+  readonly reset: (frame: Uint8Array) => void
+  /** Whether the answer to `reset` has still to come. */
+  readonly isResetting: () => boolean
   /**
    * Call once the session is open: from then on silence while `isBusy()` destroys the socket. What is cut off while
    * `isCommitting()` is not cancelled on the server.
@@ -107,6 +119,7 @@ export const make = (options: {
   readonly farewell: number
   /** Whether a CancelRequest for this session cannot hit anybody's statement but its borrower's. */
   readonly cancelsAreOurs: boolean
+  readonly onResetRefused: (sqlState: string | undefined) => void
   /** Whether it goes to a pooler: then it is lost for a statement that is not running yet, and may hit others' there. */
   readonly behindPooler: boolean
   /** Nobody can use the session any more. */
@@ -137,9 +150,15 @@ export const make = (options: {
   /** Those who are told of the socket's own end, and not of the session's. */
   const bookkeepers = new Set<unknown>()
   let rider: Rider.Rider | undefined
+  let isResetting = false
+  /** What had been written at the last reset. */
+  let cleanAt = 0
   const cancels = CancelRequests.make(options.cancelsAreOurs)
   let errorBefore: PgProtocol.ErrorFields | undefined
 
+  /** Past what is counted and watched for the driver. */
+  let writeAside: (frame: Uint8Array) => unknown = () => {}
+  let intake: Intake.Intake | undefined
   let commits = (): boolean => false
   let suspect = (): void => {}
   let expectAnswer = (): void => {}
@@ -251,6 +270,8 @@ export const make = (options: {
     isGone = duplex.destroyed
     departInstead(duplex)
     const write = duplex.write
+    writeAside = (frame) => (write as (chunk: Uint8Array) => boolean).call(duplex, frame)
+    intake = Intake.make(duplex)
     duplex.write = function(this: Duplex, ...args: Array<unknown>) {
       isAnswered = false
       written += (args[0] as { readonly length?: number } | undefined)?.length ?? 1
@@ -289,11 +310,10 @@ export const make = (options: {
    * While a rider is under way, its part of what comes in is kept from whoever listens to the socket. The answer gives it
    * up: one that has not set out is taken off, and after one that has, nobody could read what comes.
    */
-  const board = (duplex: Duplex, next: Rider.Rider, onDone: () => void): () => void => {
-    const emit = duplex.emit
+  const board = (duplex: Duplex, inbound: Intake.Intake, next: Rider.Rider, onDone: () => void): () => void => {
     const leave = (): void => {
       if (rider === next) rider = undefined
-      duplex.emit = emit
+      stopLooking()
       duplex.off("close", endUnanswered)
     }
     const endUnanswered = (): void => {
@@ -301,18 +321,16 @@ export const make = (options: {
       onDone()
     }
     rider = next
-    duplex.emit = function(this: Duplex, event: string | symbol, ...args: Array<unknown>) {
-      if (event !== "data") return (emit as (...args: Array<unknown>) => boolean).call(duplex, event, ...args)
-      const { after, before, own } = next.take(args[0] as Uint8Array)
+    const stopLooking = inbound.join((chunk, passOn) => {
+      const { after, before, own } = next.take(chunk)
       // At once: the driver's part may end a statement, and then the next one comes with a rider of its own.
       if (next.isDone()) leave()
       // In the order in which they came: a message of the driver's may have begun in the last chunk.
-      if (before.length > 0) emit.call(duplex, "data", before)
+      passOn(before)
       if (own.length > 0) messages.scan(own)
       if (next.isDone()) onDone()
-      if (after.length > 0) emit.call(duplex, "data", after)
-      return true
-    }
+      passOn(after)
+    })
     duplex.once("close", endUnanswered)
     return () => {
       if (next.isDone()) return
@@ -322,6 +340,33 @@ export const make = (options: {
       obituary ??= { by: "driver", message: "an answer that was on its way was not waited for" }
       destroyNow(duplex)
     }
+  }
+
+  /** Nothing that a server says after it could be trusted to belong to the next borrower. */
+  const giveUpUnclean = (duplex: Duplex, { fields, isSealed }: Reset.Refusal): void => {
+    if (isSealed) written = cleanAt
+    obituary ??= { by: "pool", message: `the session could not be reset: ${fields?.message ?? "no reason given"}` }
+    options.onResetRefused(fields?.code)
+    destroyNow(duplex)
+  }
+
+  const reset = (duplex: Duplex, inbound: Intake.Intake, frame: Uint8Array): void => {
+    const answer = Reset.makeAnswer(messages.learn)
+    const stopLooking = inbound.join((chunk, passOn) => {
+      // Nobody is to be lent the session any more, and who waits for its end wants to hear of every sign of life.
+      if (isDeparting) return passOn(chunk)
+      chunks++
+      const rest = answer.take(chunk)
+      if (!answer.isDone()) return
+      stopLooking()
+      isResetting = false
+      const refusal = answer.refusal()
+      if (refusal === undefined) passOn(rest)
+      else giveUpUnclean(duplex, refusal)
+    })
+    isResetting = true
+    cleanAt = written
+    writeAside(frame)
   }
 
   return {
@@ -353,8 +398,15 @@ export const make = (options: {
     isDead: () => isGone,
     obituary: () => obituary ?? lastWords(),
     isIdle: messages.isIdle,
+    isOwed: () => !isAnswered,
+    reset: (frame) => {
+      if (socket === undefined || intake === undefined || isGone || written === cleanAt) return
+      reset(socket, intake, frame)
+    },
+    isResetting: () => isResetting,
     watchSilence: (allowed, isBusy, isCommitting) => {
       commits = isCommitting
+      cleanAt = written
       if (socket === undefined || !Number.isFinite(allowed)) return
       const millis = Math.min(allowed, longestTimer)
       const watched = socket
@@ -388,10 +440,10 @@ export const make = (options: {
     },
     ride: (statements) =>
       Effect.callback((resume) => {
-        if (socket === undefined || isGone) return resume(Effect.undefined)
+        if (socket === undefined || intake === undefined || isGone) return resume(Effect.undefined)
         const next = Rider.make(statements)
         const tell = () => resume(Effect.sync(() => ({ row: next.answer(), refusedBy: next.refusedBy() })))
-        return Effect.sync(board(socket, next, tell))
+        return Effect.sync(board(socket, intake, next, tell))
       }),
     expectClose: () => {
       if (socket !== undefined) depart(socket)
