@@ -261,6 +261,8 @@ export const make = Effect.fnUntraced(function*(
     },
     onPlace: supply.pump
   })
+  /** Checkouts under way: in line, or with a session that is being looked at. */
+  let attempts = 0
   const usage = (session: Session.Session): PoolSettings.SessionUsage => {
     const at = now()
     return { age: at - session.openedAt, idleFor: retirement.idleFor(session, 1, at), uses: session.uses }
@@ -394,6 +396,7 @@ export const make = Effect.fnUntraced(function*(
       if (queueing >= settings.maxWaiting) return Effect.fail(saturated("Length", 0))
       const startedAt = now()
       const attempt: Attempt = { waiter: PoolMachine.makeWaiter(machine, startedAt, isExclusive), isProving: false }
+      attempts++
       const worthy = Effect.timeoutOrElse(firstWorthy(attempt, options?.prove ?? false), {
         duration: options?.timeout ?? settings.acquireTimeout,
         orElse: () => Effect.fail(timedOut(startedAt, attempt.isProving ? "Validate" : undefined))
@@ -401,6 +404,8 @@ export const make = Effect.fnUntraced(function*(
       return Effect.onExitPrimitive(restore(worthy), (exit) => {
         store.acquire.observe((now() - startedAt) / 1000)
         if (exit._tag === "Failure") abandon(attempt.waiter)
+        attempts--
+        if (state.phase !== "Open") state.changed.notify()
         return undefined
       })
     })
@@ -410,12 +415,13 @@ export const make = Effect.fnUntraced(function*(
     const { session } = waiter
     waiter.session = undefined
     if (session !== undefined) takeBack(session, waiter.isExclusive)
-    else if (state.phase !== "Open") state.changed.notify()
   }
 
   /** Stands in line until a session is there, in `waiter.session`, which is the waiter's from that moment on. */
   const stand = (waiter: Waiter): Effect.Effect<Session.Session, AcquireError> =>
     Effect.callback((resume) => {
+      // Nobody is served, nor refused, any more.
+      if (state.phase === "Closed") return resume(Effect.fail(new Errors.PoolClosed()))
       let isArriving = true
       waiter.onServed = (refusal) => {
         const answer = refusal === undefined ? Effect.sync(() => waiter.session!) : Effect.fail(refusal)
@@ -435,7 +441,7 @@ export const make = Effect.fnUntraced(function*(
       const again = (reason: Metrics.CloseReason) => {
         retirement.evict(session, reason)
         abandon(attempt.waiter)
-        return state.phase === "Closed" ? Effect.fail(new Errors.PoolClosed()) : firstWorthy(attempt, alwaysProve)
+        return firstWorthy(attempt, alwaysProve)
       }
       const at = now()
       const verdict = retirement.standing(session, retirement.idleFor(session, 1, at), at)
@@ -578,7 +584,8 @@ export const make = Effect.fnUntraced(function*(
     }
   })
 
-  const isQuiet = state.changed.until(() => machine.borrowed === 0 && machine.waiting === 0)
+  /** The line alone does not tell: whoever was handed a worthless session is not back in it at once. */
+  const isQuiet = state.changed.until(() => machine.borrowed === 0 && attempts === 0)
 
   /** New borrowers are turned away, those who wait are served, and what is idle goes. */
   const drain = (deadline: Duration.Input): Effect.Effect<number> =>

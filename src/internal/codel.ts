@@ -25,7 +25,8 @@ export const make = ({ interval, target }: Pick<Codel, "interval" | "target">): 
 export const isLate = (codel: Codel, waited: number, now: number): boolean => {
   // A wall clock that was set back must not stretch the interval.
   if (now >= codel.intervalEndsAt || codel.intervalEndsAt - now > codel.interval) {
-    codel.isOverloaded = codel.shortest > codel.target
+    // Whoever came after that interval has not waited with those whom it was hard on.
+    codel.isOverloaded = codel.shortest > codel.target && now - waited < codel.intervalEndsAt
     codel.shortest = waited
     codel.intervalEndsAt = now + codel.interval
   } else if (waited < codel.shortest) {

@@ -70,14 +70,21 @@ export interface Connector<E> {
   readonly abandon: Effect.Effect<void>
 }
 
+const failed = (message: string, cause: unknown): SqlError =>
+  new SqlError({ reason: new ConnectionError({ cause, message: `PgConnection: ${message}`, operation: "connect" }) })
+
 const timedOut = (millis: number): SqlError =>
-  new SqlError({
-    reason: new ConnectionError({
-      cause: new Error("Connection timed out"),
-      message: `PgConnection: Connection timed out after ${millis} ms`,
-      operation: "connect"
-    })
-  })
+  failed(`Connection timed out after ${millis} ms`, new Error("Connection timed out"))
+
+/** The server has accepted a session, and closed it again before it was ready. */
+const lost = (obituary: Socket.Obituary | undefined): SqlError =>
+  failed("Connection closed before the session was set up", new Error(obituary?.message ?? "Connection closed"))
+
+/** Whatever ends a connect is a failure of it: who waits must hear of it, and the next one must not follow at once. */
+const failureOf = <E>(cause: Cause.Cause<E>): E | SqlError => {
+  const error = Cause.findErrorOption(cause)
+  return error._tag === "Some" ? error.value : failed("Failed to connect", Cause.squash(cause))
+}
 
 /** A server that refuses every reset makes each lease cost a connect, which nobody would find the reason of. */
 const warnOfReset = (sqlState: string | undefined): Effect.Effect<void> =>
@@ -121,7 +128,10 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
   let lastFailure: E | SqlError | undefined
 
   const runHook = (hook: string, effect: Effect.Effect<unknown, unknown> | undefined): Effect.Effect<unknown, E> =>
-    effect === undefined ? Effect.void : Effect.mapError(effect, (cause) => owner.hookFailed(hook, cause))
+    effect === undefined ? Effect.void : Effect.catchCause(effect, (cause) =>
+      Cause.hasInterruptsOnly(cause)
+        ? Effect.failCause(cause as Cause.Cause<never>)
+        : Effect.fail(owner.hookFailed(hook, Cause.squash(cause))))
 
   const sayGoodbye = (session: Session.Session) =>
     session.wire.isDead() ? Effect.void : Effect.suspend(() => settings.beforeDisconnect!(session.connection)).pipe(
@@ -305,15 +315,14 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
     hasAnswer: boolean
   ): void => {
     gate.connecting--
-    if (Exit.isSuccess(exit)) {
+    if (Exit.isSuccess(exit) && !exit.value.wire.isDead()) {
       ConnectGate.succeeded(gate)
       return owner.onReady(exit.value)
     }
-    const error = Cause.findErrorOption(exit.cause)
-    if (error._tag === "None") return
-    lastFailure = error.value
-    ConnectGate.failed(gate, round, error.value, now(), hasAnswer ? ConnectGate.longestSearchPause : undefined)
-    owner.onFailed(error.value)
+    const error = Exit.isSuccess(exit) ? lost(exit.value.wire.obituary()) : failureOf(exit.cause)
+    lastFailure = error
+    ConnectGate.failed(gate, round, error, now(), hasAnswer ? ConnectGate.longestSearchPause : undefined)
+    owner.onFailed(error)
   }
 
   return {

@@ -108,8 +108,6 @@ export const make = <E>(
     pump,
     refuseAll,
     arrived: (session) => {
-      // One that died on its way here never enters the books.
-      if (session.wire.isDead()) return
       PoolMachine.admit(machine, session, now())
       if (state.phase === "Closed") retirement.evict(session, "shutdown")
       else if (members.size > state.max) retirement.evict(session, "resize")
