@@ -365,8 +365,9 @@ export const make = Effect.fnUntraced(function*(
       scope
     )
     if (settings.concurrency === 1) return pinned
+    const pinnedApart = Effect.tap(pinned, () => Scope.addFinalizer(scope, leaveToOthers(session)))
     // The driver's own wait cannot be interrupted, so it goes on by itself when its borrower gives up.
-    return Effect.flatMap(Effect.forkDetach(pinned, { startImmediately: true }), (fiber) => {
+    return Effect.flatMap(Effect.forkDetach(pinnedApart, { startImmediately: true }), (fiber) => {
       const startedAt = now()
       return Effect.onError(
         restore(Effect.timeoutOrElse(Fiber.join(fiber), {
@@ -377,6 +378,13 @@ export const make = Effect.fnUntraced(function*(
       )
     })
   }
+
+  /**
+   * To be run before a pin is released: statements of those who share the session may be waiting behind it, and would run
+   * in a transaction that was left open, to be rolled back with it.
+   */
+  const leaveToOthers = (session: Session.Session): Effect.Effect<void> =>
+    Effect.suspend(() => session.wire.isIdle() ? Effect.void : retirement.expel(session, "invalid"))
 
   /**
    * Everything that may take time before a session is in its borrower's hands, under one bound. Whoever asks must not be

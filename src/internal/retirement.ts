@@ -1,3 +1,4 @@
+import type * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Scope from "effect/Scope"
 import * as PoolMachine from "./poolMachine.ts"
@@ -15,6 +16,8 @@ export interface Retirement {
   readonly idleFor: (session: Session, borrowers: number, at: number) => number
   /** Takes a session out of circulation: now when it is idle, when it comes back otherwise. */
   readonly evict: (session: Session, reason: CloseReason) => void
+  /** Closes a session whoever still shares it; succeeds when none of them can reach the server by it any more. */
+  readonly expel: (session: Session, reason: CloseReason) => Effect.Effect<void>
   readonly evictAll: () => void
   /** What cannot be told from a session that has just failed its check. */
   readonly evictOlderThan: (session: Session) => void
@@ -47,10 +50,14 @@ export const make = <E>(state: PoolState<E>): Retirement => {
   }
 
   /** Its place is free when its goodbye has been said and its socket has closed. */
-  const retire = (session: Session, reason: CloseReason): void => {
+  const expel: Retirement["expel"] = (session, reason) => {
     session.condemned ??= reason
     PoolMachine.dismiss(machine, session)
-    runFork(Scope.close(session.scope, Exit.void))
+    return Scope.close(session.scope, Exit.void)
+  }
+
+  const retire = (session: Session, reason: CloseReason): void => {
+    runFork(expel(session, reason))
   }
 
   const evict = (session: Session, reason: CloseReason): void => {
@@ -63,6 +70,7 @@ export const make = <E>(state: PoolState<E>): Retirement => {
     standing,
     idleFor,
     evict,
+    expel,
     evictAll: () => {
       state.generation++
       for (const session of Array.from(members)) evict(session, "invalid")

@@ -1,8 +1,10 @@
 import { assert, describe, it } from "@effect/vitest"
+import * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
+import * as Scope from "effect/Scope"
 import { SqlClient } from "effect/sql/SqlClient"
 import * as Pg from "../../src/index.ts"
 import { freshDatabase } from "./database.ts"
@@ -182,5 +184,38 @@ describe("a transaction that wants a shared session for itself", () => {
         assert.strictEqual((yield* sql.withTransaction(sql`SELECT 2`)).length, 1)
         assert.strictEqual((yield* metrics.snapshot).connectionsOpened, 1)
       }).pipe(Effect.provide(Pg.layer({ url, max: 1, multiplex: true, acquireTimeout: 300, retry: false })))
+    }))
+})
+
+describe("whoever shares a session with somebody who needs it alone", () => {
+  it.live("does not write into a transaction that was left open", () =>
+    Effect.gen(function*() {
+      const { url, witness } = yield* makeDatabase
+      yield* witness.query("CREATE TABLE ledger (id text NOT NULL)")
+      yield* Effect.gen(function*() {
+        const { pool } = yield* services
+        const executor = yield* Pg.Executor.Executor
+        const shared = yield* Scope.make()
+        const connection = yield* Scope.provide(executor.lease, shared)
+        const alone = yield* Scope.make()
+        const lease = yield* Scope.provide(pool.reserve(), alone)
+        assert.strictEqual(connection.session, lease.session)
+        yield* lease.connection.query("BEGIN")
+        yield* lease.connection.query("INSERT INTO ledger VALUES ('left open')")
+        const behind = yield* Effect.forkChild(connection.query("INSERT INTO ledger VALUES ('behind it')"), {
+          startImmediately: true
+        })
+        yield* Scope.close(alone, Exit.void)
+        const exit = yield* Fiber.await(behind)
+        yield* Scope.close(shared, Exit.void)
+        assert.isTrue(Exit.isFailure(exit))
+        if (Exit.isFailure(exit)) {
+          const error = Cause.findErrorOption(exit.cause)
+          // It never left: another session will do.
+          assert.isTrue(error._tag === "Some" && error.value.isRetryable, Cause.pretty(exit.cause))
+        }
+        yield* Effect.flatMap(SqlClient, (sql) => sql`INSERT INTO ledger VALUES ('acknowledged')`)
+      }).pipe(Effect.provide(Pg.layer({ url, max: 1, multiplex: true })))
+      assert.deepStrictEqual(yield* witness.query("SELECT id FROM ledger"), [{ id: "acknowledged" }])
     }))
 })
