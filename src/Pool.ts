@@ -167,8 +167,8 @@ export class Pool extends Context.Service<Pool, {
   readonly warm: (count: number) => Effect.Effect<void, AcquireError>
   /**
    * Takes the pool out of service before its scope closes: new borrowers get `PoolClosed` at once, those who wait already
-   * are served, and what is idle is closed. At the deadline the rest is cut off as at the end of the scope. Succeeds with
-   * the number of borrowers that were cut off.
+   * are served, and what is idle is closed. At the deadline the rest is cut off: whoever waits gets `PoolClosed`, statements
+   * are cancelled, and soon after sockets are destroyed. Succeeds with the number of borrowers that were left at the deadline.
    */
   readonly drain: (deadline: Duration.Input) => Effect.Effect<number>
   /** Takes one session out of circulation: now when it is idle, when it comes back otherwise. */
