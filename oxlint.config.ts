@@ -116,7 +116,7 @@ export default defineConfig({
     },
     {
       // Thin edges to Node: sockets and child processes.
-      files: ["src/internal/socket.ts", "src/internal/departure.ts", "src/internal/dial.ts", "src/testing/**/*.ts"],
+      files: ["src/internal/{departure,dial,silence}.ts", "src/testing/**/*.ts"],
       rules: { "no-restricted-globals": "off", "no-restricted-properties": "off", "oxc/no-async-await": "off" }
     },
     {

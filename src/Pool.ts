@@ -23,6 +23,7 @@ import * as Os from "node:os"
 import * as Errors from "./Errors.ts"
 import * as Address from "./internal/address.ts"
 import * as Connector from "./internal/connector.ts"
+import * as Errand from "./internal/errand.ts"
 import * as Hosts from "./internal/hosts.ts"
 import * as Leaks from "./internal/leaks.ts"
 import * as Liveness from "./internal/liveness.ts"
@@ -166,8 +167,8 @@ export class Pool extends Context.Service<Pool, {
   readonly warm: (count: number) => Effect.Effect<void, AcquireError>
   /**
    * Takes the pool out of service before its scope closes: new borrowers get `PoolClosed` at once, those who wait already
-   * are served, and what is idle is closed. At the deadline the rest is cut off as at the end of the scope. Succeeds with
-   * the number of borrowers that were cut off.
+   * are served, and what is idle is closed. At the deadline the rest is cut off: whoever waits gets `PoolClosed`, statements
+   * are cancelled, and soon after sockets are destroyed. Succeeds with the number of borrowers that were left at the deadline.
    */
   readonly drain: (deadline: Duration.Input) => Effect.Effect<number>
   /** Takes one session out of circulation: now when it is idle, when it comes back otherwise. */
@@ -288,7 +289,11 @@ export const make = Effect.fnUntraced(function*(
     ) return undefined
     const at = now()
     if (retirement.standing(top, retirement.idleFor(top, 0, at), at) !== "Ready") return undefined
-    if (bottom !== top && at - bottom!.idleSince > settings.idleTimeout) retirement.retireIdle(at)
+    if (bottom !== top && at - bottom!.idleSince > settings.idleTimeout) {
+      retirement.retireIdle(at)
+      // One that nobody has used yet may have been idle for as long as the others.
+      if (!top.isMember) return undefined
+    }
     store.acquire.observe(0)
     supply.servedAtOnce(at)
     PoolMachine.lend(machine, top, at, isExclusive)
@@ -409,11 +414,15 @@ export const make = Effect.fnUntraced(function*(
         return Effect.fail(saturated("Length", 0))
       }
       const startedAt = now()
-      const attempt: Attempt = { waiter: PoolMachine.makeWaiter(machine, startedAt, isExclusive), isProving: false }
+      const attempt: Attempt = {
+        waiter: PoolMachine.makeWaiter(machine, startedAt, isExclusive),
+        spentOn: undefined,
+        refused: 0
+      }
       attempts++
       const worthy = Effect.timeoutOrElse(firstWorthy(attempt, options?.prove ?? false), {
         duration: timeoutOf(options),
-        orElse: () => Effect.fail(timedOut(startedAt, attempt.isProving ? "Validate" : undefined))
+        orElse: () => Effect.fail(timedOut(startedAt, attempt.spentOn ?? (attempt.refused > 0 ? "Hook" : undefined)))
       })
       return Effect.onExitPrimitive(restore(worthy), (exit) => {
         store.acquire.observe((now() - startedAt) / 1000)
@@ -462,14 +471,17 @@ export const make = Effect.fnUntraced(function*(
       if (verdict !== "Ready" && verdict !== "Unproven") return again(verdict)
       // One in use is watched by its statements. A new one may only have been proved by a pooler.
       const isProved = session.borrowers > 1 || (verdict === "Ready" && !alwaysProve)
-      if (isProved) return welcome(session, again)
-      attempt.isProving = true
+      if (isProved) return welcome(session, attempt, again)
+      const isNew = session.uses === 0 && at - session.openedAt < settings.validateAfter
+      attempt.spentOn = "Validate"
       return Effect.flatMap(
         Effect.scoped(Effect.andThen(exclude(session), Liveness.prove(session, settings.validationTimeout))),
-        (isAlive) => {
-          attempt.isProving = false
-          if (isAlive) return welcome(session, again)
+        (objection) => {
+          attempt.spentOn = undefined
+          if (objection === undefined) return welcome(session, attempt, again)
           retirement.evictOlderThan(session)
+          // A pooler without a server opens sessions, and answers nothing.
+          if (isNew) connector.disproved(objection)
           return again("invalid")
         }
       )
@@ -477,32 +489,50 @@ export const make = Effect.fnUntraced(function*(
 
   const welcome = (
     session: Session.Session,
+    attempt: Attempt,
     again: (reason: Metrics.CloseReason) => Effect.Effect<Session.Session, AcquireError>
   ): Effect.Effect<Session.Session, AcquireError> => {
     const hook = settings.beforeAcquire
     if (hook === undefined) return Effect.succeed(countUse(session))
-    return Effect.suspend(() => hook(session.connection, usage(session))).pipe(
-      Effect.matchCauseEffect({
-        onSuccess: (answer) => answer === false ? again("invalid") : Effect.succeed(countUse(session)),
-        onFailure: (cause) => {
-          retirement.evict(session, "invalid")
-          return Cause.hasInterruptsOnly(cause)
-            ? Effect.failCause(cause as Cause.Cause<never>)
-            : Effect.fail(new Errors.HookFailed({ hook: "beforeAcquire", cause: Cause.squash(cause) }))
-        }
-      })
-    )
+    const failed = (cause: unknown) => {
+      retirement.evict(session, "invalid")
+      return Effect.fail(new Errors.HookFailed({ hook: "beforeAcquire", cause }))
+    }
+    // A hook that wants none must not have sessions opened and closed for as long as its borrower waits.
+    const refuse = (reason: Metrics.CloseReason) =>
+      ++attempt.refused > state.max
+        ? failed(new Error(`${attempt.refused} sessions in a row were refused or lost, more than the pool may have`))
+        : again(reason)
+    const work = Effect.suspend(() => hook(session.connection, usage(session)))
+    attempt.spentOn = "Hook"
+    // A shared session is others' as well, so its socket stays.
+    const welcomed = settings.concurrency === 1
+      ? Errand.run(work, session.wire)
+      : Effect.onInterrupt(work, () => Effect.sync(() => retirement.evict(session, "invalid")))
+    // A hook that waits for something else would not hear that the pool has closed.
+    const lost = Effect.flatMap(state.changed.until(session.wire.isDead), () => Effect.fail("the session is gone"))
+    return Effect.matchCauseEffect(Effect.raceFirst(welcomed, lost), {
+      onSuccess: (answer) => {
+        attempt.spentOn = undefined
+        return answer === false ? refuse("invalid") : Effect.succeed(countUse(session))
+      },
+      onFailure: (cause) => {
+        attempt.spentOn = undefined
+        // Its session has died under it, which says nothing of the hook.
+        return session.wire.isDead() ? refuse("error") : failed(Cause.squash(cause))
+      }
+    })
   }
 
   const timeoutOf = (options: CheckoutOptions | undefined): number =>
     options?.timeout === undefined ? settings.acquireTimeout : millis(options.timeout)
 
-  const timedOut = (startedAt: number, phase: "Queue" | "Validate" | undefined) => {
+  const timedOut = (startedAt: number, phase: Errors.AcquireTimeout["phase"] | undefined) => {
     store.acquireTimeouts++
     const stats = statsUnsafe()
     const lastConnectFailure = connector.lastFailure()
     return new Errors.AcquireTimeout({
-      phase: phase ?? (stats.active >= stats.max ? "Queue" : "Connect"),
+      phase: phase ?? (machine.isSuspended ? "Suspended" : stats.active >= stats.max ? "Queue" : "Connect"),
       waited: elapsed(startedAt),
       stats,
       lastConnectFailure: lastConnectFailure === undefined ? null : Errors.failureOf(lastConnectFailure)
@@ -610,7 +640,7 @@ export const make = Effect.fnUntraced(function*(
     Effect.suspend(() => {
       if (state.phase === "Open") state.phase = "Draining"
       machine.isSuspended = false
-      if (machine.waiting === 0) retirement.retireUnused("shutdown")
+      supply.disappoint(new Errors.PoolClosed())
       supply.pump()
       return Effect.timeoutOption(isQuiet, deadline).pipe(
         Effect.flatMap(() => {
@@ -626,15 +656,17 @@ export const make = Effect.fnUntraced(function*(
       supply.refuseAll(new Errors.PoolClosed())
       supply.close()
       retirement.retireUnused("shutdown")
-      yield* connector.abort
+      yield* Effect.timeoutOption(connector.abort, settings.farewell)
       const { allFree, taken } = connector
       yield* Effect.timeoutOption(allFree, grace)
       if (taken() > 0) yield* Effect.timeoutOption(Effect.andThen(cancelAll, allFree), cancelGrace)
       yield* destroyAll
       yield* Effect.timeoutOption(allFree, settings.farewell)
-      yield* connector.abandon
+      // What is left is saying goodbye to somebody who does not answer.
+      if (taken() > 0) yield* Effect.timeoutOption(Effect.andThen(connector.abandon, allFree), settings.farewell)
     })
 
+  if (leaks !== undefined) yield* Effect.addFinalizer(() => Effect.sync(leaks.close))
   yield* Effect.addFinalizer(() => end(settings.closeTimeout))
   const unregister = metrics.registerPool(statsUnsafe)
   yield* Effect.addFinalizer(() => Effect.sync(unregister))
@@ -679,7 +711,10 @@ type Restore = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, 
 /** One checkout that could not be served at once. */
 interface Attempt {
   readonly waiter: Waiter
-  isProving: boolean
+  /** What is at work on the session at hand. */
+  spentOn: "Validate" | "Hook" | undefined
+  /** Sessions that the hook did not want, or that died under it. */
+  refused: number
 }
 
 /**

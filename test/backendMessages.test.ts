@@ -91,6 +91,15 @@ describe("the messages of the server", () => {
     )
   })
 
+  it("tell the FATAL of a server that speaks another encoding, and one that is cut short", () => {
+    const fields = Buffer.from("SFATAL\0VFATAL\0C57P01\0Mung\xfcltig", "latin1")
+    for (const end of ["\0\0", ""]) {
+      const scanner = scanned(message("E", Buffer.concat([fields, Buffer.from(end)])), [100])
+      assert.deepStrictEqual(scanner.fatal(), { sqlState: "57P01", message: "ung\ufffdltig" })
+    }
+    assert.isUndefined(scanned(message("E", ""), [100]).fatal())
+  })
+
   it("do not take an ERROR for the end", () => {
     assert.isUndefined(scanned(Buffer.concat([error("ERROR", "22012", "division by zero"), ready("I")]), [7]).fatal())
   })
@@ -104,5 +113,24 @@ describe("the messages of the server", () => {
   it("do not tell of a FATAL that has not come to its end", () => {
     const whole = error("FATAL", "57P01", "terminating connection")
     assert.isUndefined(scanned(whole.subarray(0, whole.length - 1), [4]).fatal())
+  })
+})
+
+describe("the end of an answer", () => {
+  it("is looked for once in every byte, whatever lengths a stranger claims", () => {
+    fc.assert(
+      fc.property(fc.uint8Array({ maxLength: 200 }), (bytes) => {
+        let reads = 0
+        const counted = new Proxy(bytes, {
+          get: (target, key) => {
+            if (typeof key === "string" && /^-?\d+$/.test(key)) assert.isAtMost(++reads, bytes.length)
+            return Reflect.get(target, key)
+          }
+        })
+        const end = BackendMessages.makeFinder()(counted, 0)
+        assert.isTrue(end === undefined || end <= bytes.length)
+      }),
+      { numRuns: 2000 }
+    )
   })
 })

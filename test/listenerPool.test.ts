@@ -19,4 +19,15 @@ describe("the pool of the listeners", () => {
     assert.strictEqual(options.username, "shop")
     assert.strictEqual(options.database, "orders")
   })
+
+  it("takes over what the pooled URL says in whichever way, and leaves alone what its own says", () => {
+    const optionsOf = (url: string, direct: string) =>
+      ListenerPool.optionsOf({ url: Redacted.make(url), password: Redacted.make("given") }, Redacted.make(direct))
+    const { database, password, username } = optionsOf("postgres://a/?user=shop&dbname=orders", "postgres://b")
+    assert.deepStrictEqual([username, database], ["shop", "orders"])
+    assert.strictEqual(Redacted.value(password as Redacted.Redacted), "given")
+    assert.strictEqual(optionsOf("postgres://me@a/old%20orders", "postgres://b").database, "old orders")
+    assert.isUndefined(optionsOf("postgres://me@a", "postgres://b").database)
+    assert.isUndefined(optionsOf("postgres://me@a", "postgres://b?password=own").password)
+  })
 })

@@ -1,4 +1,4 @@
-import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
+import { afterAll, assert, beforeAll, beforeEach, describe, it } from "@effect/vitest"
 import * as fc from "fast-check"
 import { vi } from "vitest"
 import type { Act, World } from "./poolModel.ts"
@@ -7,6 +7,10 @@ import { Model, step, world } from "./poolModel.ts"
 // One clock for all: the pool's own, and the timers of Node's at the socket.
 beforeAll(() => {
   vi.useFakeTimers({ toFake: ["Date", "setTimeout", "clearTimeout", "setInterval", "clearInterval"] })
+})
+// One that has failed leaves some.
+beforeEach(() => {
+  vi.clearAllTimers()
 })
 afterAll(() => {
   vi.useRealTimers()
@@ -109,5 +113,15 @@ describe("what has gone wrong once", () => {
       comes
     )
     assert.strictEqual(seen.get("interrupted"), 2)
+  })
+
+  it("a pool that was made smaller kept idle sessions above max, since one that was shared lay below them", async () => {
+    const { seen } = await replay(
+      { max: 4, multiplex: true },
+      comes,
+      { do: "warm", count: 4 },
+      { do: "resize", max: 1, min: 0 }
+    )
+    assert.strictEqual(seen.get("ended by release"), 1)
   })
 })

@@ -143,6 +143,8 @@ interface Window {
   vetoes: number
   askedBefore: number
   isSuspended: boolean
+  /** Whether sessions were told to go. */
+  isTurnedOut: boolean
 }
 
 const round = () => new Promise<void>((resolve) => setImmediate(resolve))
@@ -167,7 +169,7 @@ export class Model {
   promised: ReadonlyArray<Borrower> = []
   connectsFailed = 0
   readonly begun = Date.now()
-  window: Window = { served: [], closedBefore: 0, vetoes: 0, askedBefore: 0, isSuspended: false }
+  window: Window = { served: [], closedBefore: 0, vetoes: 0, askedBefore: 0, isSuspended: false, isTurnedOut: false }
   wrong: string | undefined
   happened = 0
 
@@ -322,6 +324,8 @@ export class Model {
       case "PoolClosed":
         return this.isOver && !this.promised.includes(borrower) ? tag : `? ${tag}`
       case "SqlError":
+        // A new session that does not answer when it is asked for proof is a failed connect as well.
+        if (String(error).includes("failed its liveness check")) return "a failed connect"
         return this.connectsFailed > 0 || Date.now() - this.begun >= connectTimeout
           ? "a failed connect"
           : `? ${tag} ${String(error)}`
@@ -391,7 +395,7 @@ export class Model {
       }
       case "kill":
         // One that is being set up may be hit.
-        if (this.world.setUp === "slow") this.connectsFailed++
+        if (this.stats().connecting > 0) this.connectsFailed++
         return pick(server.open().filter((peer) => peer.isGreeted()), one.which)?.close(one.how)
       case "mute":
         return pick(server.open().filter((peer) => peer.isGreeted()), one.which)?.mute()
@@ -405,9 +409,11 @@ export class Model {
         return
       case "resize":
         this.max = one.max
+        this.window.isTurnedOut = true
         Effect.runSync(pool.resize({ max: one.max, min: Math.min(one.min, one.max) }))
         return this.checkBound()
       case "evict all":
+        this.window.isTurnedOut = true
         return Effect.runSync(pool.evictAll)
       case "suspend":
         this.isSuspended = true
@@ -449,8 +455,9 @@ export class Model {
     const overtaken = this.in("waiting").filter(({ name }) => name < last)
     const worthless = this.closed() - closedBefore + Math.max(askedBefore, this.asked())
     const { maxUses, multiplex } = this.world
-    // A shared session may wear out by the one between its being handed to another and that one's waking up.
-    const worn = multiplex && maxUses !== undefined ? served.length : 0
+    // Between being handed a shared session and waking up one may lose it, while another goes on with it.
+    const mayWear = multiplex && (maxUses !== undefined || this.window.isTurnedOut)
+    const worn = mayWear ? served.length : 0
     const excused = worthless * (multiplex ? concurrency : 1) + worn + this.vetoes - vetoes
     if (served.length > 0 && this.in("waiting").length > 0 && excused === 0) this.note("order checked strictly")
     this.holds(
@@ -462,7 +469,8 @@ export class Model {
       closedBefore: this.closed(),
       vetoes: this.vetoes,
       askedBefore: this.asked(),
-      isSuspended: this.isSuspended
+      isSuspended: this.isSuspended,
+      isTurnedOut: false
     }
   }
 
@@ -472,6 +480,10 @@ export class Model {
     const asked = this.asked()
     this.holds(total === active + idle, () => `total ${total} is not active ${active} and idle ${idle}`)
     this.holds(max === this.max, () => `max is ${max}, not ${this.max}`)
+    this.holds(
+      total <= max || idle === 0,
+      () => `${total} sessions, ${idle} of them idle, are above max, which is ${max}`
+    )
     const inLine = this.in("waiting").length
     this.holds(
       waiting <= inLine && waiting >= inLine - asked,

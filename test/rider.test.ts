@@ -107,6 +107,13 @@ describe("a statement that rides along", () => {
     assert.isUndefined(answerOf(message("1", ""), message("2", ""), row(["1"]), message("C", "SELECT 1\0"), ready("I")))
   })
 
+  it("tells who has refused it, in whatever encoding that is said", () => {
+    const refused = message("E", Buffer.from("SFEHLER\0VERROR\0C42704\0Mung\xfcltig\0\0", "latin1"))
+    const { rider } = ride([begun, refused, ready("E")])
+    assert.strictEqual(rider.refusedBy(), "42704")
+    assert.isUndefined(rider.answer())
+  })
+
   it("keeps what it was given when its socket uses the same memory again", () => {
     const rider = Rider.make(["SELECT 1"])
     const memory = Buffer.concat([begun, answered(row(["seven"]))])

@@ -1,4 +1,4 @@
-import * as PgProtocol from "@effect/sql-pg/PgProtocol"
+import type * as PgProtocol from "@effect/sql-pg/PgProtocol"
 
 /** The transaction state of a session: idle, in a transaction, or in a failed one. */
 export type TransactionStatus = "I" | "T" | "E"
@@ -31,6 +31,24 @@ const parameterStatus = 0x53
 const idle = 0x49
 const headerLength = 5
 
+/** What no server would say must not lead back: the driver complains about it when it gets to see it. */
+const bodyLength = (bytes: Uint8Array, lengthAt: number): number =>
+  Math.max(
+    0,
+    (bytes[lengthAt]! << 24 | bytes[lengthAt + 1]! << 16 | bytes[lengthAt + 2]! << 8 | bytes[lengthAt + 3]!) - 4
+  )
+
+/** The fields by which a failure is known. Texts may be in any encoding, and be cut: nothing may be thrown over that. */
+const fieldsOf = (body: Buffer): PgProtocol.ErrorFields => {
+  const fields = new Map(body.toString("utf8").split("\0").map((field) => [field[0], field.slice(1)]))
+  return {
+    severity: fields.get("S"),
+    severityUnlocalized: fields.get("V"),
+    code: fields.get("C"),
+    message: fields.get("M")
+  }
+}
+
 /** Finds where the next ReadyForQuery ends, wherever chunks cut it. */
 export const makeFinder = () => {
   const header = new Uint8Array(headerLength)
@@ -42,7 +60,7 @@ export const makeFinder = () => {
       if (fill < headerLength) {
         header[fill++] = chunk[offset++]!
         if (fill < headerLength) continue
-        bodyLeft = (header[1]! << 24 | header[2]! << 16 | header[3]! << 8 | header[4]!) - 4
+        bodyLeft = bodyLength(header, 1)
       } else {
         const step = Math.min(bodyLeft, chunk.length - offset)
         bodyLeft -= step
@@ -95,7 +113,7 @@ export const makeScanner = (onParameter: (name: string, value: string) => void =
     if (type === readyForQuery) {
       status = chunk[start]!
       isReady = true
-    } else if (type === errorResponse) error.push(chunk.subarray(start, end))
+    } else if (type === errorResponse) error.push(new Uint8Array(chunk.subarray(start, end)))
     else if (type === backendKeyData) key = Buffer.concat([key, chunk.subarray(start, end)])
     else {
       report.push(chunk.slice(start, end))
@@ -105,10 +123,10 @@ export const makeScanner = (onParameter: (name: string, value: string) => void =
 
   const onHeader = (bytes: Uint8Array, offset: number): void => {
     type = bytes[offset]!
-    bodyLeft = (bytes[offset + 1]! << 24 | bytes[offset + 2]! << 16 | bytes[offset + 3]! << 8 | bytes[offset + 4]!) - 4
+    bodyLeft = bodyLength(bytes, offset + 1)
     isReady = false
     if (type === errorResponse) {
-      error = [bytes.slice(offset, offset + headerLength)]
+      error = [new Uint8Array(bytes.subarray(offset, offset + headerLength))]
       readError = undefined
     } else if (type === parameterStatus) report = []
   }
@@ -116,8 +134,7 @@ export const makeScanner = (onParameter: (name: string, value: string) => void =
   const lastError = (): PgProtocol.ErrorFields | undefined => {
     if (readError !== undefined) return readError
     if (error.length === 0 || (type === errorResponse && bodyLeft > 0)) return undefined
-    const [message] = PgProtocol.makeParser({}).push(Buffer.concat(error))
-    if (message?._tag === "ErrorResponse") readError = message.fields
+    readError = fieldsOf(Buffer.concat(error).subarray(headerLength))
     return readError
   }
 

@@ -10,6 +10,7 @@ import * as Bell from "./bell.ts"
 import * as Berth from "./berth.ts"
 import { classify } from "./classify.ts"
 import * as ConnectGate from "./connectGate.ts"
+import * as Errand from "./errand.ts"
 import { digWhole } from "./failure.ts"
 import * as Hosts from "./hosts.ts"
 import * as Login from "./login.ts"
@@ -61,6 +62,8 @@ export interface Connector<E> {
   readonly pause: () => number
   /** Of the connects since one worked. */
   readonly lastFailure: () => E | undefined
+  /** Notes that a session that was opened a moment ago does not work: opening more of them has to wait. */
+  readonly disproved: (error: SqlError) => void
   /** Places that are taken: connects, sessions, and those that are saying goodbye. */
   readonly taken: () => number
   /** Succeeds once no place is taken. */
@@ -74,8 +77,11 @@ export interface Connector<E> {
 const failed = (message: string, cause: unknown): SqlError =>
   new SqlError({ reason: new ConnectionError({ cause, message: `PgConnection: ${message}`, operation: "connect" }) })
 
-const timedOut = (millis: number): SqlError =>
-  failed(`Connection timed out after ${millis} ms`, new Error("Connection timed out"))
+const timedOut = (millis: number, hook: string | undefined): SqlError =>
+  failed(
+    `Connection timed out after ${millis} ms${hook === undefined ? "" : `, in the hook ${hook}`}`,
+    new Error("Connection timed out")
+  )
 
 /** The server has accepted a session, and closed it again before it was ready. */
 const lost = (obituary: Socket.Obituary | undefined): SqlError =>
@@ -124,19 +130,20 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
   const placeFreed = Bell.make()
   const underWay = new Map<Fiber.Fiber<Session.Session, E | SqlError>, Effect.Effect<void>>()
   const berths = new Set<Berth.Berth>()
+  let isAborted = false
   let taken = 0
   let lastId = 0
   let lastFailure: E | SqlError | undefined
 
-  const runHook = (hook: string, effect: Effect.Effect<unknown, unknown> | undefined): Effect.Effect<unknown, E> =>
-    effect === undefined ? Effect.void : Effect.catchCause(effect, (cause) =>
-      Cause.hasInterruptsOnly(cause)
-        ? Effect.failCause(cause as Cause.Cause<never>)
-        : Effect.fail(owner.hookFailed(hook, Cause.squash(cause))))
+  const runHook = (hook: string, effect: Effect.Effect<unknown, unknown>): Effect.Effect<unknown, E> =>
+    Effect.catchCause(effect, (cause) => Effect.fail(owner.hookFailed(hook, Cause.squash(cause))))
 
   const sayGoodbye = (session: Session.Session) =>
-    session.wire.isDead() ? Effect.void : Effect.suspend(() => settings.beforeDisconnect!(session.connection)).pipe(
-      Effect.timeoutOption(settings.farewell),
+    session.wire.isDead() ? Effect.void : Errand.run(
+      Effect.suspend(() => settings.beforeDisconnect!(session.connection)),
+      session.wire,
+      { millis: settings.farewell, onTimeUp: () => new Error(`it took longer than ${settings.farewell} ms`) }
+    ).pipe(
       Effect.ignoreCause({
         log: "Warn",
         message: "the beforeDisconnect hook failed; the session is closed all the same"
@@ -184,32 +191,43 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
     })
   }
 
-  /** The session that is ready to be lent, `undefined` if its server will not do. */
+  /** The session that is ready to be lent, `undefined` if its server will not do. `onHook` hears which hook is at work. */
   const open = (
     berth: Berth.Berth,
     scope: Scope.Closeable,
     host: number,
     pass: Hosts.Pass,
+    onHook: (hook: string | undefined) => void,
     onOpen: (session: Session.Session) => void
-  ) =>
-    runHook("beforeConnect", settings.beforeConnect).pipe(
+  ) => {
+    const { afterConnect, beforeConnect, beforeDisconnect } = settings
+    const during = (hook: string, effect: Effect.Effect<unknown, unknown>) =>
+      Effect.suspend(() => {
+        onHook(hook)
+        return Effect.tap(runHook(hook, effect), () => Effect.sync(() => onHook(undefined)))
+      })
+    const welcome = (session: Session.Session) =>
+      Effect.sync(() => {
+        onOpen(session)
+        return session
+      }).pipe(
+        Effect.tap(
+          afterConnect === undefined
+            ? Effect.void
+            : during("afterConnect", Effect.suspend(() => afterConnect(session.connection)))
+        ),
+        Effect.tap(beforeDisconnect === undefined ? Effect.void : Effect.addFinalizer(() => sayGoodbye(session)))
+      )
+    return (beforeConnect === undefined ? Effect.void : during("beforeConnect", beforeConnect)).pipe(
       Effect.andThen(logIn(berth, scope, host)),
       Effect.flatMap((session) =>
-        Effect.flatMap(isWanted(session, pass), (isWanted) =>
-          isWanted ? welcome(session, onOpen) : Effect.as(Scope.close(scope, Exit.void), undefined))
+        Effect.flatMap(
+          isWanted(session, pass),
+          (isWanted) => isWanted ? welcome(session) : Effect.as(Scope.close(scope, Exit.void), undefined)
+        )
       )
     )
-
-  const welcome = (session: Session.Session, onOpen: (session: Session.Session) => void) =>
-    Effect.sync(() => {
-      onOpen(session)
-      return session
-    }).pipe(
-      Effect.tap((session) => runHook("afterConnect", settings.afterConnect?.(session.connection))),
-      Effect.tap((session) =>
-        settings.beforeDisconnect === undefined ? Effect.void : Effect.addFinalizer(() => sayGoodbye(session))
-      )
-    )
+  }
 
   /** Counts sockets, not sessions: one that is saying goodbye still holds its place on the server. */
   const freePlace = (): void => {
@@ -231,6 +249,7 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
     let isOver = false
     let isFound = false
     let session: Session.Session | undefined
+    let hookAtWork: string | undefined
     const mourn = () => {
       const dead = session
       session = undefined
@@ -269,8 +288,11 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
     // The socket goes before the work is interrupted: whatever waits for it then ends at once.
     const timeUp = Effect.sleep(settings.connectTimeout).pipe(
       Effect.andThen(hangUp),
-      Effect.andThen(Effect.fail(timedOut(settings.connectTimeout)))
+      Effect.andThen(Effect.suspend(() => Effect.fail(timedOut(settings.connectTimeout, hookAtWork))))
     )
+    const onHook = (hook: string | undefined): void => {
+      hookAtWork = hook
+    }
     const onOpen = (opened: Session.Session): void => {
       session = opened
       isFound = true
@@ -279,7 +301,7 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
       berth.leave()
     }
     const ask = Effect.suspend(() =>
-      Effect.raceFirst(Scope.provide(open(berth, scope, host, pass, onOpen), scope), timeUp)
+      Effect.raceFirst(Scope.provide(open(berth, scope, host, pass, onHook, onOpen), scope), timeUp)
     )
     const connect: Effect.Effect<Session.Session, E | SqlError> = Effect.flatMap(Effect.exit(ask), (exit) => {
       if (Exit.isSuccess(exit) && exit.value !== undefined) return Effect.succeed(exit.value)
@@ -310,6 +332,11 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
     return { connect, giveUp, hasAnswer }
   }
 
+  const fail = (error: E | SqlError, round: number, hasAnswer = false): void => {
+    lastFailure = error
+    ConnectGate.failed(gate, round, error, now(), hasAnswer ? ConnectGate.longestSearchPause : undefined)
+  }
+
   const conclude = (
     exit: Exit.Exit<Session.Session, E | SqlError>,
     round: number,
@@ -322,10 +349,12 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
       return owner.onReady(exit.value)
     }
     const error = Exit.isSuccess(exit) ? lost(exit.value.wire.obituary()) : failureOf(exit.cause)
-    lastFailure = error
-    ConnectGate.failed(gate, round, error, now(), hasAnswer ? ConnectGate.longestSearchPause : undefined)
+    fail(error, round, hasAnswer)
     owner.onFailed(error)
   }
+
+  const end = (fiber: Fiber.Fiber<unknown, unknown>, giveUp: Effect.Effect<void>): Effect.Effect<void> =>
+    Effect.andThen(giveUp, Fiber.interrupt(fiber))
 
   return {
     decide: () => ConnectGate.decide(gate, now()),
@@ -341,19 +370,22 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
         if (Exit.isFailure(exit)) owner.runFork(giveUp)
         conclude(exit, round, hasAnswer())
       })
+      // What it begins with may have closed the pool.
+      if (isAborted) owner.runFork(end(fiber, giveUp))
     },
     connecting: () => gate.connecting,
     pause: () => ConnectGate.remainingPause(gate, now()),
     lastFailure: () => lastFailure,
+    disproved: (error) => fail(error, gate.round),
     taken: () => taken,
     allFree: placeFreed.until(() => taken === 0),
-    abort: Effect.suspend(() =>
-      Effect.forEach(
-        Array.from(underWay),
-        ([fiber, giveUp]) => Effect.andThen(giveUp, Fiber.interrupt(fiber)),
-        { concurrency: "unbounded", discard: true }
-      )
-    ),
+    abort: Effect.suspend(() => {
+      isAborted = true
+      return Effect.forEach(Array.from(underWay), ([fiber, giveUp]) => end(fiber, giveUp), {
+        concurrency: "unbounded",
+        discard: true
+      })
+    }),
     abandon: Effect.sync(() => {
       for (const berth of berths) berth.wire().abandon()
     })

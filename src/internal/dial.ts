@@ -10,6 +10,8 @@ import type { Address } from "./address.ts"
 /** Where to connect to, and what to say before the protocol begins. */
 export interface Target {
   readonly address: Address
+  /** Which of the servers that the host's name stands for. Default: whichever the name leads to now. */
+  readonly ip?: string | undefined
   readonly tls: TlsMode
   /** Milliseconds of idleness before TCP keepalive. */
   readonly keepAlive: number | undefined
@@ -24,14 +26,14 @@ export type TlsMode =
 const failure = (cause: unknown, message: string): SqlError =>
   new SqlError({ reason: new ConnectionError({ cause, message: `PgConnection: ${message}`, operation: "connect" }) })
 
-const open = ({ address, keepAlive, stream }: Target): Duplex =>
+const open = ({ address, ip, keepAlive, stream }: Target): Duplex =>
   stream !== undefined
     ? stream()
     : address.path !== undefined
     ? Net.connect({ path: address.path })
     // A statement is one write and then a wait for its answer: Nagle's algorithm would only hold the write back.
     : Net.connect({
-      host: address.host,
+      host: ip ?? address.host,
       port: address.port,
       noDelay: true,
       ...(keepAlive === undefined ? {} : { keepAlive: true, keepAliveInitialDelay: keepAlive })
@@ -94,6 +96,8 @@ export const dial = (target: Target, onOpen: (socket: Duplex) => void): Effect.E
     try {
       const raw = open(target)
       watch(raw)
+      // It would never say that it has closed.
+      if (raw.destroyed) return onClose()
       if (target.tls._tag === "Off") return succeed()
       raw.once("data", onSslAnswer(raw, target.tls.options, target.tls.isOptional))
       raw.write(PgProtocol.encodeSslRequest())

@@ -17,6 +17,8 @@ export interface Lease {
 export interface Leaks {
   readonly begin: (session: Session, fiber: Fiber.Fiber<unknown, unknown>) => Lease
   readonly end: (lease: Lease) => void
+  /** Ends the watch: whoever holds a lease of a closed pool holds nothing. */
+  readonly close: () => void
 }
 
 const callSite = (fiber: Fiber.Fiber<unknown, unknown>): ReadonlyArray<string> => {
@@ -45,11 +47,12 @@ export const make = (options: {
   readonly threshold: number
   readonly pool: string
   readonly now: () => number
-  readonly runFork: (effect: Effect.Effect<void>) => unknown
+  readonly runFork: (effect: Effect.Effect<void>) => Fiber.Fiber<void>
 }): Leaks => {
   const { now, pool, runFork, threshold } = options
   const leases = new Set<Lease>()
-  let isWatching = false
+  let watching: Fiber.Fiber<void> | undefined
+  let isClosed = false
 
   const tell = (log: Effect.Effect<void>, lease: Lease) =>
     Effect.annotateLogs(log, { pool, ...describe(lease, now() - lease.since) })
@@ -75,11 +78,16 @@ export const make = (options: {
   const watch: Effect.Effect<void> = Effect.suspend(() => {
     const wait = nextIn()
     if (wait === undefined) {
-      isWatching = false
+      watching = undefined
       return Effect.void
     }
     return Effect.sleep(wait).pipe(Effect.andThen(report), Effect.andThen(watch))
   })
+
+  const rest = (): void => {
+    watching?.interruptUnsafe()
+    watching = undefined
+  }
 
   return {
     begin: (session, fiber) => {
@@ -92,15 +100,17 @@ export const make = (options: {
         isReported: false
       }
       leases.add(lease)
-      if (!isWatching) {
-        isWatching = true
-        runFork(watch)
-      }
+      if (watching === undefined && !isClosed) watching = runFork(watch)
       return lease
     },
     end: (lease) => {
       leases.delete(lease)
+      if (leases.size === 0) rest()
       if (lease.isReported) runFork(tell(Effect.logInfo("A session that was held for long has come back"), lease))
+    },
+    close: () => {
+      isClosed = true
+      rest()
     }
   }
 }

@@ -2,19 +2,33 @@ import * as Redacted from "effect/Redacted"
 import * as Address from "./address.ts"
 import type { PoolOptions } from "./poolSettings.ts"
 
+interface Login {
+  readonly username?: string | undefined
+  readonly password?: string | undefined
+  readonly database?: string | undefined
+}
+
+/** Who connects to what, as far as a URL says; a parameter of it wins over the part in front, as for the driver. */
+const loginOf = ({ password, pathname, searchParams, username }: URL): Login => {
+  const either = (parameter: string, part: string): string | undefined => {
+    const text = searchParams.get(parameter) ?? decodeURIComponent(part)
+    return text === "" ? undefined : text
+  }
+  return {
+    username: either("user", username),
+    password: either("password", password),
+    database: either("dbname", pathname.slice(1))
+  }
+}
+
 /**
  * The options of the pool whose sessions do nothing but listen, past the transaction pooler: each is opened for its
  * listener and closed with it. The URL says where and as whom; what it leaves open is as for the pooled sessions.
  */
 export const optionsOf = (options: PoolOptions, directUrl: Redacted.Redacted): PoolOptions => {
-  const direct = Address.firstUrl(directUrl)
-  const pooled = options.url === undefined ? undefined : Address.firstUrl(options.url)
-  const fromPooled = (part: "username" | "password"): string | undefined => {
-    const text = direct[part] === "" ? pooled?.[part] : undefined
-    return text === undefined || text === "" ? undefined : decodeURIComponent(text)
-  }
-  const names = (part: string, parameter: string) => part !== "" || direct.searchParams.has(parameter)
-  const password = fromPooled("password")
+  const direct = loginOf(Address.firstUrl(directUrl))
+  const pooled: Login = options.url === undefined ? {} : loginOf(Address.firstUrl(options.url))
+  const password = pooled.password === undefined ? undefined : Redacted.make(pooled.password)
   return {
     ...options,
     url: directUrl,
@@ -26,11 +40,9 @@ export const optionsOf = (options: PoolOptions, directUrl: Redacted.Redacted): P
     stream: undefined,
     hosts: undefined,
     targetSessionAttrs: undefined,
-    username: names(direct.username, "user") ? undefined : options.username ?? fromPooled("username"),
-    password: direct.password === ""
-      ? options.password ?? (password === undefined ? undefined : Redacted.make(password))
-      : undefined,
-    database: names(direct.pathname.slice(1), "dbname") ? undefined : options.database ?? pooled?.pathname.slice(1),
+    username: direct.username === undefined ? options.username ?? pooled.username : undefined,
+    password: direct.password === undefined ? options.password ?? password : undefined,
+    database: direct.database === undefined ? options.database ?? pooled.database : undefined,
     min: 0,
     maxUses: 1,
     multiplex: false,

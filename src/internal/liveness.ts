@@ -1,27 +1,29 @@
+import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
-import * as Exit from "effect/Exit"
-import * as Fiber from "effect/Fiber"
+import { ConnectionError, SqlError } from "effect/sql/SqlError"
+import * as Errand from "./errand.ts"
 import type { Session } from "./session.ts"
 
+const unproven = (cause: unknown): SqlError => {
+  const why = cause instanceof Error ? cause.message : String(cause)
+  const message = `PgConnection: The session failed its liveness check: ${why}`
+  return new SqlError({ reason: new ConnectionError({ cause, message, operation: "connect" }) })
+}
+
 /**
- * Whether a session answers a round trip within `timeout` milliseconds. Nobody else must be able to get it meanwhile. A
- * session that is not proved is worth nothing, so its socket goes before the question is interrupted: the driver would
- * wait for the answer.
+ * Sees whether a session answers a round trip within `timeout` milliseconds, and succeeds with what speaks against it.
+ * Nobody else must be able to get it meanwhile.
  */
-export const prove = (session: Session, timeout: number): Effect.Effect<boolean> => {
-  const giveUp = (message: string) => Effect.sync(() => session.wire.destroy({ by: "silence", message }))
+export const prove = (session: Session, timeout: number): Effect.Effect<SqlError | undefined> => {
   const question = Effect.suspend(() => {
     session.busy++
     return session.connection.query("SELECT 1")
-  }).pipe(
-    Effect.onExit(() => Effect.sync(() => session.busy--)),
-    Effect.exit,
-    Effect.map(Exit.isSuccess)
-  )
-  const timeUp = Effect.sleep(timeout).pipe(Effect.andThen(giveUp(`no answer within ${timeout} ms`)), Effect.as(false))
-  return Effect.flatMap(
-    Effect.forkDetach(question, { startImmediately: true }),
-    (fiber) =>
-      Effect.onInterrupt(Effect.raceFirst(Fiber.join(fiber), timeUp), () => giveUp("nobody waited for the answer"))
+  }).pipe(Effect.onExit(() => Effect.sync(() => session.busy--)))
+  return Effect.matchCause(
+    Errand.run(question, session.wire, {
+      millis: timeout,
+      onTimeUp: () => new Error(`no answer within ${timeout} ms`)
+    }),
+    { onSuccess: () => undefined, onFailure: (cause) => unproven(Cause.squash(cause)) }
   )
 }

@@ -18,7 +18,7 @@ import * as Sizing from "./sizing.ts"
 export interface SessionUsage {
   /** Since it was opened. */
   readonly age: number
-  /** Since it was last given back; 0 while others share it. */
+  /** Since it was last given back; 0 while others share it, and at that moment itself. */
   readonly idleFor: number
   /** Checkouts so far. */
   readonly uses: number
@@ -198,7 +198,8 @@ export interface PoolOptions {
   readonly afterConnect?: ((connection: PgConnection.PgConnection) => Effect.Effect<unknown, unknown>) | undefined
   /**
    * Runs on a session before it is lent, as part of the checkout. `false` refuses the session: it is closed and another
-   * one is tried. A failure closes it and fails the checkout with `HookFailed`.
+   * one is tried, `max` times at most. A failure closes it and fails the checkout with `HookFailed`. One that does not
+   * end is given up, and its session closed, after `acquireTimeout`, with `AcquireTimeout`.
    */
   readonly beforeAcquire?: CheckoutHook | undefined
   /**

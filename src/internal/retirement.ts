@@ -91,7 +91,13 @@ export const make = <E>(state: PoolState<E>): Retirement => {
       for (const session of Array.from(members)) if (session.borrowers === 0) retire(session, reason)
     },
     retireSurplus: () => {
-      while (members.size > state.max && machine.bottom?.borrowers === 0) retire(machine.bottom, "resize")
+      let session = machine.bottom
+      while (session !== undefined && members.size > state.max) {
+        const { above } = session
+        // With `multiplex` one that is shared may lie below.
+        if (session.borrowers === 0) retire(session, "resize")
+        session = above
+      }
     }
   }
 }

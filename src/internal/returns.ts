@@ -1,4 +1,5 @@
 import * as Effect from "effect/Effect"
+import * as Errand from "./errand.ts"
 import * as PoolMachine from "./poolMachine.ts"
 import type { SessionUsage } from "./poolSettings.ts"
 import type { PoolState } from "./poolState.ts"
@@ -23,6 +24,12 @@ export const make = <E>(
   const { changed, machine, now, runFork, settings } = state
   const { members } = machine
 
+  /** Sessions beyond `max` that are not on their way out yet: one that is shared leaves only with the last who has it. */
+  const surplus = (): number => {
+    let staying = 0
+    for (const { condemned } of members) if (condemned === undefined) staying++
+    return staying - state.max
+  }
   /**
    * Somebody's BEGIN is open, a statement or listener still at work, or something unasked for came last: the next
    * borrower must not find out. On a shared session, what others have at work there is in nobody's way.
@@ -38,7 +45,7 @@ export const make = <E>(
     // It would hit the next borrower's statement.
     if (session.wire.cancelThreat() !== "None") return "invalid"
     if (session.borrowers === 1 && isLeftUnfinished(session)) return "invalid"
-    if (members.size > state.max) return "resize"
+    if (members.size > state.max && surplus() > 0) return "resize"
     if (machine.waiting > 0) {
       // Those who wait must not wait for the next checkout to find out, and then for a connect.
       return now() >= session.expiresAt ? "lifetime" : undefined
@@ -75,9 +82,13 @@ export const make = <E>(
     hook: NonNullable<typeof settings.afterRelease>
   ): void => {
     PoolMachine.exclude(machine, session)
+    const work = Effect.suspend(() => hook(session.connection, { ...usage(session), idleFor: 0 }))
+    const bound = {
+      millis: settings.farewell,
+      onTimeUp: () => new Error(`it took longer than ${settings.farewell} ms`)
+    }
     runFork(
-      Effect.suspend(() => hook(session.connection, usage(session))).pipe(
-        Effect.timeout(settings.farewell),
+      Errand.run(work, session.wire, bound).pipe(
         Effect.catchCause((cause) =>
           Effect.as(Effect.logWarning("the afterRelease hook failed; its session is closed", cause), false)
         ),

@@ -50,6 +50,7 @@ const encode = (statements: ReadonlyArray<string>): Uint8Array =>
 /** Statements that ride along with one that opens a transaction, and run inside of it. */
 export const make = (statements: ReadonlyArray<string>): Rider => {
   const find = BackendMessages.makeFinder()
+  const messages = BackendMessages.makeScanner()
   const taken: Array<Uint8Array> = []
   let cyclesSeen = 0
   return {
@@ -65,22 +66,17 @@ export const make = (statements: ReadonlyArray<string>): Rider => {
       const end = find(chunk, start)
       if (end !== undefined) cyclesSeen = 2
       const own = chunk.subarray(start, end ?? chunk.length)
+      messages.scan(own)
       taken.push(new Uint8Array(own))
       return { before: chunk.subarray(0, start), own, after: chunk.subarray(end ?? chunk.length) }
     },
     isDone: () => cyclesSeen === 2,
-    refusedBy: () => {
-      if (cyclesSeen < 2) return undefined
-      const refusal = PgProtocol.makeParser().push(Buffer.concat(taken)).find(({ _tag }) => _tag === "ErrorResponse")
-      return refusal?._tag === "ErrorResponse" ? refusal.fields.code : undefined
-    },
+    refusedBy: () => cyclesSeen < 2 ? undefined : messages.lastError()?.code,
     answer: () => {
-      if (cyclesSeen < 2) return undefined
+      // Outside of the transaction, what it found out is about another one.
+      if (cyclesSeen < 2 || messages.transactionStatus() !== inTransaction) return undefined
       let row: ReadonlyArray<string | null> | undefined
       for (const message of PgProtocol.makeParser().push(Buffer.concat(taken))) {
-        if (message._tag === "ErrorResponse") return undefined
-        // Outside of the transaction, what it found out is about another one.
-        if (message._tag === "ReadyForQuery" && message.status !== inTransaction) return undefined
         if (message._tag === "DataRow") {
           row ??= message.values.map((value) => value === null ? null : Buffer.from(value).toString("utf8"))
         }

@@ -11,6 +11,7 @@ import * as Dial from "./dial.ts"
 import * as Intake from "./intake.ts"
 import * as Reset from "./reset.ts"
 import * as Rider from "./rider.ts"
+import * as Silence from "./silence.ts"
 
 /**
  * The socket under one session: what the driver does not tell is read off it here, at no cost to a healthy query.
@@ -88,30 +89,6 @@ const isAnswerToCancel = ({ code, message }: PgProtocol.ErrorFields): boolean =>
 /** A COMMIT is left to come to its end, which statement_timeout does not bound: so many farewells for it. */
 const commitPatience = 5
 
-/** The longest time that a timer of Node's can hold, in milliseconds. */
-const longestTimer = 2 ** 31 - 1
-
-/**
- * Node refreshes a socket's own timer on every read and write for some 30 ns, and does not keep the process alive for
- * it: a timer of ours per statement would cost a hundred times that. A stream that is no socket gets one interval.
- */
-const onSilence = (duplex: Duplex, millis: number, activity: () => number, listener: () => void): void => {
-  if (duplex instanceof Net.Socket) {
-    // A listener given to setTimeout would hear of the first time alone.
-    duplex.on("timeout", listener)
-    duplex.setTimeout(millis)
-    return
-  }
-  let seen = activity()
-  const interval = setInterval(() => {
-    const now = activity()
-    if (now === seen) listener()
-    seen = now
-  }, millis)
-  interval.unref()
-  duplex.once("close", () => clearInterval(interval))
-}
-
 export const make = (options: {
   readonly target: Dial.Target
   readonly runFork: (effect: Effect.Effect<void>) => unknown
@@ -130,9 +107,7 @@ export const make = (options: {
   let socket: Duplex | undefined
   let written = 0
   let chunks = 0
-  let asks = 0
   let isAnswered = true
-  let suspicion: NodeJS.Timeout | undefined
   let hearOfParameter = (): void => {}
   const messages = BackendMessages.makeScanner(() => hearOfParameter())
   let obituary: Obituary | undefined
@@ -160,8 +135,7 @@ export const make = (options: {
   let writeAside: (frame: Uint8Array) => unknown = () => {}
   let intake: Intake.Intake | undefined
   let commits = (): boolean => false
-  let suspect = (): void => {}
-  let expectAnswer = (): void => {}
+  let silence = Silence.none
 
   const lastWords = (): Obituary | undefined => {
     const fatal = messages.fatal()
@@ -258,12 +232,15 @@ export const make = (options: {
     if (!cancels.isAnswerDue()) hangUpOnCancels()
   }
 
-  /** The secret of an encrypted session must not go out in plain text. */
+  /** The very server of the session, and not another one of its name's. */
   const cancelTarget = (duplex: Duplex): Dial.Target => {
     const { target } = options
-    return target.tls._tag === "On" && duplex instanceof Tls.TLSSocket
-      ? { ...target, tls: { ...target.tls, isOptional: false } }
-      : target
+    const ip = duplex instanceof Net.Socket ? duplex.remoteAddress : undefined
+    // The secret of an encrypted session must not go out in plain text.
+    const tls = target.tls._tag === "On" && duplex instanceof Tls.TLSSocket
+      ? { ...target.tls, isOptional: false }
+      : target.tls
+    return { ...target, ip, tls }
   }
 
   const adopt = (duplex: Duplex): Duplex => {
@@ -273,6 +250,8 @@ export const make = (options: {
     writeAside = (frame) => (write as (chunk: Uint8Array) => boolean).call(duplex, frame)
     intake = Intake.make(duplex)
     duplex.write = function(this: Duplex, ...args: Array<unknown>) {
+      // The driver may not know yet. A stream that is written to after its end would be destroyed, and its place lost.
+      if (isGone) return true
       isAnswered = false
       written += (args[0] as { readonly length?: number } | undefined)?.length ?? 1
       if (rider !== undefined) {
@@ -294,11 +273,13 @@ export const make = (options: {
     })
     duplex.once("end", () => {
       isGone = true
+      // Half of a connection is of no use, but a stream of the caller's may leave it open.
+      if (duplex.writable) duplex.destroy()
     })
     duplex.once("close", () => {
       isGone = true
       obituary ??= lastWords()
-      clearTimeout(suspicion)
+      silence.stop()
       cancels.giveUp()
       stopWaiting()
       options.onClose()
@@ -407,33 +388,23 @@ export const make = (options: {
     watchSilence: (allowed, isBusy, isCommitting) => {
       commits = isCommitting
       cleanAt = written
-      if (socket === undefined || !Number.isFinite(allowed)) return
-      const millis = Math.min(allowed, longestTimer)
+      if (socket === undefined) return
       const watched = socket
-      const declareDead = () => {
-        obituary = { by: "silence", message: `no byte came from the server for ${millis} ms` }
-        destroyNow(watched)
-      }
-      onSilence(watched, millis, () => written + chunks + asks, () => {
-        if (isBusy()) declareDead()
+      silence = Silence.watch(watched, {
+        millis: allowed,
+        received: () => chunks,
+        written: () => written,
+        isBusy,
+        onSilence: (millis) => {
+          obituary = { by: "silence", message: `no byte came from the server for ${millis} ms` }
+          destroyNow(watched)
+        }
       })
-      expectAnswer = () => {
-        asks++
-        // A timer that has fired while nothing was asked for does not start again by itself.
-        if (watched instanceof Net.Socket) watched.setTimeout(millis)
-      }
-      suspect = () => {
-        if (isAnswered || suspicion !== undefined) return
-        const seen = chunks
-        suspicion = setTimeout(() => {
-          suspicion = undefined
-          if (chunks === seen) declareDead()
-        }, millis)
-        suspicion.unref()
-      }
     },
-    suspect: () => suspect(),
-    expectAnswer: () => expectAnswer(),
+    suspect: () => {
+      if (!isAnswered) silence.suspect()
+    },
+    expectAnswer: () => silence.expectAnswer(),
     parameter: messages.parameter,
     onParameter: (listener) => {
       hearOfParameter = listener

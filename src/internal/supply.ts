@@ -19,6 +19,8 @@ export interface Supply<E> {
   readonly failed: (error: E) => void
   /** Turns everybody away who waits. */
   readonly refuseAll: (error: E) => void
+  /** Turns those away who warm the pool. */
+  readonly disappoint: (error: E) => void
   /** Waits until there are so many sessions, or as many as there may be. */
   readonly warm: (count: number) => Effect.Effect<void, E>
   /** Counts somebody who was served without having waited. */
@@ -33,7 +35,7 @@ interface Wish<E> {
   readonly settle: (outcome: Effect.Effect<void, E>) => void
 }
 
-export const make = <E>(
+export const make = <E extends { readonly _tag: string }>(
   state: PoolState<E>,
   retirement: Retirement,
   connector: () => Connector<E>,
@@ -59,8 +61,12 @@ export const make = <E>(
     return Codel.isLate(codel, at - since, at) ? tooLate(at - since) : undefined
   }
 
-  /** A server that answers, but takes no more sessions, goes on serving those it has. */
+  /**
+   * A server that answers, but takes no more sessions, goes on serving those it has; so does one whose new sessions our
+   * own side does not want.
+   */
   const isRefusal = (error: E): boolean => {
+    if (error._tag === "HookFailed" || error._tag === "CredentialsFailed") return true
     const { kind } = Classify.classify(digFailure(error), { phase: "Connect", reused: false, replied: false })
     return kind === "Overloaded" || kind === "Denied"
   }
@@ -82,6 +88,10 @@ export const make = <E>(
   /** Whether those who wait will be served whatever has become of the connect. */
   const othersWillCome = (error: E): boolean =>
     connector().connecting() > 0 || (members.size > 0 && (isRefusal(error) || serverAnswers(now())))
+
+  const disappoint = (error: E): void => {
+    for (const wish of wishes) wish.settle(Effect.fail(error))
+  }
 
   const disappoint = (error: E): void => {
     for (const wish of wishes) wish.settle(Effect.fail(error))
@@ -120,12 +130,14 @@ export const make = <E>(
     PoolMachine.serve(machine, now(), isWorthy, refusal)
     for (const wish of wishes) if (members.size >= Math.min(wish.count, state.max)) wish.settle(Effect.void)
     openMore()
+    if (state.phase === "Draining" && machine.waiting === 0) retirement.retireUnused("shutdown")
     state.changed.notify()
   }
 
   return {
     pump,
     refuseAll,
+    disappoint,
     arrived: (session) => {
       PoolMachine.admit(machine, session, now())
       if (state.phase === "Closed") retirement.evict(session, "shutdown")

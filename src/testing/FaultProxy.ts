@@ -269,7 +269,7 @@ const join = (shared: Shared, client: Net.Socket, upstream: Net.Socket | undefin
     for (const { type } of reader.push(request)) {
       if (type === "S" || type === "Q") counts.statements++
       if (type === "CancelRequest") counts.cancelRequests++
-      if (type === "startup") enter()
+      if (type === "startup" && upstream !== undefined) enter()
       isEncryptionAsked = type === "SSLRequest" || type === "GSSENCRequest"
     }
     pour("to the server", request)

@@ -320,11 +320,14 @@ describe("a fault", () => {
       assert.isUndefined(newcomer.pollUnsafe())
       assert.strictEqual(yield* rows, 0)
       assert.strictEqual(yield* witness.count, 3)
+      assert.strictEqual((yield* proxy.counts).sessions, 3)
       yield* proxy.lift(hole)
       assert.isTrue(Exit.isFailure(yield* ended(lost)))
       assert.isTrue(Exit.isFailure(yield* soon("the end of the newcomer", Fiber.join(newcomer))))
       assert.strictEqual(yield* one(idle), 1)
       yield* eventually("the server learns of it", Effect.map(witness.count, (count) => count === 1))
+      const { mostSessions, sessions } = yield* proxy.counts
+      assert.deepStrictEqual({ mostSessions, sessions }, { mostSessions: 3, sessions: 1 })
     }))
 
   it.live("halfClose to the client: it sees an end in good order, and can still speak", () =>

@@ -3,6 +3,7 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Redacted from "effect/Redacted"
 import * as SqlClient from "effect/sql/SqlClient"
+import { readFileSync } from "node:fs"
 import * as Net from "node:net"
 import { join } from "node:path"
 import { describe } from "vitest"
@@ -17,6 +18,23 @@ const encrypted = Effect.gen(function*() {
   const [row] = yield* sql.unsafe<{ ssl: boolean }>(own)
   return row!.ssl
 })
+
+const established = "01"
+const keepaliveTimer = "02"
+
+/**
+ * Milliseconds until the kernel's next keepalive probe, of each connection to a port.
+ * https://docs.kernel.org/networking/proc_net_tcp.html
+ */
+const keepaliveIn = (port: number): ReadonlyArray<number> =>
+  ["/proc/net/tcp", "/proc/net/tcp6"].flatMap((file) =>
+    readFileSync(file, "utf8").split("\n").flatMap((line) => {
+      const [, , remote, state, , timer] = line.trim().split(/\s+/)
+      const [kind, ticks] = timer?.split(":") ?? []
+      const isOurs = Number.parseInt(remote?.split(":")[1] ?? "", 16) === port && state === established
+      return isOurs && kind === keepaliveTimer ? [Number.parseInt(ticks!, 16) * 10] : []
+    })
+  )
 
 describe("transport", () => {
   it.live("TLS carries statements, and its losses are told as truthfully as those of a plain socket", () =>
@@ -99,6 +117,24 @@ describe("transport", () => {
         assert.isTrue(rows[0]!.local)
       }
     })))
+
+  it.live.skipIf(process.platform !== "linux")(
+    "an idle session is kept alive by TCP, after 30 seconds or as it is told",
+    () =>
+      Effect.scoped(Effect.gen(function*() {
+        const { port, url } = yield* EmbeddedPostgres.make({ useDatabaseUrl: false })
+        for (const [keepAlive, seconds] of [[undefined, 30], ["2 minutes", 120]] as const) {
+          yield* Effect.gen(function*() {
+            const sql = yield* SqlClient.SqlClient
+            yield* sql`SELECT 1`
+            const [next, ...others] = keepaliveIn(port)
+            assert.deepStrictEqual(others, [])
+            assert.isAtMost(next!, seconds * 1000)
+            assert.isAbove(next!, (seconds - 20) * 1000)
+          }).pipe(Effect.provide(Pg.layer({ url, max: 1, keepAlive })))
+        }
+      }))
+  )
 
   it.live("a socket of the caller's own is used for sessions and for cancelling, and is let go of", () =>
     Effect.scoped(Effect.gen(function*() {
