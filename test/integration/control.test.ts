@@ -136,15 +136,20 @@ describe("resize", () => {
   it.live("to a smaller size closes as many shared sessions as are too many, and no more", () =>
     Effect.gen(function*() {
       const { closed, has, pool } = yield* setUp({ max: 4, min: 4, multiplex: true, multiplexConcurrency: 2 })
-      const sharers = yield* Scope.make()
-      yield* Scope.provide(
-        Effect.forEach(range(8), () => pool.get(), { concurrency: "unbounded" }),
-        sharers
-      )
+      const shares = yield* Effect.forEach(range(8), () =>
+        Effect.gen(function*() {
+          const scope = yield* Scope.make()
+          return { scope, session: yield* Scope.provide(pool.get(), scope) }
+        }), { concurrency: "unbounded" })
       yield* has(4)
       assert.strictEqual((yield* pool.stats).active, 4)
       yield* pool.resize({ max: 3 })
-      yield* Scope.close(sharers, Exit.void)
+      // One share of each comes back while the other is still in use.
+      const seen = new Set<number>()
+      const isFirst = ({ session }: typeof shares[number]) => !seen.has(session.id) && seen.add(session.id)
+      const [first, second] = [shares.filter(isFirst), shares].map((list) => list.map(({ scope }) => scope))
+      assert.strictEqual(first!.length, 4)
+      for (const scope of [...first!, ...second!]) yield* Scope.close(scope, Exit.void)
       yield* has(3)
       yield* eventually("one socket is gone here too", Effect.map(closed, ({ resize }) => resize > 0))
       assert.strictEqual((yield* closed).resize, 1)
@@ -473,12 +478,20 @@ describe("drain", () => {
       }))
     }).pipe(Effect.scoped))
 
-  it.live("gives those who warm the pool PoolClosed", () =>
+  it.live("gives those who warm the pool PoolClosed at once, and opens nothing more for them", () =>
     Effect.gen(function*() {
-      const { has, pool } = yield* setUp({ max: 3, afterConnect: () => Effect.sleep(200) })
-      const warming = yield* Effect.forkChild(Effect.flip(pool.warm(3)), { startImmediately: true })
-      assert.strictEqual(yield* soon("the end of drain", pool.drain("1 minute")), 0)
-      assert.strictEqual((yield* Fiber.join(warming))._tag, "PoolClosed")
+      const { has, pool, witness } = yield* setUp({ max: 5, afterConnect: () => Effect.sleep(100) })
+      const holder = yield* Scope.make()
+      yield* Scope.provide(hold(pool, 1), holder)
+      const warming = yield* Effect.forkChild(Effect.flip(pool.warm(5)), { startImmediately: true })
+      const draining = yield* Effect.forkChild(pool.drain("1 minute"), { startImmediately: true })
+      assert.strictEqual((yield* soon("an answer", Fiber.join(warming)))._tag, "PoolClosed")
+      assert.isUndefined(draining.pollUnsafe())
+      yield* eventually("no more connects", Effect.map(pool.stats, ({ connecting }) => connecting === 0))
+      yield* has(1)
+      assert.strictEqual(yield* witness.count, 1)
+      yield* Scope.close(holder, Exit.void)
+      assert.strictEqual(yield* soon("the end of drain", Fiber.join(draining)), 0)
       yield* has(0)
     }).pipe(Effect.scoped))
 
