@@ -98,7 +98,7 @@ describe("a check", () => {
       assert.notStrictEqual(yield* Fiber.join(fiber), pid)
     }))
 
-  it.effect("is not due when the wall clock was set back, and comes when its time has come again", () =>
+  it.effect("is due when the wall clock was set back: nobody knows for how long the session has been idle", () =>
     Effect.gen(function*() {
       yield* TestClock.setTime(Date.UTC(2030, 0, 1))
       const { next, pool, server } = yield* setUp({ max: 1 })
@@ -106,8 +106,6 @@ describe("a check", () => {
       const pid = yield* next
       server.peers[0]!.mute()
       yield* TestClock.setTime(Date.UTC(2029, 11, 31))
-      assert.strictEqual(yield* next, pid)
-      yield* TestClock.adjust("31 seconds")
       const fiber = yield* Effect.forkChild(next, { startImmediately: true })
       assert.isTrue(server.peers[0]!.isAsked())
       yield* TestClock.adjust("1 second")
