@@ -93,10 +93,6 @@ export const make = <E extends { readonly _tag: string }>(
     for (const wish of wishes) wish.settle(Effect.fail(error))
   }
 
-  const disappoint = (error: E): void => {
-    for (const wish of wishes) wish.settle(Effect.fail(error))
-  }
-
   const refuseAll = (error: E): void => {
     PoolMachine.refuseAll(machine, error)
     disappoint(error)
