@@ -589,6 +589,7 @@ export const make = Effect.fnUntraced(function*(
       Effect.map((next) => {
         Object.assign(state, next)
         retirement.retireSurplus()
+        retirement.spare()
         supply.pump()
       })
     )

@@ -124,4 +124,31 @@ describe("what has gone wrong once", () => {
     )
     assert.strictEqual(seen.get("ended by release"), 1)
   })
+
+  const finish = (which: number): Act => ({ do: "finish", which })
+  const shrink: Act = { do: "resize", max: 1, min: 0 }
+
+  it("a shrunk pool kept a session that nobody used beside one on its last use", async () => {
+    const { seen } = await replay(
+      { max: 2, maxUses: 3 },
+      comes,
+      finish(0),
+      comes,
+      finish(0),
+      comes,
+      comes,
+      shrink,
+      finish(1)
+    )
+    assert.isAbove(seen.get("stats checked strictly") ?? 0, 0)
+  })
+
+  it("and one beside a shared one that had been told to go; the shared one stays instead", async () => {
+    const model = new Model({ ...usual, max: 2, multiplex: true }, new Map())
+    await model.run([comes, comes, comes, comes, finish(0), shrink, finish(1), finish(0), comes].map((act) => ({
+      act,
+      then: "settle"
+    })))
+    assert.strictEqual(model.server.peers.length, 2)
+  })
 })

@@ -87,7 +87,8 @@ export const make = <S extends Member<S>, E>(concurrency: number): Machine<S, E>
 // sessions
 // -------------------------------------------------------------------------------------------------------------------
 
-const shelve = <S extends Member<S>, E>(machine: Machine<S, E>, session: S): void => {
+/** Puts a session where the next borrower finds it, if there is a share of it to be had. */
+export const shelve = <S extends Member<S>, E>(machine: Machine<S, E>, session: S): void => {
   if (
     session.isShelved || !session.isMember || session.exclusions > 0 || session.borrowers >= machine.concurrency
   ) return

@@ -27,6 +27,10 @@ export interface Retirement {
   readonly retireUnused: (reason: CloseReason) => void
   /** Lets those go that are too many, as far as nobody uses them. */
   readonly retireSurplus: () => void
+  /** Sessions that are not on their way out. */
+  readonly staying: () => number
+  /** Lets those stay that were to go because there were too many, now that others have gone or there may be more. */
+  readonly spare: () => void
 }
 
 export const make = <E>(state: PoolState<E>): Retirement => {
@@ -62,12 +66,27 @@ export const make = <E>(state: PoolState<E>): Retirement => {
   }
 
   const evict = (session: Session, reason: CloseReason): void => {
-    session.condemned ??= reason
+    // To be one too many may pass; any other reason stays.
+    if (session.condemned === undefined || session.condemned === "resize") session.condemned = reason
     if (session.borrowers === 0) retire(session, reason)
     else PoolMachine.unshelve(machine, session)
   }
 
+  const staying = (): number => {
+    let count = 0
+    for (const { condemned } of members) if (condemned === undefined) count++
+    return count
+  }
+
   return {
+    staying,
+    spare: () => {
+      for (const session of members) {
+        if (session.condemned !== "resize" || staying() >= state.max) continue
+        session.condemned = undefined
+        PoolMachine.shelve(machine, session)
+      }
+    },
     standing,
     idleFor,
     evict,

@@ -24,12 +24,13 @@ export const make = <E>(
   const { changed, machine, now, runFork, settings } = state
   const { members } = machine
 
-  /** Sessions beyond `max` that are not on their way out yet: one that is shared leaves only with the last who has it. */
-  const surplus = (): number => {
-    let staying = 0
-    for (const { condemned } of members) if (condemned === undefined) staying++
-    return staying - state.max
-  }
+  /**
+   * Whether the session has to go because there are too many. One that nobody uses goes at once; one that is shared goes
+   * with the last who has it, so it is told in time, if others that are on their way out do not suffice.
+   */
+  const isSurplus = (session: Session): boolean =>
+    members.size > state.max && (session.borrowers === 1 || retirement.staying() > state.max)
+
   /**
    * Somebody's BEGIN is open, a statement or listener still at work, or something unasked for came last: the next
    * borrower must not find out. On a shared session, what others have at work there is in nobody's way.
@@ -45,7 +46,7 @@ export const make = <E>(
     // It would hit the next borrower's statement.
     if (session.wire.cancelThreat() !== "None") return "invalid"
     if (session.borrowers === 1 && isLeftUnfinished(session)) return "invalid"
-    if (members.size > state.max && surplus() > 0) return "resize"
+    if (isSurplus(session)) return "resize"
     if (machine.waiting > 0) {
       // Those who wait must not wait for the next checkout to find out, and then for a connect.
       return now() >= session.expiresAt ? "lifetime" : undefined
@@ -60,6 +61,7 @@ export const make = <E>(
     if (isExclusive) PoolMachine.include(machine, session)
     PoolMachine.giveBack(machine, session, now())
     if (session.isMember && session.condemned !== undefined) retirement.evict(session, session.condemned)
+    if (session.condemned === "resize") retirement.spare()
     if (machine.waiting > 0) pump()
     else if (state.phase !== "Open") changed.notify()
   }
