@@ -205,6 +205,9 @@ export const sizeServerless = (): Sizing.Size => Sizing.serverless
 /** Milliseconds that cancelled work gets to end by itself when the pool closes. */
 const cancelGrace = 250
 
+/** How many new sessions in a row `beforeAcquire` may refuse in a pool that is smaller. */
+const fewestRefusals = 3
+
 type Waiter = PoolMachine.Waiter<Session.Session, AcquireError>
 
 /**
@@ -499,10 +502,12 @@ export const make = Effect.fnUntraced(function*(
       return Effect.fail(new Errors.HookFailed({ hook: "beforeAcquire", cause }))
     }
     // A hook that wants none must not have sessions opened and closed for as long as its borrower waits.
-    const refuse = (reason: Metrics.CloseReason) =>
-      ++attempt.refused > state.max
-        ? failed(new Error(`${attempt.refused} sessions in a row were refused or lost, more than the pool may have`))
+    const refuse = (reason: Metrics.CloseReason) => {
+      if (session.uses === 0) attempt.refused++
+      return attempt.refused > Math.max(state.max, fewestRefusals)
+        ? failed(new Error(`${attempt.refused} new sessions in a row were refused, or lost while it was at work`))
         : again(reason)
+    }
     const work = Effect.suspend(() => hook(session.connection, usage(session)))
     attempt.spentOn = "Hook"
     // A shared session is others' as well, so its socket stays.
@@ -714,7 +719,7 @@ interface Attempt {
   readonly waiter: Waiter
   /** What is at work on the session at hand. */
   spentOn: "Validate" | "Hook" | undefined
-  /** Sessions that the hook did not want, or that died under it. */
+  /** New sessions that the hook did not want, or that died under it. */
   refused: number
 }
 

@@ -198,8 +198,9 @@ export interface PoolOptions {
   readonly afterConnect?: ((connection: PgConnection.PgConnection) => Effect.Effect<unknown, unknown>) | undefined
   /**
    * Runs on a session before it is lent, as part of the checkout. `false` refuses the session: it is closed and another
-   * one is tried, `max` times at most. A failure closes it and fails the checkout with `HookFailed`. One that does not
-   * end is given up, and its session closed, after `acquireTimeout`, with `AcquireTimeout`.
+   * one is tried. A failure closes it and fails the checkout with `HookFailed`, and so does the refusal of more than `max`
+   * new sessions in a row (three at least). One that does not end is given up, and its session closed, after
+   * `acquireTimeout`, with `AcquireTimeout`.
    */
   readonly beforeAcquire?: CheckoutHook | undefined
   /**

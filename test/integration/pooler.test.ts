@@ -111,6 +111,10 @@ describe("the pool's time limits, which the start of a pooled session cannot set
       }).pipe(Effect.provide(pooled(bouncer.through(databaseUrl))))
     }), 60_000)
 
+  /** PostgreSQL says round ones in seconds. */
+  const inMillis = (setting: string): number =>
+    setting.endsWith("ms") ? Number(setting.slice(0, -2)) : Number(setting.replace("s", "")) * 1000
+
   it.live("are off where they are off, and tighter under a deadline", () =>
     Effect.gen(function*() {
       const bouncer = yield* makePgBouncer()
@@ -123,7 +127,7 @@ describe("the pool's time limits, which the start of a pooled session cannot set
         const sql = yield* SqlClient
         assert.strictEqual(yield* sql.withTransaction(limits), "0 0 0")
         const bounded = yield* Pg.Executor.withDeadline(sql.withTransaction(limits), "5 seconds")
-        const [statement, lock, idle] = bounded.split(" ").map((each) => Number(each.replace("ms", "")))
+        const [statement, lock, idle] = bounded.split(" ").map(inMillis)
         assert.strictEqual(lock, 0)
         for (const each of [statement, idle]) assert.isTrue(each! > 0 && each! <= 6000, bounded)
       }).pipe(Effect.provide(pooled(bouncer.through(databaseUrl), off)))
