@@ -34,6 +34,7 @@ import * as PoolState from "./internal/poolState.ts"
 import * as Retirement from "./internal/retirement.ts"
 import * as Returns from "./internal/returns.ts"
 import type * as Session from "./internal/session.ts"
+import * as Shutdown from "./internal/shutdown.ts"
 import * as Sizing from "./internal/sizing.ts"
 import * as Supply from "./internal/supply.ts"
 import * as Metrics from "./Metrics.ts"
@@ -201,9 +202,6 @@ export const sizeFromCpus = (cpus: number = Os.availableParallelism()): Sizing.S
  * @since 0.1.0
  */
 export const sizeServerless = (): Sizing.Size => Sizing.serverless
-
-/** Milliseconds that cancelled work gets to end by itself when the pool closes. */
-const cancelGrace = 250
 
 /** How many new sessions in a row `beforeAcquire` may refuse in a pool that is smaller. */
 const fewestRefusals = 3
@@ -618,59 +616,14 @@ export const make = Effect.fnUntraced(function*(
       }))
     })
 
-  // ---------------------------------------------------------------------------------------------------------------
-  // the end
-  // ---------------------------------------------------------------------------------------------------------------
-
-  /** A server does not look at a dead socket while it executes: what is not cancelled would run on, and commit. */
-  const cancelAll = Effect.suspend(() =>
-    Effect.forEach(
-      Array.from(members).filter(({ borrowers, wire }) => borrowers > 0 && !wire.isDead()),
-      ({ connection }) => connection.interrupt,
-      { concurrency: "unbounded", discard: true }
-    )
-  )
-
-  const destroyAll = Effect.sync(() => {
-    for (const session of Array.from(members)) {
-      session.condemned ??= "shutdown"
-      session.wire.destroy({ by: "pool", message: "the pool closed before the work was done" })
-    }
+  const { drain, end } = Shutdown.make({
+    state,
+    supply,
+    retirement,
+    connector,
+    attempts: () => attempts,
+    closed: () => new Errors.PoolClosed()
   })
-
-  /** The line alone does not tell: whoever was handed a worthless session is not back in it at once. */
-  const isQuiet = state.changed.until(() => machine.borrowed === 0 && attempts === 0)
-
-  /** New borrowers are turned away, those who wait are served, and what is idle goes. */
-  const drain = (deadline: Duration.Input): Effect.Effect<number> =>
-    Effect.suspend(() => {
-      if (state.phase === "Open") state.phase = "Draining"
-      machine.isSuspended = false
-      supply.disappoint(new Errors.PoolClosed())
-      supply.pump()
-      return Effect.timeoutOption(isQuiet, deadline).pipe(
-        Effect.flatMap(() => {
-          const cut = machine.borrowed + machine.waiting
-          return Effect.as(end(0), cut)
-        })
-      )
-    })
-
-  const end = (grace: number): Effect.Effect<void> =>
-    Effect.gen(function*() {
-      state.phase = "Closed"
-      supply.refuseAll(new Errors.PoolClosed())
-      supply.close()
-      retirement.retireUnused("shutdown")
-      yield* Effect.timeoutOption(connector.abort, settings.farewell)
-      const { allFree, taken } = connector
-      yield* Effect.timeoutOption(allFree, grace)
-      if (taken() > 0) yield* Effect.timeoutOption(Effect.andThen(cancelAll, allFree), cancelGrace)
-      yield* destroyAll
-      yield* Effect.timeoutOption(allFree, settings.farewell)
-      // What is left is saying goodbye to somebody who does not answer.
-      if (taken() > 0) yield* Effect.timeoutOption(Effect.andThen(connector.abandon, allFree), settings.farewell)
-    })
 
   if (leaks !== undefined) yield* Effect.addFinalizer(() => Effect.sync(leaks.close))
   yield* Effect.addFinalizer(() => end(settings.closeTimeout))
