@@ -155,6 +155,32 @@ describe("resize", () => {
       assert.strictEqual((yield* closed).resize, 1)
     }).pipe(Effect.scoped))
 
+  it.live("to a smaller size closes the session that is idle first, and not the shared one that was to go", () =>
+    Effect.gen(function*() {
+      const { closed, has, pool } = yield* setUp({ max: 2, min: 2, multiplex: true, multiplexConcurrency: 2 })
+      const shares = yield* Effect.forEach(range(4), () =>
+        Effect.gen(function*() {
+          const scope = yield* Scope.make()
+          return { scope, session: yield* Scope.provide(pool.get(), scope) }
+        }), { concurrency: "unbounded" })
+      yield* has(2)
+      yield* pool.resize({ max: 1 })
+      const of = (id: number) => shares.filter(({ session }) => session.id === id).map(({ scope }) => scope)
+      const [one, other] = Array.from(new Set(shares.map(({ session }) => session.id)), of)
+      // It is the first to be too many, and then the last to be given back.
+      yield* Scope.close(one![0]!, Exit.void)
+      yield* Effect.forEach(other!, (scope) => Scope.close(scope, Exit.void))
+      yield* has(1)
+      assert.deepInclude(yield* pool.stats, { active: 1, idle: 0, total: 1 })
+      yield* Scope.close(one![1]!, Exit.void)
+      assert.strictEqual(
+        yield* pool.use(({ id }) => Effect.succeed(id)),
+        shares.find(({ scope }) => scope === one![1])!.session.id
+      )
+      yield* eventually("one socket is gone here too", Effect.map(closed, ({ resize }) => resize > 0))
+      assert.strictEqual((yield* closed).resize, 1)
+    }).pipe(Effect.scoped))
+
   it.live("to a smaller size closes what is idle though a session that has been idle for longer is shared", () =>
     Effect.gen(function*() {
       const { has, pool } = yield* setUp({ max: 3, min: 3, multiplex: true, multiplexConcurrency: 2 })
