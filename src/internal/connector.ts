@@ -10,6 +10,7 @@ import * as Bell from "./bell.ts"
 import * as Berth from "./berth.ts"
 import { classify } from "./classify.ts"
 import * as ConnectGate from "./connectGate.ts"
+import type * as Dial from "./dial.ts"
 import * as Errand from "./errand.ts"
 import { digWhole } from "./failure.ts"
 import * as Hosts from "./hosts.ts"
@@ -72,6 +73,8 @@ export interface Connector<E> {
   readonly abort: Effect.Effect<void>
   /** Closes every socket that is left, whatever the server still does. */
   readonly abandon: Effect.Effect<void>
+  /** Ends the CancelRequests under way: for when nobody is left whose work they could end. */
+  readonly hangUp: Effect.Effect<void>
 }
 
 const failed = (message: string, cause: unknown): SqlError =>
@@ -129,6 +132,7 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
   const gate = ConnectGate.make<E | SqlError>()
   const placeFreed = Bell.make()
   const underWay = new Map<Fiber.Fiber<Session.Session, E | SqlError>, Effect.Effect<void>>()
+  const requests: Dial.Requests = new Set()
   const berths = new Set<Berth.Berth>()
   let isAborted = false
   let taken = 0
@@ -263,6 +267,7 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
           target: targets[host]!,
           runFork: owner.runFork,
           farewell: settings.farewell,
+          requests,
           cancelsAreOurs: settings.cancelsAreOurs,
           onResetRefused: (sqlState) => owner.runFork(warnOfReset(sqlState)),
           behindPooler: settings.behindPooler,
@@ -388,6 +393,9 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
     }),
     abandon: Effect.sync(() => {
       for (const berth of berths) berth.wire().abandon()
+    }),
+    hangUp: Effect.sync(() => {
+      for (const giveUp of Array.from(requests)) giveUp()
     })
   }
 }

@@ -110,6 +110,9 @@ export const dial = (target: Target, onOpen: (socket: Duplex) => void): Effect.E
 const firstPause = 10
 const longestPause = 250
 
+/** What ends the CancelRequests that are under way. */
+export type Requests = Set<() => void>
+
 /**
  * A socket that dials when it is first written to. The driver wants the socket of a CancelRequest at once, writes the
  * one message, and waits for the end. Nobody needs to wait that long: once destroyed, it closes for the driver, and the
@@ -120,13 +123,16 @@ const longestPause = 250
  *
  * Whoever closes it `inVain` is told again, until the driver waits no longer: a pooler drops the request for a statement
  * that still waits for its server, which would then run although nobody wants it any more.
+ *
+ * While it is under way, what ends it is in `requests`.
  */
 export const later = (
   target: Target,
   farewell: number,
   runFork: (effect: Effect.Effect<void>) => unknown,
   onEnd: (byServer: boolean) => void,
-  inVain: () => boolean
+  inVain: () => boolean,
+  requests: Requests
 ): Duplex => {
   const layers: Array<Duplex> = []
   let isDialled = false
@@ -136,11 +142,13 @@ export const later = (
   const end = (byServer: boolean, error?: Error): void => {
     if (isOver) return
     isOver = true
+    requests.delete(giveUp)
     clearTimeout(timer)
     for (const layer of layers) layer.destroy()
     onEnd(byServer)
     front.destroy(error)
   }
+  const giveUp = (): void => end(false)
   const endSoon = (): void => {
     if (isOver || timer !== undefined) return
     timer = setTimeout(() => end(false), farewell)
@@ -177,6 +185,7 @@ export const later = (
     read: () => {},
     write: (chunk: Uint8Array, _encoding, callback) => {
       isDialled = true
+      requests.add(giveUp)
       send(chunk, firstPause)
       callback()
     },

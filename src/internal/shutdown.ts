@@ -31,7 +31,7 @@ export const make = <E>(pool: {
   const { attempts, closed, connector, retirement, state, supply } = pool
   const { changed, machine, settings } = state
   const { members } = machine
-  const { abandon, abort, allFree, taken } = connector
+  const { abandon, abort, allFree, hangUp, taken } = connector
 
   /** A server does not look at a dead socket while it executes: what is not cancelled would run on, and commit. */
   const cancelAll = Effect.suspend(() =>
@@ -62,6 +62,7 @@ export const make = <E>(pool: {
       yield* Effect.timeoutOption(allFree, settings.farewell)
       // What is left is saying goodbye to somebody who does not answer.
       if (taken() > 0) yield* Effect.timeoutOption(Effect.andThen(abandon, allFree), settings.farewell)
+      yield* hangUp
     })
 
   const isQuiet = changed.until(() => machine.borrowed === 0 && attempts() === 0)

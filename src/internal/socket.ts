@@ -94,6 +94,8 @@ export const make = (options: {
   readonly runFork: (effect: Effect.Effect<void>) => unknown
   /** Milliseconds that the end of a session may take. */
   readonly farewell: number
+  /** The CancelRequests that the pool has under way. */
+  readonly requests: Dial.Requests
   /** Whether a CancelRequest for this session cannot hit anybody's statement but its borrower's. */
   readonly cancelsAreOurs: boolean
   readonly onResetRefused: (sqlState: string | undefined) => void
@@ -156,7 +158,14 @@ export const make = (options: {
     const key = messages.cancelKey()
     if (key === undefined || options.behindPooler) return undefined
     return (onEnd) => {
-      const request = Dial.later(cancelTarget(duplex), options.farewell, options.runFork, onEnd, () => false)
+      const request = Dial.later(
+        cancelTarget(duplex),
+        options.farewell,
+        options.runFork,
+        onEnd,
+        () => false,
+        options.requests
+      )
       request.on("error", () => {})
       request.write(PgProtocol.encodeCancelRequest(key))
       request.destroy()
@@ -368,7 +377,14 @@ export const make = (options: {
       if (!cancels.isAnswerDue()) errorBefore = messages.lastError()
       cancels.sent()
       const inVain = () => options.behindPooler && !isGone && cancels.isAnswerDue()
-      const cancel = Dial.later(cancelTarget(socket), options.farewell, options.runFork, cancels.ended, inVain)
+      const cancel = Dial.later(
+        cancelTarget(socket),
+        options.farewell,
+        options.runFork,
+        cancels.ended,
+        inVain,
+        options.requests
+      )
       cancelSockets.add(cancel)
       cancel.once("close", () => cancelSockets.delete(cancel))
       return cancel

@@ -267,7 +267,9 @@ describe("a session whose server cannot be reached any more", () => {
         }).pipe(Effect.provide(Pg.layer({ ...alone, url, stream })))
       )
       assert.isBelow(Duration.toMillis(took), 4000)
-      yield* eventually("no socket", Effect.sync(() => sockets.every(({ destroyed }) => destroyed)), 3)
+      // Those of CancelRequests, which nobody answers either, included.
+      assert.isAbove(sockets.length, 1)
+      assert.isTrue(sockets.every(({ destroyed }) => destroyed))
     }))
 })
 
