@@ -1,14 +1,9 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as fc from "fast-check"
 import * as BackendMessages from "../src/internal/backendMessages.ts"
+import { message as encode } from "../src/testing/backendEncoder.ts"
 
-const message = (type: string, body: Uint8Array | string): Uint8Array => {
-  const bytes = Buffer.from(body)
-  const header = Buffer.alloc(5)
-  header.write(type, 0, "latin1")
-  header.writeInt32BE(bytes.length + 4, 1)
-  return Buffer.concat([header, bytes])
-}
+const message = (type: string, body: Uint8Array | string): Buffer => encode(type, Buffer.from(body))
 
 const ready = (status: string) => message("Z", status)
 const error = (severity: string, code: string, text: string) =>

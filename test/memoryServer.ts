@@ -1,4 +1,5 @@
 import { Duplex } from "node:stream"
+import { int16, int32, message } from "../src/testing/backendEncoder.ts"
 
 /** What becomes of a connect. */
 export type Manner = "accepts" | "accepts when told" | "refuses" | "is full" | "closes" | "is silent"
@@ -37,20 +38,6 @@ export interface MemoryServer {
   readonly greet: () => void
 }
 
-const int16 = (value: number) => {
-  const bytes = Buffer.alloc(2)
-  bytes.writeInt16BE(value)
-  return bytes
-}
-const int32 = (value: number) => {
-  const bytes = Buffer.alloc(4)
-  bytes.writeInt32BE(value)
-  return bytes
-}
-const message = (type: string, ...body: ReadonlyArray<Uint8Array>) => {
-  const bytes = Buffer.concat(body)
-  return Buffer.concat([Buffer.from(type), int32(bytes.length + 4), bytes])
-}
 const errorResponse = (severity: string, code: string, text: string) =>
   message("E", Buffer.from(`S${severity}\0V${severity}\0C${code}\0M${text}\0\0`))
 

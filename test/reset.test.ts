@@ -6,14 +6,9 @@ import * as fc from "fast-check"
 import { type Duplex, duplexPair } from "node:stream"
 import * as Pg from "../src/index.ts"
 import * as Reset from "../src/internal/reset.ts"
+import { message as encode } from "../src/testing/backendEncoder.ts"
 
-const message = (type: string, body: Uint8Array | string): Buffer => {
-  const bytes = Buffer.from(body)
-  const header = Buffer.alloc(5)
-  header.write(type, 0, "latin1")
-  header.writeInt32BE(bytes.length + 4, 1)
-  return Buffer.concat([header, bytes])
-}
+const message = (type: string, body: Uint8Array | string): Buffer => encode(type, Buffer.from(body))
 
 const ready = (status: string) => message("Z", status)
 const refusal = (severity: string, code: string) => message("E", `S${severity}\0V${severity}\0C${code}\0Mno\0\0`)

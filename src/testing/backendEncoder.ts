@@ -4,20 +4,20 @@ import * as Result from "effect/Result"
 import type { Value } from "./reply.ts"
 
 /** https://www.postgresql.org/docs/18/protocol-message-formats.html */
-const message = (type: string, ...parts: ReadonlyArray<Uint8Array>): Buffer => {
+export const message = (type: string, ...parts: ReadonlyArray<Uint8Array>): Buffer => {
   const header = Buffer.alloc(5)
   header.write(type, "latin1")
   header.writeInt32BE(4 + parts.reduce((sum, part) => sum + part.length, 0), 1)
   return Buffer.concat([header, ...parts])
 }
 
-const int16 = (value: number): Buffer => {
+export const int16 = (value: number): Buffer => {
   const bytes = Buffer.alloc(2)
   bytes.writeInt16BE(value)
   return bytes
 }
 
-const int32 = (value: number): Buffer => {
+export const int32 = (value: number): Buffer => {
   const bytes = Buffer.alloc(4)
   bytes.writeInt32BE(value)
   return bytes

@@ -13,6 +13,7 @@ import * as Scope from "effect/Scope"
 import { TestClock } from "effect/testing"
 import { Duplex } from "node:stream"
 import * as Pg from "../../src/index.ts"
+import { int16, int32, message } from "../../src/testing/backendEncoder.ts"
 
 const outcomes = ["Ok", "Err", "Slow", "Never"] as const
 type Outcome = typeof outcomes[number]
@@ -104,16 +105,6 @@ const describeScenario = ({ event, hook, isWarm, outcome }: Scenario): string =>
 // the server
 // -------------------------------------------------------------------------------------------------------------------
 
-const int16 = (value: number) => Buffer.from([value >> 8, value & 255])
-const int32 = (value: number) => {
-  const bytes = Buffer.alloc(4)
-  bytes.writeInt32BE(value)
-  return bytes
-}
-const message = (type: string, ...body: ReadonlyArray<Uint8Array>) => {
-  const bytes = Buffer.concat(body)
-  return Buffer.concat([Buffer.from(type), int32(bytes.length + 4), bytes])
-}
 const text = (value: string) => Buffer.from(`${value}\0`)
 
 const ready = message("Z", Buffer.from("I"))
