@@ -289,7 +289,7 @@ export const make = Effect.fnUntraced(function*(
       settings.beforeAcquire !== undefined || (isExclusive && top.borrowers > 0)
     ) return undefined
     const at = now()
-    if (retirement.standing(top, retirement.idleFor(top, 0, at), at) !== "Ready") return undefined
+    if (retirement.standing(top, 0, at) !== "Ready") return undefined
     if (bottom !== top && at - bottom!.idleSince > settings.idleTimeout) {
       retirement.retireIdle(at)
       // One that nobody has used yet may have been idle for as long as the others.
@@ -468,7 +468,7 @@ export const make = Effect.fnUntraced(function*(
         return firstWorthy(attempt, alwaysProve)
       }
       const at = now()
-      const verdict = retirement.standing(session, retirement.idleFor(session, 1, at), at)
+      const verdict = retirement.standing(session, 1, at)
       if (verdict !== "Ready" && verdict !== "Unproven") return again(verdict)
       // One in use is watched by its statements. A new one may only have been proved by a pooler.
       const isProved = session.borrowers > 1 || (verdict === "Ready" && !alwaysProve)

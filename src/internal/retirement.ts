@@ -10,8 +10,8 @@ export type Standing = "Ready" | "Unproven" | CloseReason
 
 /** Which sessions leave the pool, when and why. */
 export interface Retirement {
-  /** `idleFor` in milliseconds, 0 when the session is shared. */
-  readonly standing: (session: Session, idleFor: number, at: number) => Standing
+  /** Of a session with so many `borrowers`, whoever asks being one of them; any more share it, so it is not idle. */
+  readonly standing: (session: Session, borrowers: number, at: number) => Standing
   /** Milliseconds. Others may share a session, so it is idle only without a borrower, whoever asks being one of them. */
   readonly idleFor: (session: Session, borrowers: number, at: number) => number
   /** Takes a session out of circulation: now when it is idle, when it comes back otherwise. */
@@ -40,17 +40,18 @@ export const make = <E>(state: PoolState<E>): Retirement => {
   const idleFor: Retirement["idleFor"] = (session, borrowers, at) =>
     session.borrowers > borrowers ? 0 : at - session.idleSince
 
-  const standing: Retirement["standing"] = (session, idleFor, at) => {
+  const standing: Retirement["standing"] = (session, borrowers, at) => {
+    const idle = idleFor(session, borrowers, at)
     if (session.condemned !== undefined) return session.condemned
     if (session.wire.isDead()) return "error"
     if (session.generation !== state.generation) return "invalid"
     if (at >= session.expiresAt) return "lifetime"
     // A new one is not idle: somebody has waited for it.
-    if (idleFor > settings.idleTimeout && members.size > state.min && session.uses > 0) return "idle"
+    if (idle > settings.idleTimeout && members.size > state.min && session.uses > 0) return "idle"
     // Waiting for it may take as long as opening another one, and longer.
-    if (idleFor > settings.validationTimeout && session.wire.isResetting()) return "invalid"
+    if (idle > settings.validationTimeout && session.wire.isResetting()) return "invalid"
     // Nobody knows for how long it has been idle if the wall clock was set back.
-    if (settings.validateAlways || idleFor > settings.validateAfter || idleFor < 0) return "Unproven"
+    if (settings.validateAlways || idle > settings.validateAfter || idle < 0) return "Unproven"
     return "Ready"
   }
 
@@ -102,7 +103,7 @@ export const make = <E>(state: PoolState<E>): Retirement => {
       for (const session of Array.from(members)) {
         if (session.borrowers > 0 || session.exclusions > 0 || !session.isMember) continue
         const idle = at - session.idleSince
-        const verdict = idle > settings.idleTimeout && members.size > state.min ? "idle" : standing(session, idle, at)
+        const verdict = idle > settings.idleTimeout && members.size > state.min ? "idle" : standing(session, 0, at)
         if (verdict !== "Ready" && verdict !== "Unproven") retire(session, verdict)
       }
     },

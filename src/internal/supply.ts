@@ -49,7 +49,7 @@ export const make = <E extends { readonly _tag: string }>(
 
   const isWorthy = (session: Session): boolean => {
     const at = now()
-    const verdict = retirement.standing(session, retirement.idleFor(session, 0, at), at)
+    const verdict = retirement.standing(session, 0, at)
     if (verdict === "Ready" || verdict === "Unproven") return true
     retirement.evict(session, verdict)
     return false
