@@ -7,6 +7,7 @@ import * as Scope from "effect/Scope"
 import * as prom from "prom-client"
 import { durationBounds, Histogram, sum, waitBounds } from "../src/internal/instruments.ts"
 import * as Metrics from "../src/Metrics.ts"
+import { complaintsAbout } from "./promtool.ts"
 
 const stats: Metrics.PoolStats = {
   total: 7,
@@ -349,6 +350,16 @@ db_query_duration_seconds_count{pool="main",operation="SELECT",outcome="ok"} 8`
       const rendered = yield* Effect.provideService(Metrics.render, Metrics.Metrics, metrics)
       assert.strictEqual(rendered, yield* scrape(register))
       assert.strictEqual(Metrics.contentType, register.contentType)
+    }))
+
+  it.effect("Prometheus' own linter has no complaints, before anything happened and after all of it", () =>
+    Effect.gen(function*() {
+      const register = new prom.Registry()
+      yield* build(yield* filled("main"), { register })
+      yield* build(yield* Metrics.make({ name: "unused" }), { register })
+      assert.strictEqual(complaintsAbout(yield* scrape(register)), "")
+      // It does complain.
+      assert.include(complaintsAbout("# TYPE connection_count gauge\nconnection_count 1\n"), "connection_count")
     }))
 
   it.effect("two pools share a registry, each metric being announced once", () =>
