@@ -16,14 +16,9 @@ export type ErrorText = (typeof errorTexts)[number]
 /** What a server's reply says in its own words, and never only names. A field that nobody knows is a letter. */
 const inWords = (field: string): boolean => /^(detail|hint|where|internalQuery|.)$/.test(field)
 
-const define = (error: object, key: string, value: unknown): void => {
+const define = (error: object, key: string, value: unknown, enumerable = false): void => {
   // One that is frozen is somebody's constant: it has no row in it.
-  Reflect.defineProperty(error, key, {
-    value,
-    enumerable: Object.prototype.propertyIsEnumerable.call(error, key),
-    writable: true,
-    configurable: true
-  })
+  Reflect.defineProperty(error, key, { value, enumerable, writable: true, configurable: true })
 }
 
 /** The frames of a stack, without the message above them. */
@@ -41,14 +36,18 @@ const reword = (error: Error, text: string): void => {
   if (Undisclosed.has(error)) return
   const frames = framesOf(error)
   Undisclosed.keep(error, error.message)
-  define(error, "message", text)
+  // The `toJSON` of Effect's errors prefers what it lists to what they were made of.
+  define(error, "message", text, "toJSON" in error)
   define(error, "stack", `${error.name}: ${text}${frames}`)
 }
 
 const hush = (reply: Error): void => {
   reword(reply, summaryOf(reply))
   for (const field of Object.keys(reply)) {
-    if (inWords(field)) Object.defineProperty(reply, field, { enumerable: false })
+    if (!inWords(field)) continue
+    const words: unknown = Reflect.get(reply, field)
+    // Printers that are told to show hidden fields do not call a getter.
+    Object.defineProperty(reply, field, { get: () => words, enumerable: false, configurable: true })
   }
 }
 
@@ -71,7 +70,7 @@ export const conceal = <E>(error: E): E => {
   if (sqlStateOf(cause) !== undefined) hush(cause)
   else if (isAboutValue(error)) {
     if (nameOf(cause)?.startsWith("Pg") === true) reword(cause, beforeValue(cause.message))
-    else define(error.reason, "cause", seal(cause))
+    else define(error.reason, "cause", seal(cause), true)
   }
   return error
 }
@@ -110,10 +109,14 @@ export const wordsOf = (error: unknown, mode: ErrorText): string | undefined => 
   return [name, text].filter((part) => part !== undefined && part !== "").join(": ") || undefined
 }
 
-/** What somebody else's code has failed with, as far as it may be logged. */
-export const causeTreatmentOf = (mode: ErrorText) => (cause: Cause.Cause<unknown>): Cause.Cause<unknown> =>
-  mode === "full" ? cause : Cause.fromReasons(cause.reasons.map((reason) => {
+/** What somebody else's code has failed with, by name: for a log. */
+export const discreetCause = (cause: Cause.Cause<unknown>): Cause.Cause<unknown> =>
+  Cause.fromReasons(cause.reasons.map((reason) => {
     if (reason._tag === "Interrupt") return reason
     const error = reason._tag === "Fail" ? reason.error : reason.defect
     return isOurs(error) ? reason : Cause.makeFailReason(nameOf(error) ?? "an error of unknown kind")
   }))
+
+/** What somebody else's code has failed with, as far as a pool may log it. */
+export const causeTreatmentOf = (mode: ErrorText): (cause: Cause.Cause<unknown>) => Cause.Cause<unknown> =>
+  mode === "full" ? (cause) => cause : discreetCause
