@@ -32,7 +32,9 @@ import * as Admission from "./internal/admission.ts"
 import * as Classifier from "./internal/classifier.ts"
 import * as CommitFate from "./internal/commitFate.ts"
 import * as Deadlines from "./internal/deadline.ts"
+import * as Discretion from "./internal/discretion.ts"
 import * as Evidence from "./internal/evidence.ts"
+import { describe } from "./internal/failure.ts"
 import * as History from "./internal/history.ts"
 import * as Hosts from "./internal/hosts.ts"
 import * as LostCommit from "./internal/lostCommit.ts"
@@ -183,7 +185,7 @@ const withLastWords = (error: SqlError, session: Session): SqlError => {
   return new SqlError({
     reason: new ConnectionError({
       cause,
-      message: `The server ended the session: ${obituary.message}`,
+      message: `The server ended the session: ${describe(Errors.failureOf(cause))}`,
       operation: error.reason.operation
     })
   })
@@ -215,10 +217,13 @@ export const make = Effect.fnUntraced(function*(
   // judging failures
   // ---------------------------------------------------------------------------------------------------------------
 
+  const treat = Discretion.treatmentOf(pool.settings.errorText)
+  const shownCause = Discretion.causeTreatmentOf(pool.settings.errorText)
   const runFork = Effect.runForkWith(yield* Effect.context<never>())
   const reclassify = Classifier.compose(
     [yield* Errors.Classifier, options.classify],
-    (defect) => runFork(Effect.logWarning("A classifier failed; the default verdict stands", Cause.die(defect)))
+    (defect) =>
+      runFork(Effect.logWarning("A classifier failed; the default verdict stands", shownCause(Cause.die(defect))))
   )
 
   const evidence = Evidence.make({
@@ -234,7 +239,7 @@ export const make = Effect.fnUntraced(function*(
       pool.evictUnsafe(session, "error")
       if (disposal === "EvictAll") Effect.runSync(pool.evictAll)
     },
-    complete: withLastWords,
+    complete: (error, session) => treat(withLastWords(error, session)),
     enforce: (work, deadlineAt, unit) => enforce(work, deadlineAt, unit),
     tell: ({ session, transaction }, error, { elapsed, failure, verdict }) =>
       session.wire.obituary()?.by === "silence"

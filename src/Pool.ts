@@ -23,6 +23,7 @@ import * as Os from "node:os"
 import * as Errors from "./Errors.ts"
 import * as Address from "./internal/address.ts"
 import * as Connector from "./internal/connector.ts"
+import * as Discretion from "./internal/discretion.ts"
 import * as Errand from "./internal/errand.ts"
 import * as Hosts from "./internal/hosts.ts"
 import * as Leaks from "./internal/leaks.ts"
@@ -58,6 +59,8 @@ export interface Lease {
   readonly session: Session.Session
   /** The driver's connection: exclusive when it came from `reserve`. */
   readonly connection: PgConnection.PgConnection
+  /** The same, with its errors as the driver makes them: they show all that the server says. */
+  readonly driver: PgConnection.PgConnection
 }
 
 /**
@@ -232,6 +235,10 @@ export const make = Effect.fnUntraced(function*(
   /** The wall clock may be set back. */
   const elapsed = (since: number) => Math.max(0, now() - since)
 
+  const treat = Discretion.treatmentOf(settings.errorText)
+  const hookFailed = (hook: string, cause: unknown, text = Discretion.wordsOf(cause, settings.errorText)) =>
+    new Errors.HookFailed({ hook, cause: Discretion.seal(cause), text })
+
   const state = PoolState.make<AcquireError>(settings, now, runFork)
   const { machine } = state
   const { members } = machine
@@ -244,9 +251,13 @@ export const make = Effect.fnUntraced(function*(
     draw: () => random.nextDoubleUnsafe(),
     runFork,
     generation: () => state.generation,
-    hookFailed: (hook, cause) => new Errors.HookFailed({ hook, cause }),
+    hookFailed,
     credentialsFailed: (cause, refusal) =>
-      new Errors.CredentialsFailed({ cause, refusal: refusal === undefined ? null : Errors.failureOf(refusal) }),
+      new Errors.CredentialsFailed({
+        cause: Discretion.seal(cause),
+        text: Discretion.wordsOf(cause, settings.errorText),
+        refusal: refusal === undefined ? null : Errors.failureOf(refusal)
+      }),
     noSuitableHost: (findings) =>
       new Errors.NoSuitableHost({
         targetSessionAttrs: settings.sessionAttrs,
@@ -411,7 +422,13 @@ export const make = Effect.fnUntraced(function*(
     restore: Restore
   ): Effect.Effect<Lease, AcquireError> => {
     const pinned = Scope.provide(
-      Effect.map(session.connection.pin, (connection): Lease => ({ session, connection })),
+      Effect.map(session.driver.pin, (driver): Lease => ({
+        session,
+        driver,
+        get connection() {
+          return Discretion.guard(driver, treat)
+        }
+      })),
       scope
     )
     if (settings.concurrency === 1) return pinned
@@ -535,16 +552,16 @@ export const make = Effect.fnUntraced(function*(
   ): Effect.Effect<Session.Session, AcquireError> => {
     const hook = settings.beforeAcquire
     if (hook === undefined) return Effect.succeed(countUse(session))
-    const failed = (cause: unknown) => {
+    const failed = (cause: unknown, text?: string) => {
       retirement.evict(session, "invalid")
-      return Effect.fail(new Errors.HookFailed({ hook: "beforeAcquire", cause }))
+      return Effect.fail(hookFailed("beforeAcquire", cause, text))
     }
     // A hook that wants none must not have sessions opened and closed for as long as its borrower waits.
     const refuse = (reason: Metrics.CloseReason) => {
       if (session.uses === 0) attempt.refused++
-      return attempt.refused > Math.max(state.max, fewestRefusals)
-        ? failed(new Error(`${attempt.refused} new sessions in a row were refused, or lost while it was at work`))
-        : again(reason)
+      if (attempt.refused <= Math.max(state.max, fewestRefusals)) return again(reason)
+      const why = `${attempt.refused} new sessions in a row refused, or lost while it was at work`
+      return failed(new Error(why), why)
     }
     const work = Effect.suspend(() => hook(session.connection, usage(session)))
     attempt.spentOn = "Hook"

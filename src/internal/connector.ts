@@ -11,6 +11,7 @@ import * as Berth from "./berth.ts"
 import { classify } from "./classify.ts"
 import * as ConnectGate from "./connectGate.ts"
 import type * as Dial from "./dial.ts"
+import * as Discretion from "./discretion.ts"
 import * as Errand from "./errand.ts"
 import { digWhole } from "./failure.ts"
 import * as Hosts from "./hosts.ts"
@@ -142,6 +143,8 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
   let lastId = 0
   let lastFailure: E | SqlError | undefined
 
+  const shownCause = Discretion.causeTreatmentOf(settings.errorText)
+
   const runHook = (hook: string, effect: Effect.Effect<unknown, unknown>): Effect.Effect<unknown, E> =>
     Effect.catchCause(effect, (cause) => Effect.fail(owner.hookFailed(hook, Cause.squash(cause))))
 
@@ -151,10 +154,9 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
       session.wire,
       { millis: settings.farewell, onTimeUp: () => new Error(`it took longer than ${settings.farewell} ms`) }
     ).pipe(
-      Effect.ignoreCause({
-        log: "Warn",
-        message: "the beforeDisconnect hook failed; the session is closed all the same"
-      })
+      Effect.catchCause((cause) =>
+        Effect.logWarning("the beforeDisconnect hook failed; the session is closed all the same", shownCause(cause))
+      )
     )
 
   const logIn = (berth: Berth.Berth, scope: Scope.Closeable, host: number) =>
@@ -173,7 +175,8 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
             config: { ...settings.connection, password },
             now,
             lifetime: settings.maxLifetime * (1 - owner.draw() * settings.maxLifetimeJitter),
-            silence: settings.silence
+            silence: settings.silence,
+            errorText: settings.errorText
           })
         )
     })
