@@ -35,6 +35,8 @@ import * as Deadlines from "./internal/deadline.ts"
 import * as Evidence from "./internal/evidence.ts"
 import * as History from "./internal/history.ts"
 import * as Hosts from "./internal/hosts.ts"
+import * as Logbook from "./internal/logbook.ts"
+import * as LogFields from "./internal/logFields.ts"
 import * as LostCommit from "./internal/lostCommit.ts"
 import { millis } from "./internal/millis.ts"
 import * as Recovery from "./internal/recovery.ts"
@@ -193,7 +195,8 @@ export const make = Effect.fnUntraced(function*(
 ): Effect.fn.Return<Executor["Service"], Errors.InvalidOption, Pool.Pool | Breaker.Breaker | Metrics.Metrics> {
   const pool = yield* Pool.Pool
   const breaker = yield* Breaker.Breaker
-  const { store } = yield* Metrics.Metrics
+  const { pool: name, store } = yield* Metrics.Metrics
+  const book = yield* Logbook.make(name)
   const clock = yield* Clock.Clock
   const now = () => clock.currentTimeMillisUnsafe()
   const defaultRetry = options.retry === false || EffectSchedule.isSchedule(options.retry)
@@ -206,10 +209,9 @@ export const make = Effect.fnUntraced(function*(
   // judging failures
   // ---------------------------------------------------------------------------------------------------------------
 
-  const runFork = Effect.runForkWith(yield* Effect.context<never>())
   const reclassify = Classifier.compose(
     [yield* Errors.Classifier, options.classify],
-    (defect) => runFork(Effect.logWarning("A classifier failed; the default verdict stands", Cause.die(defect)))
+    (defect) => book.write("classifierFailed", () => LogFields.ofDefect(defect))
   )
 
   const evidence = Evidence.make({
@@ -313,17 +315,20 @@ export const make = Effect.fnUntraced(function*(
     connectPause: pool.connectPauseUnsafe,
     circuitPause,
     budget,
-    onRetry: (kind) => {
+    onRetry: (kind, attempt, error) => {
       store.retries[kind]++
+      book.write("queryRetry", () => LogFields.repeated(attempt, error))
     },
     onLocal: countLocal,
-    exhausted: (last, history, stoppedBy) =>
-      new Errors.RetriesExhausted({
+    exhausted: (last, history, stoppedBy) => {
+      book.write("queryGaveUp", () => LogFields.exhausted(last, history, stoppedBy))
+      return new Errors.RetriesExhausted({
         attempts: history.length,
         last: isSqlError(last) ? told(last) : last,
         history,
         stoppedBy
       })
+    }
   })
 
   const asSqlError = <E>(error: E | SqlError | Errors.PoolError): SqlError => {
