@@ -56,7 +56,8 @@ const transitionFields = [
   "db.breaker.retry_after_ms",
   "db.breaker.openings",
   "db.breaker.reason",
-  ...failureFields
+  "error.type",
+  "db.response.status_code"
 ] as const
 
 const wanting: Readonly<Record<string, string>> = {
@@ -170,7 +171,7 @@ export const lines = {
     (about) =>
       `No session could be had within ${about["db.acquire.waited_ms"]} ms: ${about["db.pool.active"]} of ${
         about["db.pool.max"]
-      } are in use, ${about["db.pool.waiting"]} borrowers wait (phase ${about["db.acquire.phase"]}).`,
+      } are in use, ${about["db.pool.waiting"]} others wait (phase ${about["db.acquire.phase"]}).`,
     { limitedBy: (about) => about["db.acquire.phase"], of: "caller" }
   ),
   queryRetry: line(
