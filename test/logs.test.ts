@@ -504,6 +504,20 @@ describe("who reads the log", () => {
       assert.deepStrictEqual(lines, [])
     }))
 
+  it.effect("reads nothing of a layer that is silenced, whatever the level of its callers", () =>
+    Effect.gen(function*() {
+      const { lines, recorded } = recorder()
+      yield* recorded(Effect.scoped(Effect.gen(function*() {
+        const { ask } = yield* Effect.provideService(
+          makeWorld({ breaker: false }, refuses),
+          References.MinimumLogLevel,
+          "None"
+        )
+        assert.isTrue(Exit.isFailure(yield* played(ask)))
+      })))
+      assert.deepStrictEqual(lines, [])
+    }))
+
   it.effect("reads no more than the level asks for", () =>
     Effect.gen(function*() {
       for (

@@ -94,7 +94,8 @@ const open = (pool: string | undefined, built: Context.Context<never>): Logbook 
       const { level, of } = lines[name]
       const fiber = of === "caller" ? Fiber.getCurrent() : undefined
       const context: Context.Context<never> = fiber?.context ?? home
-      if (!isHeard(level, context)) return
+      // Whoever silences the layer silences all that is written for it.
+      if (!isHeard(level, home) || (fiber !== undefined && !isHeard(level, context))) return
       const told = about()
       const suppressed = admit(name, told as Fields)
       if (suppressed === undefined) return
