@@ -561,6 +561,30 @@ describe("who reads the log", () => {
       )
     }))
 
+  it.effect("finds the trace of a call that has waited in vain", () =>
+    Effect.gen(function*() {
+      const { lines, recorded } = recorder("Info")
+      yield* recorded(Effect.scoped(Effect.gen(function*() {
+        const { ask, pool } = yield* makeWorld({ max: 1, acquireTimeout: "1 second" })
+        yield* pool.get()
+        yield* Effect.withSpan(Effect.andThen(Effect.annotateLogs(played(ask), "order", 7), Effect.void), "request")
+      })))
+      const [line] = lines
+      assert.strictEqual(line?.annotations["event.name"], "db.acquire.timeout")
+      assert.match(String(line?.annotations["trace_id"]), /^[0-9a-f]{32}$/)
+      assert.strictEqual(line?.annotations["order"], 7)
+    }))
+
+  it.effect("reads once that a unit of work was given up, however deep its statements are", () =>
+    Effect.gen(function*() {
+      const { lines, recorded } = recorder("Error")
+      yield* recorded(Effect.scoped(Effect.gen(function*() {
+        const { ask, run } = yield* makeWorld({ breaker: false }, refuses)
+        yield* played(run(run(ask), { idempotent: true }))
+      })))
+      assert.deepStrictEqual(lines.map(({ annotations }) => annotations["event.name"]), ["db.query.gave_up"])
+    }))
+
   it.effect("learns from which pool a hook's own lines come", () =>
     Effect.gen(function*() {
       const { lines, recorded } = recorder()
@@ -583,6 +607,29 @@ describe("who reads the log", () => {
         yield* pool.evictAll
         yield* ask
       })).pipe(Effect.provide(Logger.layer([broken])), Effect.provideService(References.MinimumLogLevel, "Trace"))
+    }))
+})
+
+describe("a logger that writes into the pool it reads of", () => {
+  it.effect("does not feed on itself while the database is down", () =>
+    Effect.gen(function*() {
+      let written = 0
+      let write: Effect.Effect<unknown, unknown> = Effect.void
+      const toDatabase = Logger.make(({ fiber }) => {
+        written++
+        Effect.runForkWith(fiber.context)(write)
+      })
+      yield* Effect.scoped(Effect.gen(function*() {
+        const { ask } = yield* makeWorld({ breaker: false }, refuses)
+        write = ask
+        yield* played(ask)
+        for (let second = 0; second < 60; second++) {
+          yield* TestClock.adjust("1 second")
+          yield* turns
+        }
+      })).pipe(Effect.provide(Logger.layer([toDatabase])), Effect.provideService(References.MinimumLogLevel, "Trace"))
+      assert.isAbove(written, 3)
+      assert.isBelow(written, 50)
     }))
 })
 
