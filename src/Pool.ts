@@ -23,10 +23,13 @@ import * as Os from "node:os"
 import * as Errors from "./Errors.ts"
 import * as Address from "./internal/address.ts"
 import * as Connector from "./internal/connector.ts"
+import * as Discretion from "./internal/discretion.ts"
 import * as Errand from "./internal/errand.ts"
 import * as Hosts from "./internal/hosts.ts"
 import * as Leaks from "./internal/leaks.ts"
 import * as Liveness from "./internal/liveness.ts"
+import * as Logbook from "./internal/logbook.ts"
+import * as LogFields from "./internal/logFields.ts"
 import { millis } from "./internal/millis.ts"
 import * as PoolMachine from "./internal/poolMachine.ts"
 import * as PoolSettings from "./internal/poolSettings.ts"
@@ -58,6 +61,8 @@ export interface Lease {
   readonly session: Session.Session
   /** The driver's connection: exclusive when it came from `reserve`. */
   readonly connection: PgConnection.PgConnection
+  /** The same, with its errors as the driver makes them: they show all that the server says. */
+  readonly driver: PgConnection.PgConnection
 }
 
 /**
@@ -224,7 +229,8 @@ export const make = Effect.fnUntraced(function*(
   const random = yield* Random.Random
   const metrics = yield* Metrics.Metrics
   const store = metrics.store
-  const runFork = Effect.runForkWith(yield* Effect.context<never>())
+  const runFork = Effect.runForkWith(Logbook.naming(yield* Effect.context<never>(), metrics.pool))
+  const book = yield* Logbook.make(metrics.pool)
   const dispatcher = yield* Effect.withFiber((fiber) => Effect.succeed(fiber.currentDispatcher))
   const now = () => clock.currentTimeMillisUnsafe()
   const monotonicNanos = () => clock.monotonicTimeNanosUnsafe()
@@ -232,7 +238,11 @@ export const make = Effect.fnUntraced(function*(
   /** The wall clock may be set back. */
   const elapsed = (since: number) => Math.max(0, now() - since)
 
-  const state = PoolState.make<AcquireError>(settings, now, runFork)
+  const treat = Discretion.treatmentOf(settings.errorText)
+  const hookFailed = (hook: string, cause: unknown, text = Discretion.wordsOf(cause, settings.errorText)) =>
+    new Errors.HookFailed({ hook, cause: Discretion.seal(cause), text })
+
+  const state = PoolState.make<AcquireError>(settings, now, runFork, book)
   const { machine } = state
   const { members } = machine
   const retirement = Retirement.make(state)
@@ -243,10 +253,15 @@ export const make = Effect.fnUntraced(function*(
     monotonicNanos,
     draw: () => random.nextDoubleUnsafe(),
     runFork,
+    book,
     generation: () => state.generation,
-    hookFailed: (hook, cause) => new Errors.HookFailed({ hook, cause }),
+    hookFailed,
     credentialsFailed: (cause, refusal) =>
-      new Errors.CredentialsFailed({ cause, refusal: refusal === undefined ? null : Errors.failureOf(refusal) }),
+      new Errors.CredentialsFailed({
+        cause: Discretion.seal(cause),
+        text: Discretion.wordsOf(cause, settings.errorText),
+        refusal: refusal === undefined ? null : Errors.failureOf(refusal)
+      }),
     noSuitableHost: (findings) =>
       new Errors.NoSuitableHost({
         targetSessionAttrs: settings.sessionAttrs,
@@ -257,8 +272,9 @@ export const make = Effect.fnUntraced(function*(
         }))
       }),
     evict: (session) => retirement.evict(session, "invalid"),
-    onOpen: () => {
+    onOpen: (session) => {
       store.connectionsOpened++
+      book.write("connectionOpened", () => LogFields.opened(session, settings))
     },
     onReady: supply.arrived,
     onFailed: supply.failed,
@@ -268,6 +284,7 @@ export const make = Effect.fnUntraced(function*(
       store.connectionsClosed[session.condemned]++
       PoolMachine.dismiss(machine, session)
       runFork(Scope.close(session.scope, Exit.void))
+      book.write("connectionClosed", () => LogFields.closed(session, settings, now()))
     },
     onPlace: supply.pump
   })
@@ -280,7 +297,7 @@ export const make = Effect.fnUntraced(function*(
   const { takeBack } = Returns.make(state, retirement, usage, supply.pump)
   const leaks = settings.leakThreshold === undefined
     ? undefined
-    : Leaks.make({ threshold: settings.leakThreshold, pool: metrics.pool, now, runFork })
+    : Leaks.make({ threshold: settings.leakThreshold, book, now, runFork })
 
   // ---------------------------------------------------------------------------------------------------------------
   // checkout
@@ -411,7 +428,13 @@ export const make = Effect.fnUntraced(function*(
     restore: Restore
   ): Effect.Effect<Lease, AcquireError> => {
     const pinned = Scope.provide(
-      Effect.map(session.connection.pin, (connection): Lease => ({ session, connection })),
+      Effect.map(session.driver.pin, (driver): Lease => ({
+        session,
+        driver,
+        get connection() {
+          return Discretion.guard(driver, treat)
+        }
+      })),
       scope
     )
     if (settings.concurrency === 1) return pinned
@@ -535,16 +558,16 @@ export const make = Effect.fnUntraced(function*(
   ): Effect.Effect<Session.Session, AcquireError> => {
     const hook = settings.beforeAcquire
     if (hook === undefined) return Effect.succeed(countUse(session))
-    const failed = (cause: unknown) => {
+    const failed = (cause: unknown, text?: string) => {
       retirement.evict(session, "invalid")
-      return Effect.fail(new Errors.HookFailed({ hook: "beforeAcquire", cause }))
+      return Effect.fail(hookFailed("beforeAcquire", cause, text))
     }
     // A hook that wants none must not have sessions opened and closed for as long as its borrower waits.
     const refuse = (reason: Metrics.CloseReason) => {
       if (session.uses === 0) attempt.refused++
-      return attempt.refused > Math.max(state.max, fewestRefusals)
-        ? failed(new Error(`${attempt.refused} new sessions in a row were refused, or lost while it was at work`))
-        : again(reason)
+      if (attempt.refused <= Math.max(state.max, fewestRefusals)) return again(reason)
+      const why = `${attempt.refused} new sessions in a row refused, or lost while it was at work`
+      return failed(new Error(why), why)
     }
     const work = Effect.suspend(() => hook(session.connection, usage(session)))
     attempt.spentOn = "Hook"
@@ -573,12 +596,14 @@ export const make = Effect.fnUntraced(function*(
   const timedOut = (startedAt: number, phase: Errors.AcquireTimeout["phase"] | undefined) => {
     const stats = statsUnsafe()
     const lastConnectFailure = connector.lastFailure()
-    return new Errors.AcquireTimeout({
+    const error = new Errors.AcquireTimeout({
       phase: phase ?? (machine.isSuspended ? "Suspended" : stats.active >= stats.max ? "Queue" : "Connect"),
       waited: elapsed(startedAt),
       stats,
       lastConnectFailure: lastConnectFailure === undefined ? null : Errors.failureOf(lastConnectFailure)
     })
+    book.write("acquireTimeout", () => LogFields.waitedInVain(error))
+    return error
   }
 
   // ---------------------------------------------------------------------------------------------------------------
