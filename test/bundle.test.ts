@@ -37,7 +37,7 @@ const barrel = JSON.stringify(new URL("../src/index.ts", import.meta.url).pathna
 /** What only an exporter needs: the words of the table, and the wiring of each registry. */
 const ofExporters = [
   "Most connections that the pool may have",
-  "db.client.connection",
+  "db.client.connection.wait_time",
   "registerMetric",
   "registerUnsafe"
 ]
