@@ -37,6 +37,7 @@ import type * as Session from "./internal/session.ts"
 import * as Shutdown from "./internal/shutdown.ts"
 import * as Sizing from "./internal/sizing.ts"
 import * as Supply from "./internal/supply.ts"
+import * as VitalSigns from "./internal/vitalSigns.ts"
 import * as Metrics from "./Metrics.ts"
 
 /**
@@ -144,10 +145,12 @@ export class Pool extends Context.Service<Pool, {
   readonly statsUnsafe: () => Stats
   /** Milliseconds until the next connect is tried after failed ones, 0 when it may be tried now. */
   readonly connectPauseUnsafe: () => number
+  /** Why the last connect failed, when none has worked since. */
+  readonly lastConnectFailureUnsafe: () => AcquireError | undefined
   /** Sessions that have ended here, and not yet on the server: their places are taken. */
   readonly leavingUnsafe: () => number
-  /** Wall-clock milliseconds at which a live session was last opened or given back. */
-  readonly lastProofUnsafe: () => number | undefined
+  /** What can be told of the database without asking it. */
+  readonly vitalSignsUnsafe: () => VitalSigns.VitalSigns
   /** Closes idle sessions now and lent ones when they come back: after a failover, or a change of credentials. */
   readonly evictAll: Effect.Effect<void>
   /**
@@ -233,6 +236,7 @@ export const make = Effect.fnUntraced(function*(
   const { machine } = state
   const { members } = machine
   const retirement = Retirement.make(state)
+  const vitalSigns = VitalSigns.make(state, () => clock.monotonicTimeNanosUnsafe())
   const supply = Supply.make(state, retirement, () => connector, (waited) => saturated("Lateness", waited))
   const connector: Connector.Connector<AcquireError> = Connector.make<AcquireError>({
     settings,
@@ -253,12 +257,14 @@ export const make = Effect.fnUntraced(function*(
         }))
       }),
     evict: (session) => retirement.evict(session, "invalid"),
-    onOpen: () => {
+    onOpen: (session) => {
+      vitalSigns.met(session)
       store.connectionsOpened++
     },
     onReady: supply.arrived,
     onFailed: supply.failed,
     onGone: (session) => {
+      vitalSigns.parted(session)
       session.condemned ??= state.phase === "Open" ? "error" : "shutdown"
       store.connectionsClosed[session.condemned]++
       PoolMachine.dismiss(machine, session)
@@ -646,14 +652,9 @@ export const make = Effect.fnUntraced(function*(
     stats: Effect.sync(statsUnsafe),
     statsUnsafe,
     connectPauseUnsafe: connector.pause,
+    lastConnectFailureUnsafe: connector.lastFailure,
     leavingUnsafe: () => connector.taken() - connector.connecting() - members.size,
-    lastProofUnsafe: () => {
-      let latest: number | undefined
-      for (const { condemned, idleSince, isAnswering, wire } of members) {
-        if (condemned === undefined && isAnswering && !wire.isDead()) latest = Math.max(latest ?? 0, idleSince)
-      }
-      return latest
-    },
+    vitalSignsUnsafe: vitalSigns.read,
     evictAll: Effect.sync(retirement.evictAll),
     evictUnsafe: retirement.evict,
     resize,
