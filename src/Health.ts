@@ -492,6 +492,19 @@ export interface RoutesOptions<R = never, E = never, RP = Pool.Pool | Breaker.Br
   } | undefined
 }
 
+/**
+ * What a {@link toWebHandler} answers, and where.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export interface WebHandlerOptions<R = never, E = never, RP = Pool.Pool | Breaker.Breaker | Metrics.Metrics>
+  extends RoutesOptions<R, E, RP>
+{
+  /** Answers this whatever the path of the request is. Default: the path decides. */
+  readonly route?: "database" | "livez" | "readyz" | "metrics" | undefined
+}
+
 const defaultPaths = { database: "/health/database", livez: "/livez", readyz: "/readyz", metrics: "/metrics" } as const
 
 const pathsOf = <R, E, RP>({ metrics, paths, prefix }: RoutesOptions<R, E, RP>) => {
@@ -663,10 +676,7 @@ const toResponse = ({ body, headers, status }: HealthEndpoint.Answer, method: st
  */
 export const toWebHandler = <R = never, E = never, RP = Pool.Pool | Breaker.Breaker | Metrics.Metrics, ER = never>(
   runtime: ManagedRuntime.ManagedRuntime<NoInfer<RP> | NoInfer<Exclude<R, Scope.Scope>>, ER>,
-  options: RoutesOptions<R, E, RP> & {
-    /** Answers this whatever the path of the request is. Default: the path decides. */
-    readonly route?: "database" | "livez" | "readyz" | "metrics" | undefined
-  } = {}
+  options: WebHandlerOptions<R, E, RP> = {}
 ): (request: Request) => Promise<Response> => {
   const paths = pathsOf(options)
   const endpoint = Effect.runSync(Effect.cached(endpointOf(options)))

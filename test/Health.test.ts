@@ -2,67 +2,10 @@ import { assert, describe, it } from "@effect/vitest"
 import * as DateTime from "effect/DateTime"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
-import { SqlError, UnknownError } from "effect/sql/SqlError"
 import { TestClock } from "effect/testing"
-import type * as Breaker from "../src/Breaker.ts"
 import * as Errors from "../src/Errors.ts"
 import * as Health from "../src/Health.ts"
-
-const quiet: Errors.PoolStats = {
-  total: 3,
-  idle: 3,
-  active: 0,
-  waiting: 0,
-  connecting: 0,
-  max: 10,
-  min: 2,
-  oldestLease: 0
-}
-const full: Errors.PoolStats = { ...quiet, total: 10, idle: 0, active: 10, waiting: 4 }
-
-/** A database that can be put into every state by hand. */
-const makeWorld = (options?: Health.Options) => {
-  const world = {
-    stats: quiet,
-    leaving: 0,
-    breaker: { _tag: "Closed", failures: 0 } as Breaker.State,
-    isClosing: false,
-    isSuspended: false,
-    lastReplyAt: undefined as number | undefined,
-    lastFailure: undefined as ReturnType<Health.Sources["lastFailure"]>,
-    server: undefined as Health.Report["server"],
-    connectPause: 0,
-    connectFailure: undefined as unknown,
-    traffic: { count: 0, sum: 0 },
-    pings: 0,
-    ping: Effect.void as Effect.Effect<unknown, unknown>
-  }
-  const sources: Health.Sources = {
-    name: "main",
-    stats: () => world.stats,
-    leaving: () => world.leaving,
-    breaker: Effect.sync(() => world.breaker),
-    isClosing: () => world.isClosing,
-    signs: () => ({
-      lastProofAt: world.lastReplyAt,
-      lastAnswerAt: world.lastReplyAt,
-      server: world.server,
-      isSuspended: world.isSuspended
-    }),
-    lastFailure: () => world.lastFailure,
-    connectPause: () => world.connectPause,
-    connectFailure: () => world.connectFailure,
-    traffic: () => world.traffic,
-    address: { hosts: ["db.internal:5432"], database: "shop", username: "clerk" },
-    ping: Effect.suspend(() => {
-      world.pings++
-      return world.ping
-    })
-  }
-  return { world, sources, ...Effect.runSync(Health.make(sources, options)) }
-}
-
-const sqlError = (cause: object) => new SqlError({ reason: new UnknownError({ cause, message: "text of the server" }) })
+import { full, makeWorld, quiet, sqlError } from "./healthWorld.ts"
 
 describe("Health.make", () => {
   it.effect("a closing pool is down, whatever else is true, and all of that is told", () =>
