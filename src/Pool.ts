@@ -108,6 +108,8 @@ export type AcquireError =
 export interface CheckoutOptions {
   /** Prove the session by a round trip before it is handed out. Default: only when it has been idle for long. */
   readonly prove?: boolean | undefined
+  /** Bounds that round trip. Default: the pool's `validationTimeout`. */
+  readonly proveWithin?: Duration.Input | undefined
   /** Bounds this checkout. Default: the pool's `acquireTimeout`. */
   readonly timeout?: Duration.Input | undefined
 }
@@ -427,7 +429,7 @@ export const make = Effect.fnUntraced(function*(
         refused: 0
       }
       attempts++
-      const worthy = Effect.timeoutOrElse(firstWorthy(attempt, options?.prove ?? false), {
+      const worthy = Effect.timeoutOrElse(firstWorthy(attempt, options), {
         duration: timeoutOf(options),
         orElse: () => Effect.fail(timedOut(startedAt, attempt.spentOn ?? (attempt.refused > 0 ? "Hook" : undefined)))
       })
@@ -466,23 +468,26 @@ export const make = Effect.fnUntraced(function*(
     })
 
   /** Takes sessions until one is worth handing out. Whoever gets one that is not goes back to the head of the line. */
-  const firstWorthy = (attempt: Attempt, alwaysProve: boolean): Effect.Effect<Session.Session, AcquireError> =>
+  const firstWorthy = (
+    attempt: Attempt,
+    options: CheckoutOptions | undefined
+  ): Effect.Effect<Session.Session, AcquireError> =>
     Effect.flatMap(stand(attempt.waiter), (session) => {
       const again = (reason: Metrics.CloseReason) => {
         retirement.evict(session, reason)
         abandon(attempt.waiter)
-        return firstWorthy(attempt, alwaysProve)
+        return firstWorthy(attempt, options)
       }
       const at = now()
       const verdict = retirement.standing(session, 1, at)
       if (verdict !== "Ready" && verdict !== "Unproven") return again(verdict)
       // One in use is watched by its statements. A new one may only have been proved by a pooler.
-      const isProved = session.borrowers > 1 || (verdict === "Ready" && !alwaysProve)
+      const isProved = session.borrowers > 1 || (verdict === "Ready" && options?.prove !== true)
       if (isProved) return welcome(session, attempt, again)
       const isNew = session.uses === 0 && at - session.openedAt < settings.validateAfter
       attempt.spentOn = "Validate"
       return Effect.flatMap(
-        Effect.scoped(Effect.andThen(exclude(session), Liveness.prove(session, settings.validationTimeout))),
+        Effect.scoped(Effect.andThen(exclude(session), Liveness.prove(session, proofTimeoutOf(options)))),
         (objection) => {
           attempt.spentOn = undefined
           if (objection === undefined) return welcome(session, attempt, again)
@@ -535,6 +540,9 @@ export const make = Effect.fnUntraced(function*(
 
   const timeoutOf = (options: CheckoutOptions | undefined): number =>
     options?.timeout === undefined ? settings.acquireTimeout : millis(options.timeout)
+
+  const proofTimeoutOf = (options: CheckoutOptions | undefined): number =>
+    options?.proveWithin === undefined ? settings.validationTimeout : millis(options.proveWithin)
 
   const timedOut = (startedAt: number, phase: Errors.AcquireTimeout["phase"] | undefined) => {
     store.acquireTimeouts++

@@ -50,10 +50,11 @@ export const makeWorld = (options?: Health.Options) => {
     connectFailure: () => world.connectFailure,
     traffic: () => world.traffic,
     address: { hosts: ["db.internal:5432"], database: "shop", username: "clerk" },
-    ping: Effect.suspend(() => {
-      world.pings++
-      return world.ping
-    })
+    ping: () =>
+      Effect.suspend(() => {
+        world.pings++
+        return world.ping
+      })
   }
   return { world, sources, ...Effect.runSync(Health.make(sources, options)) }
 }

@@ -52,8 +52,7 @@ const breakerStatus: Record<BreakerState["_tag"], Status> = {
 
 const states: ReadonlyArray<State> = ["up", "degraded", "down"]
 
-export const worstOf = (all: ReadonlyArray<State>): State =>
-  states[Math.max(0, ...all.map((state) => states.indexOf(state)))]!
+const worstOf = (all: ReadonlyArray<State>): State => states[Math.max(0, ...all.map((state) => states.indexOf(state)))]!
 
 /** The draft wants none where all is well. */
 const outputOf = ({ reasons, state }: Told): string | undefined => state === "up" ? undefined : reasons.join(" ")
@@ -101,6 +100,8 @@ export const ofPool = (report: Told, details: object | undefined): object => ({
   details
 })
 
+const stateOf = ({ isPassed }: OwnCheck): State => isPassed ? "up" : "down"
+
 /** Several pools, and the program's own checks. */
 export const ofAll = (reports: ReadonlyArray<Told>, own: ReadonlyArray<OwnCheck>): object => {
   const state = worstOf([...reports.map((report) => report.state), ...own.map(stateOf)])
@@ -122,5 +123,3 @@ export const ofAll = (reports: ReadonlyArray<Told>, own: ReadonlyArray<OwnCheck>
     state
   }
 }
-
-export const stateOf = ({ isPassed }: OwnCheck): State => isPassed ? "up" : "down"

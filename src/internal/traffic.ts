@@ -23,7 +23,7 @@ export const make = (read: () => Reading): Traffic => {
         older = newer
         newer = reading
       }
-      const from = older ?? reading
+      const from = older ?? newer
       const count = reading.count - from.count
       return count > 0 ? (reading.sum - from.sum) / count * 1_000 : undefined
     }
