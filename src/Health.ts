@@ -12,7 +12,7 @@ import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as HttpRouter from "effect/http/HttpRouter"
-import * as HttpServerRequest from "effect/http/HttpServerRequest"
+import type * as HttpServerRequest from "effect/http/HttpServerRequest"
 import * as HttpServerResponse from "effect/http/HttpServerResponse"
 import type * as Layer from "effect/Layer"
 import type * as ManagedRuntime from "effect/ManagedRuntime"
@@ -617,9 +617,8 @@ export const layerRoutes = <R = never, E = never, RP = Pool.Pool | Breaker.Break
   HttpRouter.use(Effect.fnUntraced(function*(router: HttpRouter.HttpRouter) {
     const endpoint = yield* endpointOf(options)
     const paths = pathsOf(options)
-    const serve = (route: HealthEndpoint.Route) =>
+    const serve = (route: HealthEndpoint.Route) => ({ headers, url }: HttpServerRequest.HttpServerRequest) =>
       Effect.gen(function*() {
-        const { headers, url } = yield* HttpServerRequest.HttpServerRequest
         const { name } = yield* HttpRouter.params
         const { body, headers: told, status } = yield* endpoint.answer(route, name, {
           url,
