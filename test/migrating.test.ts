@@ -126,6 +126,27 @@ describe("docs/migrating.md", () => {
     assert.deepStrictEqual(named.filter((name) => !isOption(name)), none)
   })
 
+  it.effect("says the defaults that hold", () =>
+    Effect.gen(function*() {
+      const { settings: defaults } = (yield* build).services.pool
+      const values: Readonly<Record<string, unknown>> = { ...defaults, keepAlive: defaults.target.keepAlive }
+      const units: Readonly<Record<string, number>> = { ms: 1, s: 1000, min: 60_000 }
+      let compared = 0
+      for (const row of settings) {
+        const names = spansOf(row["Here"]!)
+        const said = row["Default here"]!.split(", ")
+        if (names.length !== said.length) continue
+        for (const [index, name] of names.entries()) {
+          const amount = /^(?:after )?([\d.]+)(?: (ms|s|min))?$/.exec(said[index]!)
+          if (amount === null || values[name] === undefined) continue
+          assert.strictEqual(values[name], Number(amount[1]) * (units[amount[2] ?? ""] ?? 1), name)
+          compared++
+        }
+      }
+      assert.isAbove(compared, 20)
+      assert.deepStrictEqual(Pg.Schedule.delays(), [100, 150, 225, 337.5])
+    }))
+
   it("names functions that are there", () => {
     const rooms: Record<string, object> = { Pg, ...Pg }
     const named = Array.from(page.matchAll(/\b(Pg|Pool|Executor|Breaker|Health|Metrics|Errors|Schedule)\.(\w+)/g))
