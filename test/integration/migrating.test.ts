@@ -15,7 +15,11 @@ import * as Redacted from "effect/Redacted"
 import type * as Scope from "effect/Scope"
 import { SqlClient } from "effect/sql/SqlClient"
 import * as Stream from "effect/Stream"
+import { spawnSync } from "node:child_process"
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs"
 import { createRequire } from "node:module"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
 import { inspect } from "node:util"
 import * as Pg from "../../src/index.ts"
 import { databaseUrl, freshDatabase } from "./database.ts"
@@ -215,6 +219,79 @@ describe("patterns of others", () => {
         assert.include(error.message, `given as ${name}`)
       }
     }))
+})
+
+// ---------------------------------------------------------------------------------------------------------------------
+// PromQL
+// ---------------------------------------------------------------------------------------------------------------------
+
+/** Lets Prometheus' own tool evaluate expressions over what was scraped, a minute apart. */
+const evaluates = (
+  scrapes: ReadonlyArray<string>,
+  expected: ReadonlyArray<{ readonly expr: string; readonly labels: string; readonly value: number }>
+): void => {
+  const series = new Map<string, Array<string>>()
+  for (const [index, text] of scrapes.entries()) {
+    for (const [, name, value] of text.matchAll(/^(\w+\{.*\}) (\S+)$/gm)) {
+      const values = series.get(name!) ?? Array.from({ length: index }, () => "_")
+      series.set(name!, [...values, value!])
+    }
+  }
+  const folder = mkdtempSync(join(tmpdir(), "promql-"))
+  try {
+    const file = join(folder, "test.json")
+    // JSON is YAML.
+    writeFileSync(
+      file,
+      JSON.stringify({
+        tests: [{
+          interval: "1m",
+          input_series: Array.from(series, ([name, values]) => ({ series: name, values: values.join(" ") })),
+          promql_expr_test: expected.map(({ expr, labels, value }) => ({
+            expr,
+            eval_time: `${scrapes.length - 1}m`,
+            exp_samples: [{ labels, value }]
+          }))
+        }]
+      })
+    )
+    const { error, status, stderr, stdout } = spawnSync("promtool", ["test", "rules", file], { encoding: "utf8" })
+    if (error !== undefined) assert.fail(`promtool is missing (Debian: apt-get install prometheus): ${error.message}`)
+    assert.strictEqual(status, 0, stdout + stderr)
+  } finally {
+    rmSync(folder, { recursive: true })
+  }
+}
+
+describe("PromQL of the page", () => {
+  it.live("before reads 100 % with one of twenty at work, and after 5 %; before has a p95 for each outcome, and after one", () =>
+    withClient({ max: 20, min: 0, applicationName: "shop" }, (sql) =>
+      Effect.gen(function*() {
+        const expressions = /```promql\n([^`]*)```/.exec(page)![1]!.split("\n").filter((line) => /^[a-z]/.test(line))
+        assert.strictEqual(expressions.length, 5)
+        const [total, max, eachP95, oneP95, waiting] = expressions as [string, string, string, string, string]
+        const oneOfEach = Effect.andThen(sql`SELECT 1`, Effect.flip(sql`SELECT 1/0`))
+        yield* oneOfEach
+        const worker = yield* Effect.forkScoped(sql`SELECT pg_sleep(30)`, { startImmediately: true })
+        const pool = yield* Pg.Pool.Pool
+        yield* eventually("one session at work", Effect.map(pool.stats, ({ active }) => active === 1))
+        const first = yield* Pg.Metrics.render
+        yield* Fiber.interrupt(worker)
+        yield* oneOfEach
+        const second = yield* Pg.Metrics.render
+        const ratio = (expression: string) => expression.replace(/ > 0\.9$/, "")
+        evaluates([first], [
+          { expr: ratio(total), labels: "{pool=\"shop\"}", value: 1 },
+          { expr: total, labels: "{pool=\"shop\"}", value: 1 },
+          { expr: ratio(max), labels: "{pool=\"shop\"}", value: 0.05 },
+          { expr: `count(${max}) or vector(0)`, labels: "{}", value: 0 },
+          { expr: waiting.replace(" > ", " > bool "), labels: "{pool=\"shop\", state=\"waiting\"}", value: 0 }
+        ])
+        evaluates([first, second], [
+          { expr: `count(${eachP95}) > bool 1`, labels: "{}", value: 1 },
+          { expr: `count(${oneP95})`, labels: "{}", value: 1 }
+        ])
+      })))
 })
 
 // ---------------------------------------------------------------------------------------------------------------------
