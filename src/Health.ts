@@ -364,10 +364,10 @@ const sourcesOf = Effect.gen(function*() {
     breaker: breaker.state,
     isClosing: pool.isClosing,
     signs: pool.vitalSignsUnsafe,
-    lastFailure: () => (store as { readonly lastFailure?: Ladder.LastFailure }).lastFailure,
+    lastFailure: () => store.lastFailure,
     leaving: pool.leavingUnsafe,
     connectPause: pool.connectPauseUnsafe,
-    traffic: () => store.query.ok.snapshot(),
+    traffic: () => store.queries.succeededInAll(),
     // Proved, so that one dead connection is replaced rather than taken for the database, which takes half of the time;
     // and asked even when it is new, since a pooler answers a connect by itself. What others share the pool does not prove.
     ping: (deadline) =>
