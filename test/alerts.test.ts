@@ -87,13 +87,19 @@ describe("the alerts", () => {
     })
   }
 
-  it("each have a severity, a summary, a description with the value and a page of the runbook", () => {
+  it("each have a severity, a summary, a description with the value and a section of the runbook", () => {
+    const runbook = Fs.readFileSync(Path.join(folder, "../docs/runbook.md"), "utf8")
+    const anchors = new Set(
+      Array.from(runbook.matchAll(/^#+ (.*)$/gm), ([, heading]) => heading!.toLowerCase().replaceAll(" ", "-"))
+    )
+    for (const [link, anchor] of runbook.matchAll(/\]\(#([^)]+)\)/g)) assert.include(anchors, anchor!, link)
     for (const rule of allRules) {
       const name = alertName(rule)
       if (name === undefined) continue
       assert.match(rule, /severity: (critical|warning)$/m, name)
       assert.match(rule, /summary: .*\{\{ \$labels\.pool \}\}/, name)
       assert.match(rule.slice(rule.indexOf("description: ")), /\{\{ \$value( \| humanize\w*)? \}\}/, name)
+      assert.include(anchors, name.toLowerCase())
       assert.include(rule, `runbook_url: docs/runbook.md#${name.toLowerCase()}\n`, name)
     }
   })

@@ -3,19 +3,36 @@ import { assert, describe, it } from "@effect/vitest"
 import { FaultProxy } from "effect-pg-pool/testing"
 import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
+import { readFileSync } from "node:fs"
 import { rows, variables } from "../../scripts/dashboard/panels.ts"
 import * as Prometheus from "../../scripts/dashboard/prometheus.ts"
 import * as Scene from "../../scripts/dashboard/scene.ts"
 import { freshDatabase } from "./database.ts"
-import { eventually } from "./witness.ts"
+import { eventually, makeWitness } from "./witness.ts"
 
 const seconds = Effect.map(Clock.currentTimeMillis, (millis) => millis / 1000)
 
 /** What an alert compares, without what it is compared with. */
 const withoutThresholds = (expr: string): string => expr.replaceAll(/ (?:>|<|==) [\d.]+(?: \* [\d.]+)?(?=\s|$)/g, "")
 
+const runbook = readFileSync(new URL("../../docs/runbook.md", import.meta.url), "utf8")
+const fencesOf = (language: string): ReadonlyArray<string> => {
+  const fences = runbook.matchAll(new RegExp(`^ *\`\`\`${language}\n([^]*?)\n *\`\`\`$`, "gm"))
+  return Array.from(fences, ([, code]) => code!)
+}
+
+describe("the runbook", () => {
+  it.live("has SQL that the server understands", () =>
+    Effect.gen(function*() {
+      const witness = yield* makeWitness(yield* freshDatabase)
+      const statements = fencesOf("sql")
+      assert.isAbove(statements.length, 5)
+      yield* Effect.forEach(statements, (statement) => witness.query(statement))
+    }))
+})
+
 describe("Prometheus", { timeout: 120_000 }, () => {
-  it.live("has data for every question of the dashboard and the alerts, and alerts when the breaker opens", () =>
+  it.live("has data for every question of the dashboard, the alerts and the runbook, and alerts when the breaker opens", () =>
     Effect.gen(function*() {
       const database = yield* freshDatabase
       const proxy = yield* FaultProxy.make(database)
@@ -64,6 +81,10 @@ describe("Prometheus", { timeout: 120_000 }, () => {
         assert.strictEqual(rule.health, "ok", `${rule.name}: ${rule.lastError}`)
         const values = yield* points(withoutThresholds(rule.query))
         if (values.length === 0) silent.push(`no data for ${rule.name}: ${rule.query}`)
+      }
+      for (const query of fencesOf("promql")) {
+        const values = yield* points(withoutThresholds(query))
+        if (values.length === 0) silent.push(`no data for the runbook's ${query}`)
       }
       assert.deepStrictEqual(silent, [])
     }))
