@@ -57,6 +57,7 @@ const options = {
   multiplexConcurrency: true,
   prepare: true,
   preparedStatementCacheSize: true,
+  errorText: true,
   beforeConnect: true,
   afterConnect: true,
   beforeAcquire: true,
