@@ -4,7 +4,7 @@ import * as Effect from "effect/Effect"
 import * as Redacted from "effect/Redacted"
 import { isSqlError, type SqlError } from "effect/sql/SqlError"
 import * as Stream from "effect/Stream"
-import { describe, digFailure, nameOf, PoolErrorTypeId, sqlStateOf, summaryOf } from "./failure.ts"
+import { describe, digFailure, nameOf, sqlStateOf, summaryOf } from "./failure.ts"
 import * as Undisclosed from "./undisclosed.ts"
 
 export const errorTexts = ["discreet", "full"] as const
