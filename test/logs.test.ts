@@ -472,6 +472,33 @@ describe("a line of the log", () => {
       }
     }))
 
+  class QuotaExceeded extends Error {
+    override readonly name = "QuotaExceeded"
+  }
+  const unnamed = "an error without a name"
+  const spoken: ReadonlyArray<
+    readonly [what: string, hook: Effect.Effect<never, unknown>, type: string, words: string]
+  > = [
+    ["its class", Effect.fail(new QuotaExceeded("hunter2")), "QuotaExceeded", "QuotaExceeded"],
+    ["its class, if it is a defect", Effect.die(new QuotaExceeded("hunter2")), "QuotaExceeded", "QuotaExceeded"],
+    ["its tag", Effect.fail({ _tag: "OverQuota", quota: "hunter2" }), "OverQuota", "OverQuota"],
+    ["nothing, if it has no name", Effect.fail(new Error("hunter2")), "_OTHER", unnamed],
+    ["nothing, if it is a text", Effect.fail("hunter2"), "_OTHER", unnamed],
+    ["nothing, if it is its own class that would tell", Effect.fail({ _tag: "hunter2 has none" }), "_OTHER", unnamed]
+  ]
+  it.effect.each(spoken)("calls an error of the program's by %s", ([, hook, type, words]) =>
+    Effect.gen(function*() {
+      const { lines, recorded } = recorder("Warn")
+      yield* recorded(Effect.scoped(Effect.gen(function*() {
+        const { ask } = yield* makeWorld({ afterRelease: () => hook })
+        yield* ask
+        yield* turns
+      })))
+      assert.strictEqual(lines[0]?.message, `The afterRelease hook failed: ${words}. Its session is closed.`)
+      assert.strictEqual(lines[0]?.annotations["error.type"], type)
+      assert.notInclude(JSON.stringify(lines), "hunter2")
+    }))
+
   it.effect("has no fields but those of its table", () =>
     Effect.gen(function*() {
       const { lines, recorded } = recorder()
