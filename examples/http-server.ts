@@ -38,13 +38,13 @@ const get = (url: string) =>
 
 const program = HttpServer.addressFormattedWith((address) =>
   Effect.gen(function*() {
-    console.log(`Listening on ${address}: /now, /metrics, /health/database`)
+    console.log(`Listening on ${address}: /now, /metrics, /health/database, /livez, /readyz`)
     if (process.argv.includes("--serve")) return yield* Effect.never
 
     assert.equal((yield* get(`${address}/now`)).status, 200)
     const health = yield* get(`${address}/health/database`)
     assert.equal(health.status, 200)
-    assert.equal(JSON.parse(health.body).status, "up")
+    assert.equal(JSON.parse(health.body).state, "up")
     console.log(health.body)
 
     const metrics = yield* get(`${address}/metrics`)
