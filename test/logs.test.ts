@@ -499,6 +499,25 @@ describe("a line of the log", () => {
       assert.notInclude(JSON.stringify(lines), "hunter2")
     }))
 
+  it.effect("has what was said in a field of its own, and not in its words, where the option errorText asks for it", () =>
+    Effect.gen(function*() {
+      const { lines, recorded } = recorder("Info")
+      yield* recorded(Effect.scoped(Effect.gen(function*() {
+        const hook = Effect.fail(new Error("quota of kate is used up"))
+        const { ask, server } = yield* makeWorld({ errorText: "full", breaker: false, afterRelease: () => hook })
+        yield* ask
+        yield* turns
+        server.manner = "refuses"
+        yield* played(ask)
+      })))
+      const texts = lines.map(({ annotations }) => [annotations["event.name"], annotations["exception.message"]])
+      assert.deepInclude(texts, ["db.connection.hook_failed", "quota of kate is used up"])
+      assert.deepInclude(texts, ["db.connection.failed", "connect ECONNREFUSED"])
+      assert.deepInclude(texts, ["db.query.retry", "connect ECONNREFUSED"])
+      assert.deepInclude(texts, ["db.query.gave_up", "connect ECONNREFUSED"])
+      for (const { message } of lines) assert.notMatch(message, /kate|connect E/)
+    }))
+
   it.effect("has no fields but those of its table", () =>
     Effect.gen(function*() {
       const { lines, recorded } = recorder()
@@ -679,7 +698,10 @@ describe("an outage of an hour", () => {
       Effect.gen(function*() {
         const { lines, recorded } = recorder("Info")
         yield* recorded(Effect.scoped(Effect.gen(function*() {
-          const { ask, breaker, pool, server } = yield* makeWorld({ max: 4 })
+          const { ask, breaker, pool, server } = yield* makeWorld({
+            max: 4,
+            breaker: { jitter: "none", openFor: "1 second", maxOpenFor: "10 seconds" }
+          })
           yield* ask
           server.manner = "refuses"
           for (const peer of server.peers) peer.close("reset")
@@ -730,7 +752,8 @@ describe("docs/logs.md", () => {
       line.split("|").map((cell) => cell.trim())
     )
     const failure =
-      "`error.type`, `db.response.status_code`, `db.error.kind`, `db.error.constraint`, `db.collection.name`"
+      "`error.type`, `db.response.status_code`, `db.error.kind`, `db.error.constraint`, `db.collection.name`, " +
+      "`exception.message`"
     const documented = rows.map(([, event, level, , fields]) => [
       event!.replaceAll("`", ""),
       {
