@@ -5,6 +5,7 @@ import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import * as Redacted from "effect/Redacted"
 import * as Address from "./address.ts"
+import { type ErrorText, errorTexts } from "./discretion.ts"
 import * as Hosts from "./hosts.ts"
 
 /** The options that environment variables can set. */
@@ -35,6 +36,7 @@ export interface EnvironmentOptions {
   readonly pooler?: "none" | "transaction" | undefined
   readonly prepare?: boolean | undefined
   readonly multiplex?: boolean | undefined
+  readonly errorText?: ErrorText | undefined
   readonly retry?: { readonly attempts: number } | false | undefined
   readonly breaker?:
     | { readonly failures?: number | undefined; readonly openFor?: Duration.Duration | undefined }
@@ -163,6 +165,7 @@ export const options: Config.Config<EnvironmentOptions> = Config.mapEffect(
     pooler: choice("DB_POOLER", ["none", "transaction"]),
     prepare: toggle("DB_PREPARE"),
     multiplex: toggle("DB_MULTIPLEX"),
+    errorText: choice("DB_ERROR_TEXT", errorTexts),
     retryAttempts: whole("DB_RETRY_ATTEMPTS", 1),
     breaker: toggle("DB_BREAKER"),
     breakerFailures: whole("DB_BREAKER_FAILURES", 1),
