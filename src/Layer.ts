@@ -19,6 +19,8 @@ import * as Address from "./internal/address.ts"
 import * as Client from "./internal/client.ts"
 import * as Environment from "./internal/environment.ts"
 import * as ListenerPool from "./internal/listenerPool.ts"
+import * as Logbook from "./internal/logbook.ts"
+import * as LogFields from "./internal/logFields.ts"
 import { infallible } from "./internal/login.ts"
 import * as Metrics from "./Metrics.ts"
 import * as Pool from "./Pool.ts"
@@ -159,7 +161,8 @@ export const withEnvironment = (options: Options): Config.Config<Options> =>
 
 const executor = ({ classify, retry, retryBudget }: Options) => Executor.layer({ retry, retryBudget, classify })
 
-const count = (store: Metrics.Store, transition: Breaker.Transition): void => {
+const note = (store: Metrics.Store, book: Logbook.Logbook, transition: Breaker.Transition): void => {
+  book.write(LogFields.isAlarm(transition) ? "breakerOpened" : "breakerMoved", () => LogFields.changed(transition))
   if (transition.from === transition.to) return
   store.breakerState = transition.to
   store.breakerTransitions[transition.to]++
@@ -184,14 +187,15 @@ const breakerLayer = (options: Breaker.Options | false | undefined) =>
   options === false ? Breaker.layerNoop : Layer.effect(
     Breaker.Breaker,
     Effect.gen(function*() {
-      const { store } = yield* Metrics.Metrics
+      const { pool, store } = yield* Metrics.Metrics
+      const book = yield* Logbook.make(pool)
       const { settings } = yield* Pool.Pool
       const breaker = yield* Breaker.make({
         key: breakerKey(settings),
         ramp: settings.max,
         ...options,
         onTransition: (transition) => {
-          count(store, transition)
+          note(store, book, transition)
           options?.onTransition?.(transition)
         }
       })
@@ -203,10 +207,11 @@ const breakerLayer = (options: Breaker.Options | false | undefined) =>
 
 /** Somebody else's breaker is followed from outside. */
 const followBreaker = Layer.effectDiscard(Effect.gen(function*() {
-  const { store } = yield* Metrics.Metrics
+  const { pool, store } = yield* Metrics.Metrics
+  const book = yield* Logbook.make(pool)
   const breaker = yield* Breaker.Breaker
   yield* breaker.transitions.pipe(
-    Stream.runForEach((transition) => Effect.sync(() => count(store, transition))),
+    Stream.runForEach((transition) => Effect.sync(() => note(store, book, transition))),
     Effect.forkScoped({ startImmediately: true })
   )
   store.breakerState = (yield* breaker.state)._tag

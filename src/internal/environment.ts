@@ -31,12 +31,12 @@ export interface EnvironmentOptions {
   readonly connectTimeout?: Duration.Duration | undefined
   readonly maxLifetime?: Duration.Duration | undefined
   readonly maxUses?: number | undefined
+  readonly errorText?: ErrorText | undefined
   readonly validate?: "always" | "idle" | undefined
   readonly shedding?: boolean | undefined
   readonly pooler?: "none" | "transaction" | undefined
   readonly prepare?: boolean | undefined
   readonly multiplex?: boolean | undefined
-  readonly errorText?: ErrorText | undefined
   readonly retry?: { readonly attempts: number } | false | undefined
   readonly breaker?:
     | { readonly failures?: number | undefined; readonly openFor?: Duration.Duration | undefined }
@@ -160,12 +160,12 @@ export const options: Config.Config<EnvironmentOptions> = Config.mapEffect(
     connectTimeout: duration("DB_CONNECT_TIMEOUT"),
     maxLifetime: duration("DB_MAX_LIFETIME"),
     maxUses: whole("DB_MAX_USES", 1),
+    errorText: choice("DB_ERROR_TEXT", errorTexts),
     validate: choice("DB_VALIDATE", ["always", "idle"]),
     shedding: toggle("DB_SHEDDING"),
     pooler: choice("DB_POOLER", ["none", "transaction"]),
     prepare: toggle("DB_PREPARE"),
     multiplex: toggle("DB_MULTIPLEX"),
-    errorText: choice("DB_ERROR_TEXT", errorTexts),
     retryAttempts: whole("DB_RETRY_ATTEMPTS", 1),
     breaker: toggle("DB_BREAKER"),
     breakerFailures: whole("DB_BREAKER_FAILURES", 1),
