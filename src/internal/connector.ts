@@ -24,6 +24,7 @@ export interface Owner<E> {
   readonly settings: Settings
   /** Wall-clock milliseconds. */
   readonly now: () => number
+  readonly monotonicNanos: () => bigint
   /** A random number from 0 to 1. */
   readonly draw: () => number
   readonly runFork: <A, E>(effect: Effect.Effect<A, E>) => Fiber.Fiber<A, E>
@@ -38,6 +39,8 @@ export interface Owner<E> {
   /** A session is open, and its hooks have run. */
   readonly onReady: (session: Session.Session) => void
   readonly onFailed: (error: E | SqlError) => void
+  /** A connect has ended after so many seconds, hooks included. Not of those that were given up with the pool. */
+  readonly onConnect: (outcome: "ok" | "error", seconds: number) => void
   /** The server has accepted a session. */
   readonly onOpen: (session: Session.Session) => void
   /** A session that was opened is dead. Its place may be free only later. */
@@ -345,9 +348,12 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
   const conclude = (
     exit: Exit.Exit<Session.Session, E | SqlError>,
     round: number,
-    hasAnswer: boolean
+    hasAnswer: boolean,
+    startedAt: bigint
   ): void => {
     gate.connecting--
+    const isOpen = Exit.isSuccess(exit) && !exit.value.wire.isDead()
+    if (isOpen || !isAborted) owner.onConnect(isOpen ? "ok" : "error", Number(owner.monotonicNanos() - startedAt) / 1e9)
     if (Exit.isSuccess(exit) && !exit.value.wire.isDead()) {
       ConnectGate.succeeded(gate)
       lastFailure = undefined
@@ -366,6 +372,7 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
     connect: () => {
       taken++
       const round = ConnectGate.begin(gate)
+      const startedAt = owner.monotonicNanos()
       const { connect, giveUp, hasAnswer } = attempt()
       const fiber = owner.runFork(connect)
       underWay.set(fiber, giveUp)
@@ -373,7 +380,7 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
       fiber.addObserver((exit) => {
         underWay.delete(fiber)
         if (Exit.isFailure(exit)) owner.runFork(giveUp)
-        conclude(exit, round, hasAnswer())
+        conclude(exit, round, hasAnswer(), startedAt)
       })
       // What it begins with may have closed the pool.
       if (isAborted) owner.runFork(end(fiber, giveUp))

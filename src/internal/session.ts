@@ -28,6 +28,8 @@ export interface Session extends PoolMachine.Member<Session> {
   uses: number
   /** Whether the last statement that ended had an answer. */
   isAnswering: boolean
+  /** Seconds from the start to the end of the last statement that ended; 0 before there is one. */
+  lastTook: number
   /** Statements that wait for an answer. */
   busy: number
   /** Pins, streams and listeners of the driver's that are open: it lets nobody else at the session until they end. */
@@ -93,6 +95,7 @@ export const open = (options: OpenOptions): Effect.Effect<Session, SqlError, Sco
         generation,
         uses: 0,
         isAnswering: true,
+        lastTook: 0,
         busy: 0,
         pins: 0,
         committing: 0,
