@@ -43,6 +43,7 @@ import * as Settings from "./internal/breakerSettings.ts"
 import * as Memory from "./internal/breakerSnapshot.ts"
 import * as Tally from "./internal/breakerTally.ts"
 import * as View from "./internal/breakerView.ts"
+import * as Discretion from "./internal/discretion.ts"
 import * as Latest from "./internal/latest.ts"
 import { millis } from "./internal/millis.ts"
 import * as Shared from "./internal/sharedCircuit.ts"
@@ -386,7 +387,7 @@ const makeIn = Effect.fnUntraced(
       try {
         onTransition(transition)
       } catch (defect) {
-        runFork(Effect.logWarning("The breaker's onTransition threw", Cause.die(defect)))
+        runFork(Effect.logWarning("The breaker's onTransition threw", Discretion.discreetCause(Cause.die(defect))))
       }
     }
 
@@ -752,12 +753,18 @@ export const layerHydrated = <R = never, R2 = never>(
     Breaker,
     Effect.gen(function*() {
       const loaded = yield* Effect.catchCause(load, (cause) =>
-        Effect.as(Effect.logWarning("The snapshot of a circuit could not be loaded, so it begins closed", cause), null))
-      const saveNow = Effect.suspend(() =>
-        breaker.snapshot
-      ).pipe(
+        Effect.as(
+          Effect.logWarning(
+            "The snapshot of a circuit could not be loaded, so it begins closed",
+            Discretion.discreetCause(cause)
+          ),
+          null
+        ))
+      const saveNow = Effect.suspend(() => breaker.snapshot).pipe(
         Effect.flatMap(save),
-        Effect.catchCause((cause) => Effect.logWarning("The snapshot of a circuit could not be saved", cause))
+        Effect.catchCause((cause) =>
+          Effect.logWarning("The snapshot of a circuit could not be saved", Discretion.discreetCause(cause))
+        )
       )
       const saveSoon = yield* Latest.make(saveNow)
       const breaker: Breaker["Service"] = yield* make({

@@ -153,7 +153,7 @@ export interface Sources {
   /** What can be told of the database without asking it. */
   readonly signs: () => VitalSigns.VitalSigns
   /** The last failure of real traffic. */
-  readonly lastFailure: () => Ladder.LastFailure | undefined
+  readonly lastFailure: () => Metrics.LastFailure | undefined
   /** Sessions that have ended here, and not yet on the server. */
   readonly leaving: () => number
   /** Until the next connect is tried after failed ones. */
@@ -262,7 +262,7 @@ export const make = (sources: Sources, options: Options = {}): Effect.Effect<Mon
         "1 second"
       )
 
-      const lastFailure = (): Ladder.LastFailure | undefined => {
+      const lastFailure = (): Metrics.LastFailure | undefined => {
         const ofTraffic = sources.lastFailure()
         if (failedAsk === undefined || (ofTraffic !== undefined && ofTraffic.at > failedAsk.at)) return ofTraffic
         const { code, sqlState } = Errors.failureOf(failedAsk.error)
@@ -364,10 +364,20 @@ const sourcesOf = Effect.gen(function*() {
     breaker: breaker.state,
     isClosing: pool.isClosing,
     signs: pool.vitalSignsUnsafe,
-    lastFailure: () => (store as { readonly lastFailure?: Ladder.LastFailure }).lastFailure,
+    lastFailure: () => store.lastFailure,
     leaving: pool.leavingUnsafe,
     connectPause: pool.connectPauseUnsafe,
-    traffic: () => store.query.ok.snapshot(),
+    traffic: () => {
+      let count = 0
+      let sum = 0
+      for (const { durations, end } of store.queries.list()) {
+        if (end !== "ok") continue
+        const answered = durations.snapshot()
+        count += answered.count
+        sum += answered.sum
+      }
+      return { count, sum }
+    },
     // Proved, so that one dead connection is replaced rather than taken for the database, which takes half of the time;
     // and asked even when it is new, since a pooler answers a connect by itself. What others share the pool does not prove.
     ping: (deadline) =>

@@ -15,7 +15,7 @@ import * as Stream from "effect/Stream"
 import * as Breaker from "./Breaker.ts"
 import * as Errors from "./Errors.ts"
 import * as Executor from "./Executor.ts"
-import { type HostAddress, shownHost } from "./internal/address.ts"
+import * as Address from "./internal/address.ts"
 import * as Client from "./internal/client.ts"
 import * as Environment from "./internal/environment.ts"
 import * as ListenerPool from "./internal/listenerPool.ts"
@@ -158,14 +158,6 @@ const breakerKey = ({ sessionAttrs, target, targets }: Pool.Pool["Service"]["set
   return keys.join(",")
 }
 
-/** Which of several hosts a statement went to is not known before it is sent: they are named together. */
-const serverAttributes = (hosts: ReadonlyArray<HostAddress>): ReadonlyArray<readonly [string, unknown]> => {
-  const [{ host, path, port }] = hosts as readonly [HostAddress]
-  return hosts.length === 1
-    ? [["server.address", path ?? host], ["server.port", port]]
-    : [["server.address", hosts.map(shownHost).join(",")]]
-}
-
 const breakerLayer = (options: Breaker.Options | false | undefined) =>
   options === false ? Breaker.layerNoop : Layer.effect(
     Breaker.Breaker,
@@ -215,7 +207,11 @@ const listeners = (options: Options) =>
         // The circuit is the pooler's, and failed connects are kept apart without one.
         Layer.provide(Breaker.layerNoop),
         Layer.provide(Pool.layer(ListenerPool.optionsOf(options, options.directUrl))),
-        Layer.provide(Layer.succeed(Metrics.Metrics, { ...metrics, registerPool: () => () => {} }))
+        Layer.provide(Layer.succeed(Metrics.Metrics, {
+          ...metrics,
+          registerPool: () => () => {},
+          registerBudget: () => {}
+        }))
       )
     )
     return Context.get(direct, Executor.Executor).reserve
@@ -242,8 +238,7 @@ const client = (options: Options) =>
         spanAttributes: [
           ...Object.entries(options.spanAttributes ?? {}),
           ["db.system.name", "postgresql"],
-          ["db.namespace", address.database],
-          ...serverAttributes(address.hosts)
+          ...Object.entries(Address.attributes(address))
         ]
       }
     )

@@ -23,6 +23,7 @@ import * as Os from "node:os"
 import * as Errors from "./Errors.ts"
 import * as Address from "./internal/address.ts"
 import * as Connector from "./internal/connector.ts"
+import * as Discretion from "./internal/discretion.ts"
 import * as Errand from "./internal/errand.ts"
 import * as Hosts from "./internal/hosts.ts"
 import * as Leaks from "./internal/leaks.ts"
@@ -36,6 +37,7 @@ import * as Returns from "./internal/returns.ts"
 import type * as Session from "./internal/session.ts"
 import * as Shutdown from "./internal/shutdown.ts"
 import * as Sizing from "./internal/sizing.ts"
+import * as Store from "./internal/store.ts"
 import * as Supply from "./internal/supply.ts"
 import * as VitalSigns from "./internal/vitalSigns.ts"
 import * as Metrics from "./Metrics.ts"
@@ -58,6 +60,8 @@ export interface Lease {
   readonly session: Session.Session
   /** The driver's connection: exclusive when it came from `reserve`. */
   readonly connection: PgConnection.PgConnection
+  /** The same, with its errors as the driver makes them: they show all that the server says. */
+  readonly driver: PgConnection.PgConnection
 }
 
 /**
@@ -231,8 +235,14 @@ export const make = Effect.fnUntraced(function*(
   const runFork = Effect.runForkWith(yield* Effect.context<never>())
   const dispatcher = yield* Effect.withFiber((fiber) => Effect.succeed(fiber.currentDispatcher))
   const now = () => clock.currentTimeMillisUnsafe()
+  const monotonicNanos = () => clock.monotonicTimeNanosUnsafe()
+  const secondsSince = (since: bigint) => Number(monotonicNanos() - since) / 1e9
   /** The wall clock may be set back. */
   const elapsed = (since: number) => Math.max(0, now() - since)
+
+  const treat = Discretion.treatmentOf(settings.errorText)
+  const hookFailed = (hook: string, cause: unknown, text = Discretion.wordsOf(cause, settings.errorText)) =>
+    new Errors.HookFailed({ hook, cause: Discretion.seal(cause), text })
 
   const state = PoolState.make<AcquireError>(settings, now, runFork)
   const { machine } = state
@@ -243,12 +253,17 @@ export const make = Effect.fnUntraced(function*(
   const connector: Connector.Connector<AcquireError> = Connector.make<AcquireError>({
     settings,
     now,
+    monotonicNanos,
     draw: () => random.nextDoubleUnsafe(),
     runFork,
     generation: () => state.generation,
-    hookFailed: (hook, cause) => new Errors.HookFailed({ hook, cause }),
+    hookFailed,
     credentialsFailed: (cause, refusal) =>
-      new Errors.CredentialsFailed({ cause, refusal: refusal === undefined ? null : Errors.failureOf(refusal) }),
+      new Errors.CredentialsFailed({
+        cause: Discretion.seal(cause),
+        text: Discretion.wordsOf(cause, settings.errorText),
+        refusal: refusal === undefined ? null : Errors.failureOf(refusal)
+      }),
     noSuitableHost: (findings) =>
       new Errors.NoSuitableHost({
         targetSessionAttrs: settings.sessionAttrs,
@@ -265,6 +280,7 @@ export const make = Effect.fnUntraced(function*(
     },
     onReady: supply.arrived,
     onFailed: supply.failed,
+    onConnect: (outcome, seconds) => store.connect[outcome].observe(seconds),
     onGone: (session) => {
       vitalSigns.parted(session)
       session.condemned ??= state.phase === "Open" ? "error" : "shutdown"
@@ -289,6 +305,22 @@ export const make = Effect.fnUntraced(function*(
   // checkout
   // ---------------------------------------------------------------------------------------------------------------
 
+  /** Whoever wants a session that others share has it when they have let go of it. */
+  const isPinnedLater = settings.concurrency > 1
+
+  const countRefusal = <E extends AcquireError>(error: E): Effect.Effect<never, E> => {
+    Store.countAcquire(store, 0, error._tag)
+    return Effect.fail(error)
+  }
+
+  const countAcquire = (exit: Exit.Exit<unknown, AcquireError>, since: bigint): void => {
+    const seconds = secondsSince(since)
+    if (exit._tag === "Success") return Store.countAcquire(store, seconds, undefined)
+    const error = Cause.findErrorOption(exit.cause)
+    if (error._tag === "None" && Cause.hasInterruptsOnly(exit.cause)) store.acquire.interrupted.observe(seconds)
+    else Store.countAcquire(store, seconds, error._tag === "Some" ? error.value._tag : "")
+  }
+
   /** The whole way of a healthy borrower: the session that came back last, if nobody waits and nothing speaks against it. */
   const takeReady = (isExclusive: boolean): Session.Session | undefined => {
     const { bottom, head, isSuspended, top } = machine
@@ -303,7 +335,7 @@ export const make = Effect.fnUntraced(function*(
       // One that nobody has used yet may have been idle for as long as the others.
       if (!top.isMember) return undefined
     }
-    store.acquire.observe(0)
+    if (!isExclusive || !isPinnedLater) store.acquire.acquired.observe(0)
     supply.servedAtOnce(at)
     PoolMachine.lend(machine, top, at, isExclusive)
     return countUse(top)
@@ -320,19 +352,29 @@ export const make = Effect.fnUntraced(function*(
   ): Effect.Effect<A, E | AcquireError, R> =>
     Effect.suspend(() => {
       let lent: Session.Session | undefined
+      let since: bigint | undefined
       // Whoever is interrupted between two steps must have the way back laid before the session is taken.
       return Effect.onExitPrimitive(
         Effect.suspend((): Effect.Effect<A, E | AcquireError, R> => {
           if (options !== undefined || leaks !== undefined) return useAfterWait(f, options)
           lent = takeReady(false)
-          return lent === undefined ? useAfterWait(f, options) : f(lent)
+          if (lent === undefined) return useAfterWait(f, options)
+          if (isPinnedLater) since = monotonicNanos()
+          else lent.lastTook = 0
+          return f(lent)
         }),
         () => {
-          if (lent !== undefined) takeBack(lent, false)
+          if (lent === undefined) return undefined
+          store.use.observe(since === undefined ? lentFor(lent) : secondsSince(since))
+          takeBack(lent, false)
           return undefined
         }
       )
     })
+
+  /** One that nobody shares was lent for as long as its statement took, which has looked at the clock. */
+  const lentFor = ({ lastTook, lentSince }: Session.Session): number =>
+    lastTook > 0 ? lastTook : elapsed(lentSince) / 1000
 
   const useAfterWait = <A, E, R>(
     f: (session: Session.Session) => Effect.Effect<A, E, R>,
@@ -350,7 +392,9 @@ export const make = Effect.fnUntraced(function*(
     Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) =>
       Effect.flatMap(checkout, (session) => {
         const hold = leaks?.begin(session, fiber)
+        const since = monotonicNanos()
         const giveBack = Effect.sync(() => {
+          store.use.observe(secondsSince(since))
           if (hold !== undefined) leaks!.end(hold)
           takeBack(session, isExclusive)
         })
@@ -363,10 +407,16 @@ export const make = Effect.fnUntraced(function*(
       Effect.flatMap(Effect.scope, (parent) => {
         const scope = Scope.forkUnsafe(parent)
         const startedAt = now()
+        const since = isPinnedLater ? monotonicNanos() : undefined
         const timeout = timeoutOf(options)
         return Effect.matchCauseEffect(lease(scope, true, checkout(options, true, restore)), {
           onFailure: (cause) => Effect.andThen(Scope.close(scope, Exit.void), Effect.failCause(cause)),
-          onSuccess: (session) => pin(session, scope, startedAt, timeout, restore)
+          onSuccess: (session) => {
+            const pinned = pin(session, scope, startedAt, timeout, restore)
+            return since === undefined
+              ? pinned
+              : Effect.onExit(pinned, (exit) => Effect.sync(() => countAcquire(exit, since)))
+          }
         })
       })
     )
@@ -380,7 +430,13 @@ export const make = Effect.fnUntraced(function*(
     restore: Restore
   ): Effect.Effect<Lease, AcquireError> => {
     const pinned = Scope.provide(
-      Effect.map(session.connection.pin, (connection): Lease => ({ session, connection })),
+      Effect.map(session.driver.pin, (driver): Lease => ({
+        session,
+        driver,
+        get connection() {
+          return Discretion.guard(driver, treat)
+        }
+      })),
       scope
     )
     if (settings.concurrency === 1) return pinned
@@ -416,13 +472,14 @@ export const make = Effect.fnUntraced(function*(
     restore: Restore
   ): Effect.Effect<Session.Session, AcquireError> =>
     Effect.suspend((): Effect.Effect<Session.Session, AcquireError> => {
-      if (state.phase !== "Open") return Effect.fail(new Errors.PoolClosed())
+      if (state.phase !== "Open") return countRefusal(new Errors.PoolClosed())
       const ready = options?.prove === true ? undefined : takeReady(isExclusive)
       if (ready !== undefined) return Effect.succeed(ready)
       if (settings.maxWaiting < Infinity && PoolMachine.queueing(machine, state.max) >= settings.maxWaiting) {
-        return Effect.fail(saturated("Length", 0))
+        return countRefusal(saturated("Length", 0))
       }
       const startedAt = now()
+      const since = monotonicNanos()
       const attempt: Attempt = {
         waiter: PoolMachine.makeWaiter(machine, startedAt, isExclusive),
         spentOn: undefined,
@@ -434,7 +491,7 @@ export const make = Effect.fnUntraced(function*(
         orElse: () => Effect.fail(timedOut(startedAt, attempt.spentOn ?? (attempt.refused > 0 ? "Hook" : undefined)))
       })
       return Effect.onExitPrimitive(restore(worthy), (exit) => {
-        store.acquire.observe((now() - startedAt) / 1000)
+        if (exit._tag === "Failure" || !isExclusive || !isPinnedLater) countAcquire(exit, since)
         if (exit._tag === "Failure") abandon(attempt.waiter)
         attempts--
         if (state.phase !== "Open") state.changed.notify()
@@ -506,16 +563,16 @@ export const make = Effect.fnUntraced(function*(
   ): Effect.Effect<Session.Session, AcquireError> => {
     const hook = settings.beforeAcquire
     if (hook === undefined) return Effect.succeed(countUse(session))
-    const failed = (cause: unknown) => {
+    const failed = (cause: unknown, text?: string) => {
       retirement.evict(session, "invalid")
-      return Effect.fail(new Errors.HookFailed({ hook: "beforeAcquire", cause }))
+      return Effect.fail(hookFailed("beforeAcquire", cause, text))
     }
     // A hook that wants none must not have sessions opened and closed for as long as its borrower waits.
     const refuse = (reason: Metrics.CloseReason) => {
       if (session.uses === 0) attempt.refused++
-      return attempt.refused > Math.max(state.max, fewestRefusals)
-        ? failed(new Error(`${attempt.refused} new sessions in a row were refused, or lost while it was at work`))
-        : again(reason)
+      if (attempt.refused <= Math.max(state.max, fewestRefusals)) return again(reason)
+      const why = `${attempt.refused} new sessions in a row refused, or lost while it was at work`
+      return failed(new Error(why), why)
     }
     const work = Effect.suspend(() => hook(session.connection, usage(session)))
     attempt.spentOn = "Hook"
@@ -545,7 +602,6 @@ export const make = Effect.fnUntraced(function*(
     options?.proveWithin === undefined ? settings.validationTimeout : millis(options.proveWithin)
 
   const timedOut = (startedAt: number, phase: Errors.AcquireTimeout["phase"] | undefined) => {
-    store.acquireTimeouts++
     const stats = statsUnsafe()
     const lastConnectFailure = connector.lastFailure()
     return new Errors.AcquireTimeout({
@@ -641,7 +697,8 @@ export const make = Effect.fnUntraced(function*(
 
   if (leaks !== undefined) yield* Effect.addFinalizer(() => Effect.sync(leaks.close))
   yield* Effect.addFinalizer(() => end(settings.closeTimeout))
-  const unregister = metrics.registerPool(statsUnsafe)
+  const isUp = () => connector.lastFailure() === undefined || members.size > 0
+  const unregister = metrics.registerPool(statsUnsafe, { isUp, server: Address.attributes(settings.target.address) })
   yield* Effect.addFinalizer(() => Effect.sync(unregister))
   if (settings.reapEvery !== undefined) {
     yield* Effect.sync(() => retirement.retireIdle(now())).pipe(

@@ -222,3 +222,17 @@ export const resolve = (options: AddressOptions): Address | BadAddress => {
 /** One host as it is told of. */
 export const shownHost = ({ host, path, port }: HostAddress): string =>
   path ?? `${host.includes(":") ? `[${host}]` : host}:${port}`
+
+/**
+ * By OpenTelemetry's names. Which of several hosts a statement went to is not known before it is sent: they are named
+ * together.
+ */
+export const attributes = ({ database, hosts }: Address): Readonly<Record<string, string | number>> => {
+  const [{ host, path, port }] = hosts as readonly [HostAddress]
+  return {
+    "db.namespace": database,
+    ...(hosts.length === 1
+      ? { "server.address": path ?? host, "server.port": port }
+      : { "server.address": hosts.map(shownHost).join(",") })
+  }
+}

@@ -11,6 +11,7 @@ import * as Berth from "./berth.ts"
 import { classify } from "./classify.ts"
 import * as ConnectGate from "./connectGate.ts"
 import type * as Dial from "./dial.ts"
+import * as Discretion from "./discretion.ts"
 import * as Errand from "./errand.ts"
 import { digWhole } from "./failure.ts"
 import * as Hosts from "./hosts.ts"
@@ -24,6 +25,7 @@ export interface Owner<E> {
   readonly settings: Settings
   /** Wall-clock milliseconds. */
   readonly now: () => number
+  readonly monotonicNanos: () => bigint
   /** A random number from 0 to 1. */
   readonly draw: () => number
   readonly runFork: <A, E>(effect: Effect.Effect<A, E>) => Fiber.Fiber<A, E>
@@ -38,6 +40,8 @@ export interface Owner<E> {
   /** A session is open, and its hooks have run. */
   readonly onReady: (session: Session.Session) => void
   readonly onFailed: (error: E | SqlError) => void
+  /** A connect has ended after so many seconds, hooks included. Not of those that were given up with the pool. */
+  readonly onConnect: (outcome: "ok" | "error", seconds: number) => void
   /** The server has accepted a session. */
   readonly onOpen: (session: Session.Session) => void
   /** A session that was opened is dead. Its place may be free only later. */
@@ -139,6 +143,8 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
   let lastId = 0
   let lastFailure: E | SqlError | undefined
 
+  const shownCause = Discretion.causeTreatmentOf(settings.errorText)
+
   const runHook = (hook: string, effect: Effect.Effect<unknown, unknown>): Effect.Effect<unknown, E> =>
     Effect.catchCause(effect, (cause) => Effect.fail(owner.hookFailed(hook, Cause.squash(cause))))
 
@@ -148,10 +154,9 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
       session.wire,
       { millis: settings.farewell, onTimeUp: () => new Error(`it took longer than ${settings.farewell} ms`) }
     ).pipe(
-      Effect.ignoreCause({
-        log: "Warn",
-        message: "the beforeDisconnect hook failed; the session is closed all the same"
-      })
+      Effect.catchCause((cause) =>
+        Effect.logWarning("the beforeDisconnect hook failed; the session is closed all the same", shownCause(cause))
+      )
     )
 
   const logIn = (berth: Berth.Berth, scope: Scope.Closeable, host: number) =>
@@ -170,7 +175,8 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
             config: { ...settings.connection, password },
             now,
             lifetime: settings.maxLifetime * (1 - owner.draw() * settings.maxLifetimeJitter),
-            silence: settings.silence
+            silence: settings.silence,
+            errorText: settings.errorText
           })
         )
     })
@@ -345,9 +351,12 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
   const conclude = (
     exit: Exit.Exit<Session.Session, E | SqlError>,
     round: number,
-    hasAnswer: boolean
+    hasAnswer: boolean,
+    startedAt: bigint
   ): void => {
     gate.connecting--
+    const isOpen = Exit.isSuccess(exit) && !exit.value.wire.isDead()
+    if (isOpen || !isAborted) owner.onConnect(isOpen ? "ok" : "error", Number(owner.monotonicNanos() - startedAt) / 1e9)
     if (Exit.isSuccess(exit) && !exit.value.wire.isDead()) {
       ConnectGate.succeeded(gate)
       lastFailure = undefined
@@ -366,6 +375,7 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
     connect: () => {
       taken++
       const round = ConnectGate.begin(gate)
+      const startedAt = owner.monotonicNanos()
       const { connect, giveUp, hasAnswer } = attempt()
       const fiber = owner.runFork(connect)
       underWay.set(fiber, giveUp)
@@ -373,7 +383,7 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
       fiber.addObserver((exit) => {
         underWay.delete(fiber)
         if (Exit.isFailure(exit)) owner.runFork(giveUp)
-        conclude(exit, round, hasAnswer())
+        conclude(exit, round, hasAnswer(), startedAt)
       })
       // What it begins with may have closed the pool.
       if (isAborted) owner.runFork(end(fiber, giveUp))

@@ -5,6 +5,7 @@ import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import * as Redacted from "effect/Redacted"
 import * as Address from "./address.ts"
+import { type ErrorText, errorTexts } from "./discretion.ts"
 import * as Hosts from "./hosts.ts"
 
 /** The options that environment variables can set. */
@@ -29,6 +30,7 @@ export interface EnvironmentOptions {
   readonly maxLifetime?: Duration.Duration | undefined
   readonly maxUses?: number | undefined
   readonly retry?: { readonly attempts: number | undefined } | undefined
+  readonly errorText?: ErrorText | undefined
   readonly breaker:
     | { readonly failures: number | undefined; readonly openFor: Duration.Duration | undefined }
     | undefined
@@ -81,6 +83,12 @@ const addressUrl = Config.mapEffect(secret("DATABASE_URL"), (url) => {
   const bad = Address.resolve({ url, username: "anybody" })
   return "_tag" in bad ? refuse(`DATABASE_URL is ${bad.value}, but must be ${bad.allowed}.`) : Effect.succeed(url)
 })
+
+const errorText = variable(
+  "DB_ERROR_TEXT",
+  `one of ${errorTexts.join(", ")}`,
+  (value) => errorTexts.find((known) => known === value)
+)
 
 const sslMode = variable(
   "PGSSLMODE",
@@ -139,6 +147,7 @@ export const options: Config.Config<EnvironmentOptions> = Config.mapEffect(
     connectTimeout: duration("DB_CONNECT_TIMEOUT"),
     maxLifetime: duration("DB_MAX_LIFETIME"),
     maxUses: whole("DB_MAX_USES", 1),
+    errorText,
     retryAttempts: whole("DB_RETRY_ATTEMPTS", 1),
     breakerFailures: whole("DB_BREAKER_FAILURES", 1),
     breakerOpen: duration("DB_BREAKER_OPEN")

@@ -1,4 +1,5 @@
 import * as Effect from "effect/Effect"
+import * as Discretion from "./discretion.ts"
 import * as Errand from "./errand.ts"
 import * as PoolMachine from "./poolMachine.ts"
 import type { SessionUsage } from "./poolSettings.ts"
@@ -85,6 +86,7 @@ export const make = <E>(
   ): void => {
     PoolMachine.exclude(machine, session)
     const work = Effect.suspend(() => hook(session.connection, { ...usage(session), idleFor: 0 }))
+    const shownCause = Discretion.causeTreatmentOf(settings.errorText)
     const bound = {
       millis: settings.farewell,
       onTimeUp: () => new Error(`it took longer than ${settings.farewell} ms`)
@@ -92,7 +94,7 @@ export const make = <E>(
     runFork(
       Errand.run(work, session.wire, bound).pipe(
         Effect.catchCause((cause) =>
-          Effect.as(Effect.logWarning("the afterRelease hook failed; its session is closed", cause), false)
+          Effect.as(Effect.logWarning("the afterRelease hook failed; its session is closed", shownCause(cause)), false)
         ),
         Effect.map((answer) => {
           session.condemned ??= answer === false ? "invalid" : objection(session)

@@ -19,6 +19,7 @@ import * as Scope from "effect/Scope"
 import type { Circuit, HalfOpen, Open, Outcome, Permit } from "./breakerMachine.ts"
 import * as Machine from "./breakerMachine.ts"
 import type { Settings } from "./breakerSettings.ts"
+import { discreetCause } from "./discretion.ts"
 
 interface Tagged {
   readonly _tag: string
@@ -126,7 +127,7 @@ export const make = Effect.fnUntraced(
       runFork(
         Effect.logWarning(
           `The store of the circuit ${key} gives no answer that can be used: until it does, this process goes by its own`,
-          cause
+          discreetCause(cause)
         )
       )
     }
