@@ -367,17 +367,7 @@ const sourcesOf = Effect.gen(function*() {
     lastFailure: () => store.lastFailure,
     leaving: pool.leavingUnsafe,
     connectPause: pool.connectPauseUnsafe,
-    traffic: () => {
-      let count = 0
-      let sum = 0
-      for (const { durations, end } of store.queries.list()) {
-        if (end !== "ok") continue
-        const answered = durations.snapshot()
-        count += answered.count
-        sum += answered.sum
-      }
-      return { count, sum }
-    },
+    traffic: () => store.queries.succeededInAll(),
     // Proved, so that one dead connection is replaced rather than taken for the database, which takes half of the time;
     // and asked even when it is new, since a pooler answers a connect by itself. What others share the pool does not prove.
     ping: (deadline) =>

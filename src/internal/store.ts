@@ -100,6 +100,19 @@ export class Queries {
     return this.histograms.filter((histogram) => histogram !== undefined)
   }
 
+  /** All that succeeded: how many, and the seconds that they took together. */
+  succeededInAll(): { readonly count: number; readonly sum: number } {
+    let count = 0
+    let sum = 0
+    for (const { durations, end } of this.list()) {
+      if (end !== "ok") continue
+      const snapshot = durations.snapshot()
+      count += snapshot.count
+      sum += snapshot.sum
+    }
+    return { count, sum }
+  }
+
   private observe(operation: number, end: number, seconds: number): void {
     const place = operation * ends.length + end
     const histogram = this.histograms[place]
