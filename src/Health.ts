@@ -153,7 +153,7 @@ export interface Sources {
   /** What can be told of the database without asking it. */
   readonly signs: () => VitalSigns.VitalSigns
   /** The last failure of real traffic. */
-  readonly lastFailure: () => Ladder.LastFailure | undefined
+  readonly lastFailure: () => Metrics.LastFailure | undefined
   /** Sessions that have ended here, and not yet on the server. */
   readonly leaving: () => number
   /** Until the next connect is tried after failed ones. */
@@ -262,7 +262,7 @@ export const make = (sources: Sources, options: Options = {}): Effect.Effect<Mon
         "1 second"
       )
 
-      const lastFailure = (): Ladder.LastFailure | undefined => {
+      const lastFailure = (): Metrics.LastFailure | undefined => {
         const ofTraffic = sources.lastFailure()
         if (failedAsk === undefined || (ofTraffic !== undefined && ofTraffic.at > failedAsk.at)) return ofTraffic
         const { code, sqlState } = Errors.failureOf(failedAsk.error)

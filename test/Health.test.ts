@@ -111,7 +111,7 @@ describe("Health.make", () => {
       world.lastReplyAt = 1_000
       yield* TestClock.adjust("2 seconds")
       for (const kind of ["Rejected", "Contention", "Cancelled", "Denied", "Local"] as const) {
-        world.lastFailure = { kind, at: 1_500 }
+        world.lastFailure = { kind, code: undefined, at: 1_500 }
         assert.strictEqual((yield* check).state, "up")
       }
       world.lastFailure = { kind: "Unreachable", code: "57P01", at: 900 }
@@ -252,7 +252,7 @@ describe("Health.make", () => {
       assert.deepStrictEqual(yield* told, ["up", "The database has not been used yet; not asked."])
       world.lastReplyAt = 30_000
       assert.deepStrictEqual(yield* told, ["up", "The database answered 30.0 s ago; not asked since."])
-      world.lastFailure = { kind: "Unreachable", at: 40_000 }
+      world.lastFailure = { kind: "Unreachable", code: undefined, at: 40_000 }
       assert.deepStrictEqual(yield* told, ["degraded", "The last use failed 20.0 s ago; not asked."])
       world.breaker = { _tag: "Open", retryAfter: 0, lastFailure: null }
       assert.deepStrictEqual(yield* told, [

@@ -126,12 +126,15 @@ export const make = (terms: Terms): Effect.Effect<Endpoint> =>
       "1 second"
     )
 
+    let isTold = false
     /** A mistake in the program's own function must not show anything, nor fail a healthy answer. */
     const trusts = (inquiry: Inquiry): Effect.Effect<boolean> =>
-      Effect.catchCause(
-        Effect.sync(() => isTrusted(inquiry)),
-        (cause) => Effect.as(Effect.logWarning("The option details of the health routes threw", cause), false)
-      )
+      Effect.catchCause(Effect.sync(() => isTrusted(inquiry)), (cause) => {
+        // Once: strangers may ask often.
+        const log = isTold ? Effect.void : Effect.logWarning("The option details of the health routes threw", cause)
+        isTold = true
+        return Effect.as(log, false)
+      })
 
     const ofPool = (subject: Subject, inquiry: Inquiry): Effect.Effect<Answer> =>
       Effect.gen(function*() {

@@ -1,17 +1,9 @@
 import type { State as BreakerState } from "./breakerView.ts"
-import type { Kind } from "./verdict.ts"
+import type { LastFailure } from "./store.ts"
 import type { VitalSigns } from "./vitalSigns.ts"
 
 /** `up`: it answers. `degraded`: send work, but expect delays or some failures. `down`: send work elsewhere. */
 export type State = "up" | "degraded" | "down"
-
-/** A failure by its name. */
-export interface LastFailure {
-  readonly kind: Kind
-  readonly code?: string | undefined
-  /** Wall-clock milliseconds. */
-  readonly at: number
-}
 
 /** All that can be known without asking. Times are milliseconds, those that something happened at of the wall clock. */
 export interface Facts {
