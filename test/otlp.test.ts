@@ -12,6 +12,7 @@ import * as Metric from "effect/Metric"
 import * as OtlpExporter from "effect/observability/OtlpExporter"
 import { TestClock } from "effect/testing"
 import * as Executor from "../src/Executor.ts"
+import * as Metrics from "../src/Metrics.ts"
 import * as Otlp from "../src/Otlp.ts"
 import * as Receiver from "./otlpReceiver.ts"
 
@@ -102,6 +103,27 @@ describe("Otlp, with a collector", () => {
         assert.deepEqual([...new Set(paths(receiver))], ["/v1/metrics"])
         assert.strictEqual(receiver.arrivals[0]?.headers["content-type"], "application/x-protobuf")
         assert.strictEqual(receiver.arrivals[0]?.headers["api-key"], "k")
+      })
+    ))
+
+  it.live("leaves out of a delta what has not changed, and of totals nothing", () =>
+    alone(() =>
+      Effect.gen(function*() {
+        const receiver = yield* Receiver.make
+        const seriesOf = (options: Otlp.Options) =>
+          Effect.gen(function*() {
+            const from = receiver.arrivals.length
+            yield* Metric.update(Metric.gauge("open"), 0)
+            yield* invocation
+            yield* Otlp.flush({ within: "5 seconds" })
+            yield* Otlp.flush({ within: "5 seconds" })
+            return receiver.arrivals.slice(from).map(({ body }) =>
+              Receiver.points(body).map(({ series }) => series).toSorted()
+            )
+          }).pipe(Effect.provide(within(receiver.url, { signals: ["metrics"], ...options })))
+        const all = ["latency{pool=shop}", "open{}", "queries{}"]
+        assert.deepEqual(yield* seriesOf({}), [all, ["open{}"]])
+        assert.deepEqual(yield* seriesOf({ temporality: "cumulative" }), [all, all])
       })
     ))
 
@@ -253,6 +275,74 @@ describe("Otlp, with a collector", () => {
         )
         assert.isAtLeast(millis, 200)
         assert.isBelow(millis, 3000)
+      })
+    ))
+})
+
+describe("Otlp, with a pool's metrics", () => {
+  it.live("brings what the metrics say, added up over flushes", () =>
+    alone(() =>
+      Effect.gen(function*() {
+        const receiver = yield* Receiver.make
+        const metrics = yield* Effect.gen(function*() {
+          const metrics = yield* Metrics.Metrics
+          const { store } = metrics
+          for (let invocation = 1; invocation <= 3; invocation++) {
+            for (let count = 0; count < 10 * invocation; count++) {
+              store.queries.succeeded("SELECT 1", count / 100)
+              store.acquire.acquired.observe(count / 1000)
+            }
+            // Appears with the second flush.
+            if (invocation > 1) store.queries.failed("INSERT INTO t", "Unreachable", 2)
+            store.errors.INSERT.Unreachable += invocation
+            store.connectionsOpened++
+            yield* Otlp.flush({ within: "10 seconds" })
+          }
+          return yield* metrics.snapshot
+        }).pipe(
+          Effect.provide(
+            Metrics.layerOpenTelemetry().pipe(
+              Layer.provideMerge(Metrics.layer({ name: "shop" })),
+              Layer.provideMerge(
+                Otlp.layer({
+                  baseUrl: receiver.url,
+                  encoding: "json",
+                  signals: ["metrics"],
+                  resource: { serviceName: "orders" }
+                })
+              )
+            )
+          )
+        )
+        const arrived = receiver.arrivals.flatMap(({ body }) => Receiver.points(body))
+        const pool = "db.client.connection.pool.name=shop"
+        const sum = (start: string, figure: (point: any) => number) =>
+          arrived.filter(({ series }) => series.startsWith(`${start}`)).reduce(
+            (sum, { point }) => sum + figure(point),
+            0
+          )
+        const selects = `db.client.operation.duration{${pool},db.operation.name=SELECT`
+        assert.strictEqual(sum(selects, ({ count }) => count), metrics.query.ok.count)
+        assert.approximately(sum(selects, ({ sum }) => sum), metrics.query.ok.sum, 1e-9)
+        for (const [index, [, cumulative]] of metrics.query.ok.buckets.entries()) {
+          assert.strictEqual(
+            sum(
+              selects,
+              ({ bucketCounts }) => bucketCounts.slice(0, index + 1).reduce((a: number, b: number) => a + b)
+            ),
+            cumulative
+          )
+        }
+        assert.strictEqual(
+          sum(`db.client.operation.duration{${pool},db.operation.name=INSERT`, ({ count }) => count),
+          metrics.query.error.count
+        )
+        assert.strictEqual(sum("db.client.connection.wait_time{", ({ count }) => count), metrics.acquire.acquired.count)
+        assert.strictEqual(
+          sum(`db.query.errors{${pool},db.operation.name=INSERT,error.type=Unreachable`, ({ asDouble }) => asDouble),
+          metrics.errors.Unreachable
+        )
+        assert.strictEqual(sum("db.pool.connections.opened{", ({ asDouble }) => asDouble), metrics.connectionsOpened)
       })
     ))
 })
