@@ -4,6 +4,7 @@ import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
+import * as FetchHttpClient from "effect/http/FetchHttpClient"
 import * as Layer from "effect/Layer"
 import * as Logger from "effect/Logger"
 import type * as LogLevel from "effect/LogLevel"
@@ -18,6 +19,7 @@ import * as Pg from "../src/index.ts"
 import type { Name } from "../src/internal/logbook.ts"
 import type { Fields } from "../src/internal/logFields.ts"
 import { lines as table } from "../src/internal/logLines.ts"
+import * as Otlp from "../src/Otlp.ts"
 import type { MemoryServer } from "./memoryServer.ts"
 import { makeMemoryServer } from "./memoryServer.ts"
 
@@ -411,7 +413,41 @@ const scenarios: { readonly [N in Exclude<Name, "resetFailed">]: Scenario } = {
       "error.type": "TypeError",
       "db.credentials.expires_at": "1970-01-01T00:10:00.000Z"
     }
+  },
+  otlpRefused: {
+    provoke: flushTo(() => Promise.resolve(new Response(null, { status: 401 }))),
+    level: "WARN",
+    message:
+      "The collector has not taken metrics (status 401). What it refuses is not sent for a minute: spans and log records of "
+      + "that time are lost, metrics are made up for.",
+    annotations: { "db.otlp.reasons": "metrics (status 401)" }
+  },
+  otlpLate: {
+    provoke: Effect.suspend(() => {
+      let answer: () => void
+      const answered = new Promise<Response>((resolve) => answer = () => resolve(new Response(null, { status: 200 })))
+      return Effect.andThen(
+        flushTo(() => answered),
+        // The last flush needs its answer: the clock stands still then.
+        Effect.addFinalizer(() => Effect.sync(() => answer()))
+      )
+    }),
+    level: "WARN",
+    message: "The collector has not answered within 300 ms. The next flush waits for it once more.",
+    annotations: { "db.otlp.waited_ms": 300 }
   }
+}
+
+/** Pushes metrics, at the end of an invocation that had 300 milliseconds for it. */
+function flushTo(fetch: typeof globalThis.fetch) {
+  return Effect.gen(function*() {
+    const layer = Otlp.layer({ signals: ["metrics"], resource: { serviceName: "orders" } })
+    const context = yield* Layer.build(layer)
+    const flush = yield* Effect.forkScoped(Effect.provide(Otlp.flush(), context), { startImmediately: true })
+    yield* Effect.promise(() => new Promise((resolve) => setImmediate(resolve)))
+    yield* TestClock.adjust("300 millis")
+    yield* Fiber.join(flush)
+  }).pipe(Effect.provideService(FetchHttpClient.Fetch, fetch))
 }
 
 /** A store that answers first with this, and then as it should. */

@@ -58,6 +58,9 @@ export interface Fields {
   readonly "db.breaker.reason"?: string | undefined
   readonly "db.breaker.step": "load" | "read" | "save"
   readonly "db.credentials.expires_at": string
+  /** By signal: `metrics (status 500), traces (ECONNREFUSED)`. */
+  readonly "db.otlp.reasons": string
+  readonly "db.otlp.waited_ms": number
   /** Lines that were left out before this one. */
   readonly suppressed?: number | undefined
 }

@@ -314,5 +314,23 @@ export const lines = {
       }.`,
     // The cache itself asks less and less often.
     { limitedBy: false, of: "caller" }
+  ),
+  otlpRefused: line(
+    "db.otlp.refused",
+    "Warn",
+    ["db.otlp.reasons"],
+    (about) =>
+      `The collector has not taken ${
+        about["db.otlp.reasons"]
+      }. What it refuses is not sent for a minute: spans and log records of that time are lost, metrics are made up for.`,
+    { of: "caller" }
+  ),
+  otlpLate: line(
+    "db.otlp.late",
+    "Warn",
+    ["db.otlp.waited_ms"],
+    (about) =>
+      `The collector has not answered within ${about["db.otlp.waited_ms"]} ms. The next flush waits for it once more.`,
+    { of: "caller" }
   )
 }
