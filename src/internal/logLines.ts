@@ -315,6 +315,32 @@ export const lines = {
     // The cache itself asks less and less often.
     { limitedBy: false, of: "caller" }
   ),
+  healthOptionFailed: line(
+    "db.health.option_failed",
+    "Warn",
+    ["error.type"],
+    (about) => `The option details of the health routes threw, so nobody is shown any: ${named(about)}.`,
+    { of: "caller" }
+  ),
+  healthUnavailable: line(
+    "db.health.unavailable",
+    "Error",
+    ["error.type", "exception.message"],
+    (about) =>
+      `The services that health is asked of could not be built, and every question is answered with 503: ${
+        about["exception.message"] ?? named(about)
+      }`
+  ),
+  metricsUnreadable: line(
+    "db.metrics.unreadable",
+    "Error",
+    ["error.type"],
+    (about) =>
+      `The metrics registry could not be read: ${
+        named(about)
+      }. A collector in it fails, and whoever scrapes is answered with 500.`,
+    { of: "caller" }
+  ),
   otlpRefused: line(
     "db.otlp.refused",
     "Warn",
