@@ -28,6 +28,8 @@ import * as Errand from "./internal/errand.ts"
 import * as Hosts from "./internal/hosts.ts"
 import * as Leaks from "./internal/leaks.ts"
 import * as Liveness from "./internal/liveness.ts"
+import * as Logbook from "./internal/logbook.ts"
+import * as LogFields from "./internal/logFields.ts"
 import { millis } from "./internal/millis.ts"
 import * as PoolMachine from "./internal/poolMachine.ts"
 import * as PoolSettings from "./internal/poolSettings.ts"
@@ -37,7 +39,9 @@ import * as Returns from "./internal/returns.ts"
 import type * as Session from "./internal/session.ts"
 import * as Shutdown from "./internal/shutdown.ts"
 import * as Sizing from "./internal/sizing.ts"
+import * as Store from "./internal/store.ts"
 import * as Supply from "./internal/supply.ts"
+import * as VitalSigns from "./internal/vitalSigns.ts"
 import * as Metrics from "./Metrics.ts"
 
 /**
@@ -110,6 +114,8 @@ export type AcquireError =
 export interface CheckoutOptions {
   /** Prove the session by a round trip before it is handed out. Default: only when it has been idle for long. */
   readonly prove?: boolean | undefined
+  /** Bounds that round trip. Default: the pool's `validationTimeout`. */
+  readonly proveWithin?: Duration.Input | undefined
   /** Bounds this checkout. Default: the pool's `acquireTimeout`. */
   readonly timeout?: Duration.Input | undefined
 }
@@ -147,10 +153,12 @@ export class Pool extends Context.Service<Pool, {
   readonly statsUnsafe: () => Stats
   /** Milliseconds until the next connect is tried after failed ones, 0 when it may be tried now. */
   readonly connectPauseUnsafe: () => number
+  /** Why the last connect failed, when none has worked since. */
+  readonly lastConnectFailureUnsafe: () => AcquireError | undefined
   /** Sessions that have ended here, and not yet on the server: their places are taken. */
   readonly leavingUnsafe: () => number
-  /** Wall-clock milliseconds at which a live session was last opened or given back. */
-  readonly lastProofUnsafe: () => number | undefined
+  /** What can be told of the database without asking it. */
+  readonly vitalSignsUnsafe: () => VitalSigns.VitalSigns
   /** Closes idle sessions now and lent ones when they come back: after a failover, or a change of credentials. */
   readonly evictAll: Effect.Effect<void>
   /**
@@ -226,9 +234,12 @@ export const make = Effect.fnUntraced(function*(
   const random = yield* Random.Random
   const metrics = yield* Metrics.Metrics
   const store = metrics.store
-  const runFork = Effect.runForkWith(yield* Effect.context<never>())
+  const runFork = Effect.runForkWith(Logbook.naming(yield* Effect.context<never>(), metrics.pool))
+  const book = yield* Logbook.make(metrics.pool)
   const dispatcher = yield* Effect.withFiber((fiber) => Effect.succeed(fiber.currentDispatcher))
   const now = () => clock.currentTimeMillisUnsafe()
+  const monotonicNanos = () => clock.monotonicTimeNanosUnsafe()
+  const secondsSince = (since: bigint) => Number(monotonicNanos() - since) / 1e9
   /** The wall clock may be set back. */
   const elapsed = (since: number) => Math.max(0, now() - since)
 
@@ -236,16 +247,19 @@ export const make = Effect.fnUntraced(function*(
   const hookFailed = (hook: string, cause: unknown, text = Discretion.wordsOf(cause, settings.errorText)) =>
     new Errors.HookFailed({ hook, cause: Discretion.seal(cause), text })
 
-  const state = PoolState.make<AcquireError>(settings, now, runFork)
+  const state = PoolState.make<AcquireError>(settings, now, runFork, book)
   const { machine } = state
   const { members } = machine
   const retirement = Retirement.make(state)
+  const vitalSigns = VitalSigns.make(state, () => clock.monotonicTimeNanosUnsafe())
   const supply = Supply.make(state, retirement, () => connector, (waited) => saturated("Lateness", waited))
   const connector: Connector.Connector<AcquireError> = Connector.make<AcquireError>({
     settings,
     now,
+    monotonicNanos,
     draw: () => random.nextDoubleUnsafe(),
     runFork,
+    book,
     generation: () => state.generation,
     hookFailed,
     credentialsFailed: (cause, refusal) =>
@@ -264,16 +278,21 @@ export const make = Effect.fnUntraced(function*(
         }))
       }),
     evict: (session) => retirement.evict(session, "invalid"),
-    onOpen: () => {
+    onOpen: (session) => {
+      vitalSigns.met(session)
       store.connectionsOpened++
+      book.write("connectionOpened", () => LogFields.opened(session, settings))
     },
     onReady: supply.arrived,
     onFailed: supply.failed,
+    onConnect: (outcome, seconds) => store.connect[outcome].observe(seconds),
     onGone: (session) => {
+      vitalSigns.parted(session)
       session.condemned ??= state.phase === "Open" ? "error" : "shutdown"
       store.connectionsClosed[session.condemned]++
       PoolMachine.dismiss(machine, session)
       runFork(Scope.close(session.scope, Exit.void))
+      book.write("connectionClosed", () => LogFields.closed(session, settings, now()))
     },
     onPlace: supply.pump
   })
@@ -286,11 +305,27 @@ export const make = Effect.fnUntraced(function*(
   const { takeBack } = Returns.make(state, retirement, usage, supply.pump)
   const leaks = settings.leakThreshold === undefined
     ? undefined
-    : Leaks.make({ threshold: settings.leakThreshold, pool: metrics.pool, now, runFork })
+    : Leaks.make({ threshold: settings.leakThreshold, book, now, runFork })
 
   // ---------------------------------------------------------------------------------------------------------------
   // checkout
   // ---------------------------------------------------------------------------------------------------------------
+
+  /** Whoever wants a session that others share has it when they have let go of it. */
+  const isPinnedLater = settings.concurrency > 1
+
+  const countRefusal = <E extends AcquireError>(error: E): Effect.Effect<never, E> => {
+    Store.countAcquire(store, 0, error._tag)
+    return Effect.fail(error)
+  }
+
+  const countAcquire = (exit: Exit.Exit<unknown, AcquireError>, since: bigint): void => {
+    const seconds = secondsSince(since)
+    if (exit._tag === "Success") return Store.countAcquire(store, seconds, undefined)
+    const error = Cause.findErrorOption(exit.cause)
+    if (error._tag === "None" && Cause.hasInterruptsOnly(exit.cause)) store.acquire.interrupted.observe(seconds)
+    else Store.countAcquire(store, seconds, error._tag === "Some" ? error.value._tag : "")
+  }
 
   /** The whole way of a healthy borrower: the session that came back last, if nobody waits and nothing speaks against it. */
   const takeReady = (isExclusive: boolean): Session.Session | undefined => {
@@ -306,7 +341,7 @@ export const make = Effect.fnUntraced(function*(
       // One that nobody has used yet may have been idle for as long as the others.
       if (!top.isMember) return undefined
     }
-    store.acquire.observe(0)
+    if (!isExclusive || !isPinnedLater) store.acquire.acquired.observe(0)
     supply.servedAtOnce(at)
     PoolMachine.lend(machine, top, at, isExclusive)
     return countUse(top)
@@ -323,19 +358,29 @@ export const make = Effect.fnUntraced(function*(
   ): Effect.Effect<A, E | AcquireError, R> =>
     Effect.suspend(() => {
       let lent: Session.Session | undefined
+      let since: bigint | undefined
       // Whoever is interrupted between two steps must have the way back laid before the session is taken.
       return Effect.onExitPrimitive(
         Effect.suspend((): Effect.Effect<A, E | AcquireError, R> => {
           if (options !== undefined || leaks !== undefined) return useAfterWait(f, options)
           lent = takeReady(false)
-          return lent === undefined ? useAfterWait(f, options) : f(lent)
+          if (lent === undefined) return useAfterWait(f, options)
+          if (isPinnedLater) since = monotonicNanos()
+          else lent.lastTook = 0
+          return f(lent)
         }),
         () => {
-          if (lent !== undefined) takeBack(lent, false)
+          if (lent === undefined) return undefined
+          store.use.observe(since === undefined ? lentFor(lent) : secondsSince(since))
+          takeBack(lent, false)
           return undefined
         }
       )
     })
+
+  /** One that nobody shares was lent for as long as its statement took, which has looked at the clock. */
+  const lentFor = ({ lastTook, lentSince }: Session.Session): number =>
+    lastTook > 0 ? lastTook : elapsed(lentSince) / 1000
 
   const useAfterWait = <A, E, R>(
     f: (session: Session.Session) => Effect.Effect<A, E, R>,
@@ -353,7 +398,9 @@ export const make = Effect.fnUntraced(function*(
     Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) =>
       Effect.flatMap(checkout, (session) => {
         const hold = leaks?.begin(session, fiber)
+        const since = monotonicNanos()
         const giveBack = Effect.sync(() => {
+          store.use.observe(secondsSince(since))
           if (hold !== undefined) leaks!.end(hold)
           takeBack(session, isExclusive)
         })
@@ -366,10 +413,16 @@ export const make = Effect.fnUntraced(function*(
       Effect.flatMap(Effect.scope, (parent) => {
         const scope = Scope.forkUnsafe(parent)
         const startedAt = now()
+        const since = isPinnedLater ? monotonicNanos() : undefined
         const timeout = timeoutOf(options)
         return Effect.matchCauseEffect(lease(scope, true, checkout(options, true, restore)), {
           onFailure: (cause) => Effect.andThen(Scope.close(scope, Exit.void), Effect.failCause(cause)),
-          onSuccess: (session) => pin(session, scope, startedAt, timeout, restore)
+          onSuccess: (session) => {
+            const pinned = pin(session, scope, startedAt, timeout, restore)
+            return since === undefined
+              ? pinned
+              : Effect.onExit(pinned, (exit) => Effect.sync(() => countAcquire(exit, since)))
+          }
         })
       })
     )
@@ -425,25 +478,26 @@ export const make = Effect.fnUntraced(function*(
     restore: Restore
   ): Effect.Effect<Session.Session, AcquireError> =>
     Effect.suspend((): Effect.Effect<Session.Session, AcquireError> => {
-      if (state.phase !== "Open") return Effect.fail(new Errors.PoolClosed())
+      if (state.phase !== "Open") return countRefusal(new Errors.PoolClosed())
       const ready = options?.prove === true ? undefined : takeReady(isExclusive)
       if (ready !== undefined) return Effect.succeed(ready)
       if (settings.maxWaiting < Infinity && PoolMachine.queueing(machine, state.max) >= settings.maxWaiting) {
-        return Effect.fail(saturated("Length", 0))
+        return countRefusal(saturated("Length", 0))
       }
       const startedAt = now()
+      const since = monotonicNanos()
       const attempt: Attempt = {
         waiter: PoolMachine.makeWaiter(machine, startedAt, isExclusive),
         spentOn: undefined,
         refused: 0
       }
       attempts++
-      const worthy = Effect.timeoutOrElse(firstWorthy(attempt, options?.prove ?? false), {
+      const worthy = Effect.timeoutOrElse(firstWorthy(attempt, options), {
         duration: timeoutOf(options),
         orElse: () => Effect.fail(timedOut(startedAt, attempt.spentOn ?? (attempt.refused > 0 ? "Hook" : undefined)))
       })
       return Effect.onExitPrimitive(restore(worthy), (exit) => {
-        store.acquire.observe((now() - startedAt) / 1000)
+        if (exit._tag === "Failure" || !isExclusive || !isPinnedLater) countAcquire(exit, since)
         if (exit._tag === "Failure") abandon(attempt.waiter)
         attempts--
         if (state.phase !== "Open") state.changed.notify()
@@ -477,23 +531,26 @@ export const make = Effect.fnUntraced(function*(
     })
 
   /** Takes sessions until one is worth handing out. Whoever gets one that is not goes back to the head of the line. */
-  const firstWorthy = (attempt: Attempt, alwaysProve: boolean): Effect.Effect<Session.Session, AcquireError> =>
+  const firstWorthy = (
+    attempt: Attempt,
+    options: CheckoutOptions | undefined
+  ): Effect.Effect<Session.Session, AcquireError> =>
     Effect.flatMap(stand(attempt.waiter), (session) => {
       const again = (reason: Metrics.CloseReason) => {
         retirement.evict(session, reason)
         abandon(attempt.waiter)
-        return firstWorthy(attempt, alwaysProve)
+        return firstWorthy(attempt, options)
       }
       const at = now()
       const verdict = retirement.standing(session, 1, at)
       if (verdict !== "Ready" && verdict !== "Unproven") return again(verdict)
       // One in use is watched by its statements. A new one may only have been proved by a pooler.
-      const isProved = session.borrowers > 1 || (verdict === "Ready" && !alwaysProve)
+      const isProved = session.borrowers > 1 || (verdict === "Ready" && options?.prove !== true)
       if (isProved) return welcome(session, attempt, again)
       const isNew = session.uses === 0 && at - session.openedAt < settings.validateAfter
       attempt.spentOn = "Validate"
       return Effect.flatMap(
-        Effect.scoped(Effect.andThen(exclude(session), Liveness.prove(session, settings.validationTimeout))),
+        Effect.scoped(Effect.andThen(exclude(session), Liveness.prove(session, proofTimeoutOf(options)))),
         (objection) => {
           attempt.spentOn = undefined
           if (objection === undefined) return welcome(session, attempt, again)
@@ -547,16 +604,20 @@ export const make = Effect.fnUntraced(function*(
   const timeoutOf = (options: CheckoutOptions | undefined): number =>
     options?.timeout === undefined ? settings.acquireTimeout : millis(options.timeout)
 
+  const proofTimeoutOf = (options: CheckoutOptions | undefined): number =>
+    options?.proveWithin === undefined ? settings.validationTimeout : millis(options.proveWithin)
+
   const timedOut = (startedAt: number, phase: Errors.AcquireTimeout["phase"] | undefined) => {
-    store.acquireTimeouts++
     const stats = statsUnsafe()
     const lastConnectFailure = connector.lastFailure()
-    return new Errors.AcquireTimeout({
+    const error = new Errors.AcquireTimeout({
       phase: phase ?? (machine.isSuspended ? "Suspended" : stats.active >= stats.max ? "Queue" : "Connect"),
       waited: elapsed(startedAt),
       stats,
       lastConnectFailure: lastConnectFailure === undefined ? null : Errors.failureOf(lastConnectFailure)
     })
+    book.write("acquireTimeout", () => LogFields.waitedInVain(error))
+    return error
   }
 
   // ---------------------------------------------------------------------------------------------------------------
@@ -644,7 +705,8 @@ export const make = Effect.fnUntraced(function*(
 
   if (leaks !== undefined) yield* Effect.addFinalizer(() => Effect.sync(leaks.close))
   yield* Effect.addFinalizer(() => end(settings.closeTimeout))
-  const unregister = metrics.registerPool(statsUnsafe)
+  const isUp = () => connector.lastFailure() === undefined || members.size > 0
+  const unregister = metrics.registerPool(statsUnsafe, { isUp, server: Address.attributes(settings.target.address) })
   yield* Effect.addFinalizer(() => Effect.sync(unregister))
   if (settings.reapEvery !== undefined) {
     yield* Effect.sync(() => retirement.retireIdle(now())).pipe(
@@ -663,14 +725,9 @@ export const make = Effect.fnUntraced(function*(
     stats: Effect.sync(statsUnsafe),
     statsUnsafe,
     connectPauseUnsafe: connector.pause,
+    lastConnectFailureUnsafe: connector.lastFailure,
     leavingUnsafe: () => connector.taken() - connector.connecting() - members.size,
-    lastProofUnsafe: () => {
-      let latest: number | undefined
-      for (const { condemned, idleSince, isAnswering, wire } of members) {
-        if (condemned === undefined && isAnswering && !wire.isDead()) latest = Math.max(latest ?? 0, idleSince)
-      }
-      return latest
-    },
+    vitalSignsUnsafe: vitalSigns.read,
     evictAll: Effect.sync(retirement.evictAll),
     evictUnsafe: retirement.evict,
     resize,

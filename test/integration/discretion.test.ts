@@ -242,7 +242,7 @@ const typos: ReadonlyArray<readonly [what: string, variables: Record<string, str
   ["a DATABASE_URL that is none", { DATABASE_URL: `postgres://app:${encoded}@db:port/app` }],
   ["a DATABASE_URL whose password is not encoded", { DATABASE_URL: `postgres://app:${password}@db/app` }],
   ["a DATABASE_URL of another database", { DATABASE_URL: `mysql://app:${encoded}@db/app` }],
-  ["a DATABASE_URL that begins with blanks", { DATABASE_URL: `\"postgres://app:${encoded}@db/app\"` }],
+  ["a DATABASE_URL in quotes", { DATABASE_URL: `"postgres://app:${encoded}@db/app"` }],
   ["a DATABASE_URL with its name in it", { DATABASE_URL: `DATABASE_URL=postgres://app:${encoded}@db/app` }],
   ["a URL in a wrong variable", { DB_POOL_MAX: `postgres://app:${encoded}@db/app` }],
   ["a URL in PGHOST", { PGHOST: `postgres://app:${encoded}@db/app` }],
