@@ -94,7 +94,7 @@ const drawn = (panel: Panel) => {
               drawStyle: "line",
               lineWidth: 1,
               fillOpacity: panel.stacked ? 30 : 8,
-              showPoints: "never",
+              showPoints: "auto",
               spanNulls: false,
               stacking: { mode: panel.stacked ? "normal" : "none", group: "A" }
             }
