@@ -62,14 +62,14 @@ const ask = (url: string, method = "GET") =>
 const program = HttpServer.addressFormattedWith((address) =>
   Effect.gen(function*() {
     yield* prepare
-    console.log(`Listening on ${address}: /stock, /orders, /metrics, /health/database`)
+    console.log(`Listening on ${address}: /stock, /orders, /metrics, /health/database, /livez, /readyz`)
     if (process.argv.includes("--serve")) return yield* Effect.never
 
     assert.equal((yield* ask(`${address}/stock`)).status, 200)
     assert.equal((yield* ask(`${address}/orders`, "POST")).status, 201)
     const health = yield* ask(`${address}/health/database`)
     assert.equal(health.status, 200)
-    assert.equal(JSON.parse(health.body).status, "up")
+    assert.equal(JSON.parse(health.body).state, "up")
     console.log(health.body)
 
     const metrics = yield* ask(`${address}/metrics`)

@@ -37,6 +37,8 @@ import * as Evidence from "./internal/evidence.ts"
 import { describe } from "./internal/failure.ts"
 import * as History from "./internal/history.ts"
 import * as Hosts from "./internal/hosts.ts"
+import * as Logbook from "./internal/logbook.ts"
+import * as LogFields from "./internal/logFields.ts"
 import * as LostCommit from "./internal/lostCommit.ts"
 import { millis } from "./internal/millis.ts"
 import * as Recovery from "./internal/recovery.ts"
@@ -204,6 +206,7 @@ export const make = Effect.fnUntraced(function*(
   const breaker = yield* Breaker.Breaker
   const metrics = yield* Metrics.Metrics
   const { store } = metrics
+  const book = yield* Logbook.make(metrics.pool)
   const clock = yield* Clock.Clock
   const now = () => clock.currentTimeMillisUnsafe()
   const defaultRetry = options.retry === false || EffectSchedule.isSchedule(options.retry)
@@ -218,12 +221,9 @@ export const make = Effect.fnUntraced(function*(
   // ---------------------------------------------------------------------------------------------------------------
 
   const treat = Discretion.treatmentOf(pool.settings.errorText)
-  const shownCause = Discretion.causeTreatmentOf(pool.settings.errorText)
-  const runFork = Effect.runForkWith(yield* Effect.context<never>())
   const reclassify = Classifier.compose(
     [yield* Errors.Classifier, options.classify],
-    (defect) =>
-      runFork(Effect.logWarning("A classifier failed; the default verdict stands", shownCause(Cause.die(defect))))
+    (defect) => book.write("classifierFailed", () => LogFields.ofDefect(defect))
   )
 
   const evidence = Evidence.make({
@@ -331,16 +331,19 @@ export const make = Effect.fnUntraced(function*(
     connectPause: pool.connectPauseUnsafe,
     circuitPause,
     budget,
-    onRetry: (kind) => {
+    onRetry: (kind, attempt, error) => {
       store.retries[kind]++
+      book.write("queryRetry", () => LogFields.repeated(attempt, error, pool.settings.errorText))
     },
-    exhausted: (last, history, stoppedBy) =>
-      new Errors.RetriesExhausted({
+    exhausted: (last, history, stoppedBy) => {
+      book.write("queryGaveUp", () => LogFields.exhausted(last, history, stoppedBy, pool.settings.errorText))
+      return new Errors.RetriesExhausted({
         attempts: history.length,
         last: isSqlError(last) ? told(last) : last,
         history,
         stoppedBy
       })
+    }
   })
 
   const asSqlError = <E>(error: E | SqlError | Errors.PoolError): SqlError => {

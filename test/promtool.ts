@@ -1,7 +1,7 @@
 import { assert } from "@effect/vitest"
 import { spawnSync } from "node:child_process"
 
-/** What Prometheus' own tool has to say: nothing when all is well, or its complaints. */
+/** What `promtool` has to complain of: nothing, or its words. */
 export const promtool = (args: ReadonlyArray<string>, input = ""): string => {
   const { error, status, stderr, stdout } = spawnSync("promtool", args, { input, encoding: "utf8" })
   if (error !== undefined) {
@@ -12,5 +12,5 @@ export const promtool = (args: ReadonlyArray<string>, input = ""): string => {
   return status === 0 ? "" : `exit code ${status}\n${stdout}${stderr}`
 }
 
-/** What its linter has to say of a page of metrics. */
+/** What Prometheus' own linter has to say of a page of metrics: nothing, or its complaints. */
 export const complaintsAbout = (page: string): string => promtool(["check", "metrics"], page)

@@ -11,10 +11,11 @@ import * as Berth from "./berth.ts"
 import { classify } from "./classify.ts"
 import * as ConnectGate from "./connectGate.ts"
 import type * as Dial from "./dial.ts"
-import * as Discretion from "./discretion.ts"
 import * as Errand from "./errand.ts"
 import { digWhole } from "./failure.ts"
 import * as Hosts from "./hosts.ts"
+import type { Logbook } from "./logbook.ts"
+import * as LogFields from "./logFields.ts"
 import * as Login from "./login.ts"
 import type { Settings } from "./poolSettings.ts"
 import * as Session from "./session.ts"
@@ -29,6 +30,7 @@ export interface Owner<E> {
   /** A random number from 0 to 1. */
   readonly draw: () => number
   readonly runFork: <A, E>(effect: Effect.Effect<A, E>) => Fiber.Fiber<A, E>
+  readonly book: Logbook
   readonly generation: () => number
   readonly hookFailed: (hook: string, cause: unknown) => E
   /** The error when no password can be had; `refusal` is what the server said of the one before. */
@@ -100,10 +102,6 @@ const failureOf = <E>(cause: Cause.Cause<E>): E | SqlError => {
   return error._tag === "Some" ? error.value : failed("Failed to connect", Cause.squash(cause))
 }
 
-/** A server that refuses every reset makes each lease cost a connect, which nobody would find the reason of. */
-const warnOfReset = (sqlState: string | undefined): Effect.Effect<void> =>
-  Effect.logWarning(`a session could not be reset between two borrowers and was closed (SQLSTATE ${sqlState})`)
-
 /**
  * Whether another host may do where this one has failed. Who is refused as a user, and who cannot verify the server, is
  * told so; libpq draws the same line.
@@ -143,8 +141,6 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
   let lastId = 0
   let lastFailure: E | SqlError | undefined
 
-  const shownCause = Discretion.causeTreatmentOf(settings.errorText)
-
   const runHook = (hook: string, effect: Effect.Effect<unknown, unknown>): Effect.Effect<unknown, E> =>
     Effect.catchCause(effect, (cause) => Effect.fail(owner.hookFailed(hook, Cause.squash(cause))))
 
@@ -155,7 +151,10 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
       { millis: settings.farewell, onTimeUp: () => new Error(`it took longer than ${settings.farewell} ms`) }
     ).pipe(
       Effect.catchCause((cause) =>
-        Effect.logWarning("the beforeDisconnect hook failed; the session is closed all the same", shownCause(cause))
+        Effect.sync(() =>
+          owner.book.write("hookFailed", () =>
+            LogFields.ofHook("beforeDisconnect", Cause.squash(cause), settings.errorText))
+        )
       )
     )
 
@@ -275,7 +274,7 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
           farewell: settings.farewell,
           requests,
           cancelsAreOurs: settings.cancelsAreOurs,
-          onResetRefused: (sqlState) => owner.runFork(warnOfReset(sqlState)),
+          onResetRefused: (sqlState) => owner.book.write("resetFailed", () => LogFields.ofReset(sqlState)),
           behindPooler: settings.behindPooler,
           onDeath: mourn,
           onClose

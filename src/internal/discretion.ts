@@ -1,11 +1,10 @@
 /** Takes what may be a row's, a parameter's or a secret out of what is printed, and leaves it within reach. */
 import type * as PgConnection from "@effect/sql-pg/PgConnection"
-import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Redacted from "effect/Redacted"
 import { isSqlError, type SqlError } from "effect/sql/SqlError"
 import * as Stream from "effect/Stream"
-import { describe, digFailure, nameOf, PoolErrorTypeId, sqlStateOf, summaryOf } from "./failure.ts"
+import { describe, digFailure, nameOf, sqlStateOf, summaryOf } from "./failure.ts"
 import * as Undisclosed from "./undisclosed.ts"
 
 export const errorTexts = ["discreet", "full"] as const
@@ -97,9 +96,6 @@ export const guard = (
 export const seal = (cause: unknown): Redacted.Redacted<unknown> =>
   Redacted.isRedacted(cause) ? cause : Redacted.make(cause, { label: nameOf(cause) })
 
-const isOurs = (error: unknown): boolean =>
-  isSqlError(error) || (typeof error === "object" && error !== null && PoolErrorTypeId in error)
-
 /** What may be said of somebody else's error, if anything. */
 export const wordsOf = (error: unknown, mode: ErrorText): string | undefined => {
   if (isSqlError(error)) return describe(digFailure(error))
@@ -108,15 +104,3 @@ export const wordsOf = (error: unknown, mode: ErrorText): string | undefined => 
   const text = error instanceof Error ? error.message : typeof error === "string" ? error : ""
   return [name, text].filter((part) => part !== undefined && part !== "").join(": ") || undefined
 }
-
-/** What somebody else's code has failed with, by name: for a log. */
-export const discreetCause = (cause: Cause.Cause<unknown>): Cause.Cause<unknown> =>
-  Cause.fromReasons(cause.reasons.map((reason) => {
-    if (reason._tag === "Interrupt") return reason
-    const error = reason._tag === "Fail" ? reason.error : reason.defect
-    return isOurs(error) ? reason : Cause.makeFailReason(nameOf(error) ?? "an error of unknown kind")
-  }))
-
-/** What somebody else's code has failed with, as far as a pool may log it. */
-export const causeTreatmentOf = (mode: ErrorText): (cause: Cause.Cause<unknown>) => Cause.Cause<unknown> =>
-  mode === "full" ? (cause) => cause : discreetCause

@@ -168,6 +168,22 @@ export const nameOf = (error: unknown): string | undefined =>
   [readShaped(error, "_tag", nameShape), readShaped(error, "name", nameShape), readShaped(error, "code", nameShape)]
     .find((name) => name !== undefined && name !== "Error" && name.length <= longestName)
 
+/** An identifier of PostgreSQL's as it usually looks; what is quoted to look otherwise might be anything. */
+const identifierShape = /^[\p{L}_][\p{L}\p{M}\p{N}_$]{0,62}$/u
+
+/** The names that the server's reply below an error gives of what it is about. */
+export const namesIn = (
+  error: unknown,
+  depth = 0
+): { readonly constraint?: string | undefined; readonly table?: string | undefined } => {
+  if (depth > deepest || typeof error !== "object" || error === null) return {}
+  if (sqlStateOf(error) === undefined) return namesIn(read(error, "reason") ?? read(error, "cause"), depth + 1)
+  return {
+    constraint: readShaped(error, "constraint", identifierShape),
+    table: readShaped(error, "table", identifierShape)
+  }
+}
+
 const isSqlReason = (self: unknown): boolean => read(self, "~effect/sql/SqlError/Reason") !== undefined
 
 interface Findings {

@@ -44,7 +44,8 @@ export interface Surroundings<E> {
       readonly deposit: (tokens: number) => void
     }
     | undefined
-  readonly onRetry: (kind: Kind) => void
+  /** An attempt begins after one that failed, in the fiber that it belongs to. */
+  readonly onRetry: (kind: Kind, attempt: History.Attempt, error: unknown) => void
   readonly exhausted: (last: unknown, history: ReadonlyArray<History.Attempt>, stoppedBy: Stop) => E
 }
 
@@ -158,7 +159,7 @@ export const make = <E0>(surroundings: Surroundings<E0>): Recovery<E0> => {
         }
         attempted(delay)
         if (delay > 0) yield* Effect.sleep(delay)
-        surroundings.onRetry(verdict.kind)
+        surroundings.onRetry(verdict.kind, history.at(-1)!, error.value)
         attempts++
       }
       const exit = yield* Effect.exit(again)

@@ -1,6 +1,7 @@
+import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
-import * as Discretion from "./discretion.ts"
 import * as Errand from "./errand.ts"
+import * as LogFields from "./logFields.ts"
 import * as PoolMachine from "./poolMachine.ts"
 import type { SessionUsage } from "./poolSettings.ts"
 import type { PoolState } from "./poolState.ts"
@@ -22,7 +23,7 @@ export const make = <E>(
   usage: (session: Session) => SessionUsage,
   pump: () => void
 ): Returns => {
-  const { changed, machine, now, runFork, settings } = state
+  const { book, changed, machine, now, runFork, settings } = state
   const { members } = machine
 
   /**
@@ -86,7 +87,6 @@ export const make = <E>(
   ): void => {
     PoolMachine.exclude(machine, session)
     const work = Effect.suspend(() => hook(session.connection, { ...usage(session), idleFor: 0 }))
-    const shownCause = Discretion.causeTreatmentOf(settings.errorText)
     const bound = {
       millis: settings.farewell,
       onTimeUp: () => new Error(`it took longer than ${settings.farewell} ms`)
@@ -94,7 +94,10 @@ export const make = <E>(
     runFork(
       Errand.run(work, session.wire, bound).pipe(
         Effect.catchCause((cause) =>
-          Effect.as(Effect.logWarning("the afterRelease hook failed; its session is closed", shownCause(cause)), false)
+          Effect.sync(() => {
+            book.write("hookFailed", () => LogFields.ofHook("afterRelease", Cause.squash(cause), settings.errorText))
+            return false
+          })
         ),
         Effect.map((answer) => {
           session.condemned ??= answer === false ? "invalid" : objection(session)

@@ -34,6 +34,8 @@ export interface Session extends PoolMachine.Member<Session> {
   isAnswering: boolean
   /** Seconds from the start to the end of the last statement that ended; 0 before there is one. */
   lastTook: number
+  /** Monotonic nanoseconds at which the last statement that had an answer was sent; 0 when there was none. */
+  answeredSince: bigint
   /** Statements that wait for an answer. */
   busy: number
   /** Pins, streams and listeners of the driver's that are open: it lets nobody else at the session until they end. */
@@ -104,6 +106,7 @@ export const open = (options: OpenOptions): Effect.Effect<Session, SqlError, Sco
         uses: 0,
         isAnswering: true,
         lastTook: 0,
+        answeredSince: 0n,
         busy: 0,
         pins: 0,
         committing: 0,

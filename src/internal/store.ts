@@ -51,6 +51,8 @@ export interface Store {
   readonly errors: Readonly<Record<ErrorOperation, Record<Kind, number>>>
   readonly retries: Record<Kind, number>
   lastFailure: LastFailure | undefined
+  /** Most callers that have waited at a time, since whoever reads it has set it back. */
+  peakWaiting: number
   breakerState: BreakerState
   readonly breakerTransitions: Record<BreakerState, number>
   readonly breakerRejections: Record<Rejection, number>
@@ -100,6 +102,19 @@ export class Queries {
     return this.histograms.filter((histogram) => histogram !== undefined)
   }
 
+  /** All that succeeded: how many, and the seconds that they took together. */
+  succeededInAll(): { readonly count: number; readonly sum: number } {
+    let count = 0
+    let sum = 0
+    for (const { durations, end } of this.list()) {
+      if (end !== "ok") continue
+      const snapshot = durations.snapshot()
+      count += snapshot.count
+      sum += snapshot.sum
+    }
+    return { count, sum }
+  }
+
   private observe(operation: number, end: number, seconds: number): void {
     const place = operation * ends.length + end
     const histogram = this.histograms[place]
@@ -128,6 +143,7 @@ export const make = (onAppear: () => void): Store => {
     ) as Store["errors"],
     retries: Instruments.counters(kinds),
     lastFailure: undefined,
+    peakWaiting: 0,
     breakerState: "Closed",
     breakerTransitions: Instruments.counters(["Closed", "Open", "HalfOpen", "Isolated", "Disabled"]),
     breakerRejections: Instruments.counters(["open", "half_open", "isolated"])
