@@ -39,6 +39,8 @@ import * as LostCommit from "./internal/lostCommit.ts"
 import { millis } from "./internal/millis.ts"
 import * as Recovery from "./internal/recovery.ts"
 import type { Session } from "./internal/session.ts"
+import * as Spans from "./internal/spans.ts"
+import * as StatementSpan from "./internal/statementSpan.ts"
 import * as TimeLimit from "./internal/timeLimit.ts"
 import { TrackedConnection } from "./internal/trackedConnection.ts"
 import * as UnitOfWork from "./internal/unitOfWork.ts"
@@ -193,6 +195,7 @@ export const make = Effect.fnUntraced(function*(
 ): Effect.fn.Return<Executor["Service"], Errors.InvalidOption, Pool.Pool | Breaker.Breaker | Metrics.Metrics> {
   const pool = yield* Pool.Pool
   const breaker = yield* Breaker.Breaker
+  const { targets } = pool.settings
   const { store } = yield* Metrics.Metrics
   const clock = yield* Clock.Clock
   const now = () => clock.currentTimeMillisUnsafe()
@@ -229,6 +232,8 @@ export const make = Effect.fnUntraced(function*(
     },
     complete: withLastWords,
     enforce: (work, deadlineAt, unit) => enforce(work, deadlineAt, unit),
+    traced: (fiber, session, sql) =>
+      Spans.send(fiber, pool.name, sql, targets.length > 1 ? targets[session.host]?.address : undefined),
     tell: ({ session, transaction }, error, { elapsed, failure, verdict }) =>
       session.wire.obituary()?.by === "silence"
         ? Errors.toSqlError(
@@ -250,6 +255,8 @@ export const make = Effect.fnUntraced(function*(
     const typed = Errors.fromSqlError(error)
     return typed === undefined ? undefined : evidence.find(typed)
   }
+
+  const kindOf = (error: unknown): Errors.Kind | undefined => find(error)?.verdict.kind
 
   /** Statements are judged where they fail, so a checkout's `SqlError` without a judgement is a connect that failed. */
   const isFailedConnect = (error: unknown): error is SqlError | Errors.CredentialsFailed | Errors.NoSuitableHost =>
@@ -316,6 +323,7 @@ export const make = Effect.fnUntraced(function*(
     onRetry: (kind) => {
       store.retries[kind]++
     },
+    onPause: (since, pause) => Spans.pause(since, pool.name, pause),
     onLocal: countLocal,
     exhausted: (last, history, stoppedBy) =>
       new Errors.RetriesExhausted({
@@ -345,6 +353,18 @@ export const make = Effect.fnUntraced(function*(
       ? terms.deadlineAt
       : now() + (terms.acquireTimeout ?? pool.settings.acquireTimeout)
 
+  /** Tells the span of a statement how it ended. */
+  const concluded = <A, E, R>(
+    work: Effect.Effect<A, E, R>,
+    fiber: Fiber.Fiber<unknown, unknown>,
+    failedAttempts: () => number = () => 0
+  ): Effect.Effect<A, E, R> => {
+    const span = StatementSpan.of(fiber, pool.name)
+    return span === undefined
+      ? work
+      : Effect.onExit(work, (exit) => Effect.sync(() => Spans.conclude(span, exit, failedAttempts(), kindOf)))
+  }
+
   /** A statement is repeated by itself wherever that is safe, on the terms of the unit around it. */
   const recoverStatement = <A, E, R>(
     cause: Cause.Cause<E>,
@@ -360,7 +380,9 @@ export const make = Effect.fnUntraced(function*(
       waitForCircuitUntil: waitForCircuitUntil(unit),
       isTraceless: () => true
     }
-    return Effect.mapError(recover(cause, () => attempt, terms, []), asSqlError)
+    const history: Array<Errors.Attempt> = []
+    const recovered = Effect.mapError(recover(cause, () => attempt, terms, history), asSqlError)
+    return concluded(recovered, fiber, () => history.length)
   }
 
   const deadlineExceeded = (allowed: number, unit: UnitOfWork.UnitOfWork): SqlError =>
@@ -370,7 +392,8 @@ export const make = Effect.fnUntraced(function*(
     work: Effect.Effect<A, E, R>,
     deadlineAt: number,
     unit?: UnitOfWork.UnitOfWork
-  ): Effect.Effect<A, E | SqlError, R> => Deadlines.enforce(work, deadlineAt, now, deadlineExceeded, unit)
+  ): Effect.Effect<A, E | SqlError, R> =>
+    Effect.withFiber((fiber) => concluded(Deadlines.enforce(work, deadlineAt, now, deadlineExceeded, unit), fiber))
 
   const underDeadline = <A, R>(
     work: (fiber: Fiber.Fiber<unknown, unknown>, unit: UnitOfWork.UnitOfWork | undefined) => Effect.Effect<

@@ -20,6 +20,7 @@ import * as Client from "./internal/client.ts"
 import * as Environment from "./internal/environment.ts"
 import * as ListenerPool from "./internal/listenerPool.ts"
 import { infallible } from "./internal/login.ts"
+import * as Spans from "./internal/spans.ts"
 import * as Metrics from "./Metrics.ts"
 import * as Pool from "./Pool.ts"
 import type * as Schedule from "./Schedule.ts"
@@ -236,12 +237,14 @@ const client = (options: Options) =>
         resolve: executor.resolve
       },
       {
+        pool: pool.name,
         config: { ...options, password: infallible(options.password) },
         listenOn: yield* listeners(options),
         transactionSettings: pool.settings.transactionSettings,
         spanAttributes: [
           ...Object.entries(options.spanAttributes ?? {}),
           ["db.system.name", "postgresql"],
+          [Spans.attribute.pool, pool.name],
           ["db.namespace", address.database],
           ...serverAttributes(address.hosts)
         ]

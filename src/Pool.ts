@@ -15,6 +15,7 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
 import * as Random from "effect/Random"
 import * as Schedule from "effect/Schedule"
 import * as Scope from "effect/Scope"
@@ -30,12 +31,14 @@ import * as Liveness from "./internal/liveness.ts"
 import { millis } from "./internal/millis.ts"
 import * as PoolMachine from "./internal/poolMachine.ts"
 import * as PoolSettings from "./internal/poolSettings.ts"
+import * as PoolSpans from "./internal/poolSpans.ts"
 import * as PoolState from "./internal/poolState.ts"
 import * as Retirement from "./internal/retirement.ts"
 import * as Returns from "./internal/returns.ts"
 import type * as Session from "./internal/session.ts"
 import * as Shutdown from "./internal/shutdown.ts"
 import * as Sizing from "./internal/sizing.ts"
+import type * as Spans from "./internal/spans.ts"
 import * as Supply from "./internal/supply.ts"
 import * as Metrics from "./Metrics.ts"
 
@@ -224,7 +227,8 @@ export const make = Effect.fnUntraced(function*(
   const metrics = yield* Metrics.Metrics
   const store = metrics.store
   const runFork = Effect.runForkWith(yield* Effect.context<never>())
-  const dispatcher = yield* Effect.withFiber((fiber) => Effect.succeed(fiber.currentDispatcher))
+  const home = yield* Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => Effect.succeed(fiber))
+  const dispatcher = home.currentDispatcher
   const now = () => clock.currentTimeMillisUnsafe()
   /** The wall clock may be set back. */
   const elapsed = (since: number) => Math.max(0, now() - since)
@@ -234,6 +238,13 @@ export const make = Effect.fnUntraced(function*(
   const { members } = machine
   const retirement = Retirement.make(state)
   const supply = Supply.make(state, retirement, () => connector, (waited) => saturated("Lateness", waited))
+  const spans = PoolSpans.make({
+    pool: metrics.pool,
+    database: settings.target.address.database,
+    home,
+    machine,
+    connecting: () => connector.connecting()
+  })
   const connector: Connector.Connector<AcquireError> = Connector.make<AcquireError>({
     settings,
     now,
@@ -253,6 +264,7 @@ export const make = Effect.fnUntraced(function*(
         }))
       }),
     evict: (session) => retirement.evict(session, "invalid"),
+    onConnect: spans.connecting,
     onOpen: () => {
       store.connectionsOpened++
     },
@@ -407,7 +419,7 @@ export const make = Effect.fnUntraced(function*(
     isExclusive: boolean,
     restore: Restore
   ): Effect.Effect<Session.Session, AcquireError> =>
-    Effect.suspend((): Effect.Effect<Session.Session, AcquireError> => {
+    Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>): Effect.Effect<Session.Session, AcquireError> => {
       if (state.phase !== "Open") return Effect.fail(new Errors.PoolClosed())
       const ready = options?.prove === true ? undefined : takeReady(isExclusive)
       if (ready !== undefined) return Effect.succeed(ready)
@@ -418,8 +430,10 @@ export const make = Effect.fnUntraced(function*(
       const attempt: Attempt = {
         waiter: PoolMachine.makeWaiter(machine, startedAt, isExclusive),
         spentOn: undefined,
-        refused: 0
+        refused: 0,
+        phases: new Set()
       }
+      const since = spans.begin(fiber, attempt.waiter)
       attempts++
       const worthy = Effect.timeoutOrElse(firstWorthy(attempt, options?.prove ?? false), {
         duration: timeoutOf(options),
@@ -427,12 +441,28 @@ export const make = Effect.fnUntraced(function*(
       })
       return Effect.onExitPrimitive(restore(worthy), (exit) => {
         store.acquire.observe((now() - startedAt) / 1000)
+        if (since !== undefined) tellOfWait(since, attempt, elapsed(startedAt), exit)
         if (exit._tag === "Failure") abandon(attempt.waiter)
         attempts--
         if (state.phase !== "Open") state.changed.notify()
         return undefined
       })
     })
+
+  /** A hook that is content is no wait. */
+  const tellOfWait = (
+    since: Spans.Beginning,
+    { phases }: Attempt,
+    waited: number,
+    exit: Exit.Exit<unknown, AcquireError>
+  ): void => {
+    const error = Exit.findErrorOption(exit)
+    if (Option.isSome(error) && error.value._tag === "AcquireTimeout") phases.add(error.value.phase)
+    else if (Exit.isFailure(exit) && phases.size === 0) phases.add(lineFor())
+    if (Exit.isFailure(exit) || phases.size > (phases.has("Hook") ? 1 : 0)) {
+      spans.acquired(since, phases, waited, exit)
+    }
+  }
 
   const abandon = (waiter: Waiter): void => {
     PoolMachine.dequeue(machine, waiter)
@@ -442,15 +472,16 @@ export const make = Effect.fnUntraced(function*(
   }
 
   /** Stands in line until a session is there, in `waiter.session`, which is the waiter's from that moment on. */
-  const stand = (waiter: Waiter): Effect.Effect<Session.Session, AcquireError> =>
+  const stand = ({ phases, waiter }: Attempt): Effect.Effect<Session.Session, AcquireError> =>
     Effect.callback((resume) => {
       // Nobody is served, nor refused, any more.
       if (state.phase === "Closed") return resume(Effect.fail(new Errors.PoolClosed()))
       let isArriving = true
       waiter.onServed = (refusal) => {
         const answer = refusal === undefined ? Effect.sync(() => waiter.session!) : Effect.fail(refusal)
-        if (isArriving) resume(answer)
-        else dispatcher.scheduleTask(() => resume(answer), 0)
+        if (isArriving) return resume(answer)
+        phases.add(waiter.session === undefined ? lineFor() : waiter.session.uses === 0 ? "Connect" : "Queue")
+        dispatcher.scheduleTask(() => resume(answer), 0)
       }
       PoolMachine.enqueue(machine, waiter)
       retirement.retireIdle(now())
@@ -461,7 +492,7 @@ export const make = Effect.fnUntraced(function*(
 
   /** Takes sessions until one is worth handing out. Whoever gets one that is not goes back to the head of the line. */
   const firstWorthy = (attempt: Attempt, alwaysProve: boolean): Effect.Effect<Session.Session, AcquireError> =>
-    Effect.flatMap(stand(attempt.waiter), (session) => {
+    Effect.flatMap(stand(attempt), (session) => {
       const again = (reason: Metrics.CloseReason) => {
         retirement.evict(session, reason)
         abandon(attempt.waiter)
@@ -475,6 +506,7 @@ export const make = Effect.fnUntraced(function*(
       if (isProved) return welcome(session, attempt, again)
       const isNew = session.uses === 0 && at - session.openedAt < settings.validateAfter
       attempt.spentOn = "Validate"
+      attempt.phases.add("Validate")
       return Effect.flatMap(
         Effect.scoped(Effect.andThen(exclude(session), Liveness.prove(session, settings.validationTimeout))),
         (objection) => {
@@ -508,6 +540,7 @@ export const make = Effect.fnUntraced(function*(
     }
     const work = Effect.suspend(() => hook(session.connection, usage(session)))
     attempt.spentOn = "Hook"
+    attempt.phases.add("Hook")
     // A shared session is others' as well, so its socket stays.
     const welcomed = settings.concurrency === 1
       ? Errand.run(work, session.wire)
@@ -527,6 +560,13 @@ export const make = Effect.fnUntraced(function*(
     })
   }
 
+  /** What those in line wait for. */
+  const lineFor = (): "Suspended" | "Queue" | "Connect" => {
+    if (machine.isSuspended) return "Suspended"
+    const { active, max } = statsUnsafe()
+    return active >= max ? "Queue" : "Connect"
+  }
+
   const timeoutOf = (options: CheckoutOptions | undefined): number =>
     options?.timeout === undefined ? settings.acquireTimeout : millis(options.timeout)
 
@@ -535,7 +575,7 @@ export const make = Effect.fnUntraced(function*(
     const stats = statsUnsafe()
     const lastConnectFailure = connector.lastFailure()
     return new Errors.AcquireTimeout({
-      phase: phase ?? (machine.isSuspended ? "Suspended" : stats.active >= stats.max ? "Queue" : "Connect"),
+      phase: phase ?? lineFor(),
       waited: elapsed(startedAt),
       stats,
       lastConnectFailure: lastConnectFailure === undefined ? null : Errors.failureOf(lastConnectFailure)
@@ -674,6 +714,8 @@ interface Attempt {
   spentOn: "Validate" | "Hook" | undefined
   /** New sessions that the hook did not want, or that died under it. */
   refused: number
+  /** What it has had to wait for. */
+  readonly phases: Set<PoolSpans.Phase>
 }
 
 /**

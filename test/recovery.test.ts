@@ -50,6 +50,7 @@ const setUp = Effect.fnUntraced(function*(budget?: Schedule.Budget) {
     connectPause: () => 0,
     circuitPause: (error) => error instanceof Errors.CircuitOpen ? error.retryAfter : undefined,
     budget,
+    onPause: () => {},
     onRetry: (kind) => retries.push(kind),
     onLocal: () => {},
     exhausted: (last, history, stoppedBy) =>

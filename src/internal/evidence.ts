@@ -5,6 +5,7 @@ import * as Tables from "./classify.ts"
 import * as Commits from "./commits.ts"
 import { digFailure, digWhole } from "./failure.ts"
 import type { Session } from "./session.ts"
+import * as Spans from "./spans.ts"
 import type { Observer, Statement, TrackedConnection } from "./trackedConnection.ts"
 import type { Circumstances, Failure, Phase, Signal, Verdict } from "./verdict.ts"
 
@@ -37,6 +38,7 @@ export interface Bench {
   /** The error as its caller shall see it. */
   readonly tell: (connection: TrackedConnection, error: SqlError, judgement: Judgement) => SqlError
   readonly enforce: Observer["enforce"]
+  readonly traced: Observer["traced"]
   /** The driver's error, with the server's last words where the driver has lost them. */
   readonly complete: (error: SqlError, session: Session) => SqlError
 }
@@ -164,6 +166,7 @@ export const make = (bench: Bench): Evidence => {
     observer: {
       monotonicNanos: bench.monotonicNanos,
       enforce: bench.enforce,
+      traced: bench.traced,
       succeeded: ({ permit, startedAt }) => {
         bench.observe("ok", secondsSince(startedAt))
         if (permit !== undefined && !bench.isCalm()) bench.settle(permit, "Success")
@@ -177,7 +180,7 @@ export const make = (bench: Bench): Evidence => {
         }
       },
       failed: (statement, error, written) => {
-        const { connection, permit, startedAt } = statement
+        const { connection, permit, span, startedAt } = statement
         const seconds = secondsSince(startedAt)
         bench.observe("error", seconds)
         const complete = bench.complete(error, connection.session)
@@ -189,6 +192,8 @@ export const make = (bench: Bench): Evidence => {
         bench.count(verdict)
         const told = bench.tell(connection, complete, judgement)
         judgements.set(told, judgement)
+        // What was borrowed for one statement may be borrowed again for it.
+        if (span !== undefined && permit === undefined) Spans.mark(span, Spans.describe(told, verdict.kind))
         if (permit !== undefined) bench.settle(permit, verdict.breaker, { ...failure, source })
         return { error: told, traceless: verdict.effect !== "Unknown" }
       }
