@@ -122,17 +122,15 @@ export const end = (
     root: isApart,
     sampled: true
   })
-  for (const [key, value] of Object.entries(annotations)) span.attribute(key, value)
-  annotate(span, attributes)
+  mark(span, annotations)
+  mark(span, attributes)
   span.end(nanos(), exit)
 }
 
-const annotate = (span: Tracer.Span, attributes: Attributes): void => {
+/** Adds to a span that is still open. */
+export const mark = (span: Tracer.Span, attributes: Attributes): void => {
   for (const [key, value] of Object.entries(attributes)) if (value !== undefined) span.attribute(key, value)
 }
-
-/** Marks a span that is still open. */
-export const mark = annotate
 
 // -------------------------------------------------------------------------------------------------------------------
 // what failed
@@ -178,6 +176,9 @@ export const failureOf = (
 // the spans of statements
 // -------------------------------------------------------------------------------------------------------------------
 
+/** Effect's own attribute. */
+const queryText = "db.query.text"
+
 /** Completes the span of a statement that is about to be sent; `server`, where there are several. */
 export const send = (
   fiber: Fiber<unknown, unknown>,
@@ -204,8 +205,13 @@ export const conclude = (
   kindOf: (error: unknown) => Kind | undefined
 ): void => {
   const attempts = failedAttempts + (exit._tag === "Success" ? 1 : 0)
-  if (attempts > 1) span.attribute(attribute.attempts, attempts)
-  mark(span, failureOf(exit, kindOf))
+  const sql = span.attributes.get(queryText)
+  mark(span, {
+    // One that was never sent has not been looked at yet.
+    [attribute.operation]: typeof sql === "string" ? OperationName.of(sql) : undefined,
+    [attribute.attempts]: attempts > 1 ? attempts : undefined,
+    ...failureOf(exit, kindOf)
+  })
 }
 
 // -------------------------------------------------------------------------------------------------------------------
@@ -247,7 +253,7 @@ export const pause = (since: Beginning, pool: string, { attempt, delay, error, k
       attributes: {
         [attribute.pool]: pool,
         [attribute.attempt]: attempt,
-        [attribute.delay]: delay,
+        [attribute.delay]: Math.round(delay),
         [attribute.reason]: kind,
         ...describe(error, kind)
       }
