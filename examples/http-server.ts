@@ -1,8 +1,8 @@
-// An HTTP server with the two routes that operations ask for: GET /metrics and GET /health/database.
-// It asks itself for both and ends; with --serve it goes on until Ctrl-C.
+// An HTTP server with two routes of its own and the two that operations ask for: GET /metrics and GET /health/database.
+// It asks itself for all of them and ends; with --serve it goes on until Ctrl-C.
 import "./support/database.ts"
 import { NodeHttpServer, NodeRuntime } from "@effect/platform-node"
-import { Effect, Layer } from "effect"
+import { Effect, Layer, Random } from "effect"
 import * as Pg from "effect-pg-pool"
 import { HttpRouter, HttpServer, HttpServerResponse } from "effect/http"
 import { SqlClient } from "effect/sql"
@@ -12,44 +12,67 @@ import * as prom from "prom-client"
 
 const register = new prom.Registry()
 
-const Now = HttpRouter.add(
+const prepare = Effect.gen(function*() {
+  const sql = yield* SqlClient.SqlClient
+  yield* sql`CREATE TABLE IF NOT EXISTS stock (product int PRIMARY KEY, pieces int NOT NULL)`
+  yield* sql`CREATE TABLE IF NOT EXISTS orders (id serial PRIMARY KEY, product int NOT NULL)`
+  yield* sql`INSERT INTO stock SELECT product, 1000 FROM generate_series(1, 100) AS product ON CONFLICT DO NOTHING`
+})
+
+const Stock = HttpRouter.add(
   "GET",
-  "/now",
+  "/stock",
   Effect.gen(function*() {
     const sql = yield* SqlClient.SqlClient
-    return yield* HttpServerResponse.json(yield* sql`SELECT now() AS now`)
+    return yield* HttpServerResponse.json(yield* sql`SELECT product, pieces FROM stock ORDER BY pieces LIMIT 10`)
+  })
+)
+
+const Orders = HttpRouter.add(
+  "POST",
+  "/orders",
+  Effect.gen(function*() {
+    const sql = yield* SqlClient.SqlClient
+    const product = yield* Random.nextIntBetween(1, 100)
+    const order = Effect.andThen(
+      sql`UPDATE stock SET pieces = pieces - 1 WHERE product = ${product}`,
+      sql`INSERT INTO orders (product) VALUES (${product}) RETURNING id`
+    )
+    return yield* HttpServerResponse.json(yield* sql.withTransaction(order), { status: 201 })
   })
 )
 
 const ServerLive = HttpRouter.serve(
-  Layer.merge(Now, Pg.Health.layerRoutes({ metrics: register })),
+  Layer.mergeAll(Stock, Orders, Pg.Health.layerRoutes({ metrics: register })),
   { disableLogger: true, disableListenLog: true }
 ).pipe(
   Layer.merge(Pg.Metrics.layerPromClient({ register })),
-  Layer.provide(Pg.layerConfig()),
+  Layer.provideMerge(Pg.layerConfig()),
   Layer.provideMerge(NodeHttpServer.layer(createServer, { host: "127.0.0.1", port: 0 }))
 )
 
-const get = (url: string) =>
+const ask = (url: string, method = "GET") =>
   Effect.promise(async () => {
-    const response = await fetch(url)
+    const response = await fetch(url, { method })
     return { status: response.status, body: await response.text() }
   })
 
 const program = HttpServer.addressFormattedWith((address) =>
   Effect.gen(function*() {
-    console.log(`Listening on ${address}: /now, /metrics, /health/database`)
+    yield* prepare
+    console.log(`Listening on ${address}: /stock, /orders, /metrics, /health/database, /livez, /readyz`)
     if (process.argv.includes("--serve")) return yield* Effect.never
 
-    assert.equal((yield* get(`${address}/now`)).status, 200)
-    const health = yield* get(`${address}/health/database`)
+    assert.equal((yield* ask(`${address}/stock`)).status, 200)
+    assert.equal((yield* ask(`${address}/orders`, "POST")).status, 201)
+    const health = yield* ask(`${address}/health/database`)
     assert.equal(health.status, 200)
-    assert.equal(JSON.parse(health.body).status, "up")
+    assert.equal(JSON.parse(health.body).state, "up")
     console.log(health.body)
 
-    const metrics = yield* get(`${address}/metrics`)
+    const metrics = yield* ask(`${address}/metrics`)
     assert.equal(metrics.status, 200)
-    assert.match(metrics.body, /^db_query_duration_seconds_count\{.*outcome="ok"\} 1$/m)
+    assert.match(metrics.body, /^db_query_duration_seconds_count\{.*outcome="ok"\} \d+$/m)
     console.log(
       metrics.body.split("\n").filter((line) => /^db_(pool_size|query_duration.*_count)/.test(line)).join("\n")
     )

@@ -44,6 +44,8 @@ import * as Memory from "./internal/breakerSnapshot.ts"
 import * as Tally from "./internal/breakerTally.ts"
 import * as View from "./internal/breakerView.ts"
 import * as Latest from "./internal/latest.ts"
+import * as Logbook from "./internal/logbook.ts"
+import * as LogFields from "./internal/logFields.ts"
 import { millis } from "./internal/millis.ts"
 import * as Shared from "./internal/sharedCircuit.ts"
 
@@ -362,7 +364,7 @@ const makeIn = Effect.fnUntraced(
     const settings = yield* settingsOf(options)
     const onTransition = options.onTransition
     const random = yield* Random.Random
-    const runFork = Effect.runForkWith(yield* Effect.context())
+    const book = yield* Logbook.make(undefined)
     const pubsub = yield* PubSub.sliding<Take.Take<Transition>>(128)
     yield* Scope.addFinalizer(yield* Effect.scope, PubSub.end(pubsub, Exit.void))
 
@@ -386,7 +388,7 @@ const makeIn = Effect.fnUntraced(
       try {
         onTransition(transition)
       } catch (defect) {
-        runFork(Effect.logWarning("The breaker's onTransition threw", Cause.die(defect)))
+        book.write("breakerObserverFailed", () => ({ "db.breaker.key": settings.key, ...LogFields.ofDefect(defect) }))
       }
     }
 
@@ -551,14 +553,18 @@ const readSnapshot = (
 ): Effect.Effect<{ readonly circuit: Machine.Circuit; readonly lastFailure: Errors.Failure | null } | undefined> =>
   Schema.decodeUnknownEffect(Snapshot)(snapshot).pipe(
     Effect.flatMap((known) =>
-      known.key === settings.key ? Effect.succeed(known) : Effect.fail(`It is of the circuit ${known.key}.`)
+      known.key === settings.key ? Effect.succeed(known) : Effect.fail({ _tag: "AnotherCircuit" })
     ),
     Effect.flatMap(({ circuit, lastFailure }) =>
       Effect.map(Clock.currentTimeMillis, (now) => ({ circuit: Memory.recall(circuit, now, settings), lastFailure }))
     ),
     Effect.catch((problem) =>
       Effect.as(
-        Effect.logWarning(`The snapshot of the circuit ${settings.key} is of no use, so it begins closed`, problem),
+        Logbook.write("breakerSnapshotFailed", {
+          "db.breaker.key": settings.key,
+          "db.breaker.step": "read",
+          ...LogFields.ofDefect(problem)
+        }),
         undefined
       )
     )
@@ -751,13 +757,19 @@ export const layerHydrated = <R = never, R2 = never>(
   Layer.effect(
     Breaker,
     Effect.gen(function*() {
-      const loaded = yield* Effect.catchCause(load, (cause) =>
-        Effect.as(Effect.logWarning("The snapshot of a circuit could not be loaded, so it begins closed", cause), null))
-      const saveNow = Effect.suspend(() =>
-        breaker.snapshot
-      ).pipe(
+      const book = yield* Logbook.make(undefined)
+      const failed = (step: "load" | "save", key: string) => (cause: Cause.Cause<unknown>) =>
+        Effect.sync(() =>
+          book.write("breakerSnapshotFailed", () => ({
+            "db.breaker.key": key,
+            "db.breaker.step": step,
+            ...LogFields.ofDefect(Cause.squash(cause))
+          }))
+        )
+      const loaded = yield* Effect.catchCause(load, failed("load", options.key ?? Settings.defaultKey))
+      const saveNow = Effect.suspend(() => breaker.snapshot).pipe(
         Effect.flatMap(save),
-        Effect.catchCause((cause) => Effect.logWarning("The snapshot of a circuit could not be saved", cause))
+        Effect.catchCause((cause) => failed("save", breaker.key)(cause))
       )
       const saveSoon = yield* Latest.make(saveNow)
       const breaker: Breaker["Service"] = yield* make({

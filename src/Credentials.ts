@@ -17,7 +17,8 @@ import * as Exit from "effect/Exit"
 import * as Option from "effect/Option"
 import * as Redacted from "effect/Redacted"
 import { InvalidOption } from "./Errors.ts"
-import { nameOf } from "./internal/failure.ts"
+import * as Logbook from "./internal/logbook.ts"
+import * as LogFields from "./internal/logFields.ts"
 import * as Login from "./internal/login.ts"
 import { millis } from "./internal/millis.ts"
 
@@ -223,22 +224,21 @@ export const cached = <E, R>(
       const renew = ({ expiresAt, password }: Held) => {
         const goOn = (why: string) =>
           Effect.as(
-            Effect.logWarning(
-              `The password could not be renewed: ${why}. The one at hand is good until ${
-                DateTime.formatIso(DateTime.makeUnsafe(expiresAt))
-              }.`
-            ),
+            Logbook.write("credentialsNotRenewed", {
+              "error.type": why,
+              "db.credentials.expires_at": DateTime.formatIso(DateTime.makeUnsafe(expiresAt))
+            }),
             password
           )
         return Effect.matchCauseEffect(ask(patience), {
           onSuccess: Option.match({
-            onNone: () => goOn(`no answer within ${patience} ms`),
+            onNone: () => goOn("TimeoutError"),
             onSome: (renewed) => Effect.succeed(renewed.password)
           }),
           onFailure: (cause) =>
             Cause.hasInterruptsOnly(cause)
               ? Effect.succeed(password)
-              : goOn(nameOf(Cause.squash(cause)) ?? "whoever issues it failed")
+              : goOn(LogFields.ofDefect(Cause.squash(cause))["error.type"])
         })
       }
 

@@ -17,14 +17,18 @@
  */
 import * as Context from "effect/Context"
 import * as Predicate from "effect/Predicate"
+import * as Redacted from "effect/Redacted"
 import * as Schema from "effect/Schema"
+import * as SchemaTransformation from "effect/SchemaTransformation"
 import { AuthenticationError, ConnectionError, SqlError, UnknownError } from "effect/sql/SqlError"
 import { abstain, type Classify as ClassifyFunction } from "./internal/classifier.ts"
 import * as Tables from "./internal/classify.ts"
+import * as Discretion from "./internal/discretion.ts"
 import { describe, digFailure, nameOf, PoolErrorTypeId as TypeId, shown } from "./internal/failure.ts"
 import * as History from "./internal/history.ts"
 import { allSessionAttrs } from "./internal/hosts.ts"
 import { isBadLogin, withAdvice } from "./internal/poolerAdvice.ts"
+import * as Reply from "./internal/serverReply.ts"
 import * as V from "./internal/verdict.ts"
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -94,8 +98,8 @@ export type Verdict = V.Verdict
  * - `sqlState`: the five characters of a server's reply (PostgreSQL, Appendix A).
  * - `severity`: `ERROR`, `FATAL` or `PANIC`, as the server gave it. FATAL and PANIC end the session.
  * - `code`: the code of Node (`ECONNRESET`, `ENOTFOUND`, `CERT_HAS_EXPIRED`, ...), or the tag of an error of ours.
- * - `message`: the text, where it speaks about the server or the connection. The texts of SQLSTATE classes that may
- *   quote values of a row or of a parameter are left out; the original error has them.
+ * - `message`: the text, where it speaks about the server, the connection, or names and types. The texts of SQLSTATE classes
+ *   that may quote values of a row or of a parameter are left out; {@link serverReply} has them.
  *
  * @category models
  * @since 0.1.0
@@ -151,6 +155,42 @@ export const Kind = Schema.Literals(V.kinds)
  * @since 0.1.0
  */
 export const failureOf = (error: unknown): Failure => digFailure(error)
+
+/**
+ * All that the server said, as it said it: for programs that read it. The text of a reply may quote a row or a parameter,
+ * and so may `detail`, `where` and `internalQuery`; `hint` and what a function raises may say anything.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type ServerReply = Reply.ServerReply
+
+/**
+ * The server's reply behind any error: a `SqlError`, or a typed error of this module that one led to. `undefined` if the
+ * server has said nothing.
+ *
+ * What is printed of an error, logged, traced and serialised is a summary (`23505 unique_violation, constraint
+ * "users_email_key", table "users"`), unless the option `errorText` is `"full"`: the message of the reason's `cause` is
+ * replaced, and its `detail`, `hint`, `where` and `internalQuery` can be read and are not listed. This has all of it.
+ *
+ * @example
+ * ```ts
+ * import * as Effect from "effect/Effect"
+ * import type { SqlError } from "effect/sql/SqlError"
+ * import * as Errors from "effect-pg-pool/Errors"
+ *
+ * // What our functions RAISE is meant for the caller.
+ * export const said = <A, R>(work: Effect.Effect<A, SqlError, R>) =>
+ *   Effect.catchTag(work, "SqlError", (error) => {
+ *     const reply = Errors.serverReply(error)
+ *     return reply?.sqlState === "P0001" ? Effect.succeed(reply.message) : Effect.fail(error)
+ *   })
+ * ```
+ *
+ * @category inspection
+ * @since 0.1.0
+ */
+export const serverReply = (error: unknown): ServerReply | undefined => Reply.find(error)
 
 /**
  * Judges a failure in its circumstances. Pure and total.
@@ -716,21 +756,48 @@ export const historyOf = (error: unknown): ReadonlyArray<Attempt> => {
   return typed === undefined ? [] : historyOf(typed)
 }
 
+/** What somebody else's code has failed with. It travels by its name. */
+const Sealed = Schema.Defect().pipe(
+  Schema.decodeTo(
+    Schema.Redacted(Schema.Unknown),
+    SchemaTransformation.transform({
+      decode: Discretion.seal,
+      encode: (cause): unknown => {
+        const name = nameOf(Redacted.value(cause))
+        return Object.assign(new Error("(text withheld)"), name === undefined ? {} : { name })
+      }
+    })
+  )
+)
+
+const withWords = (
+  { cause, text }: { readonly cause: Redacted.Redacted<unknown>; readonly text?: string | undefined }
+) => {
+  const words = (text ?? nameOf(Redacted.value(cause)))?.replace(/[.\s]+$/, "")
+  return words === undefined ? "" : ` with ${words}`
+}
+
 /**
  * A hook of the pool failed, so the session it was about was not used.
+ *
+ * - `cause`: what it failed with. It may hold anything, so `Redacted.value` has it and what is printed has its name.
+ * - `text`: what may be said of the cause; with `errorText: "full"`, all of its message.
  *
  * @category errors
  * @since 0.1.0
  */
 export class HookFailed extends Schema.TaggedError<HookFailed>("effect-pg-pool/Errors/HookFailed")("HookFailed", {
   hook: Schema.String,
-  cause: Schema.Defect()
+  cause: Sealed,
+  text: Schema.optional(Schema.String)
 }) {
   /** @since 0.1.0 */
   readonly [TypeId] = TypeId
   /** @since 0.1.0 */
   override get message(): string {
-    return `The hook ${this.hook} failed, so its connection was not used. See the cause, and make the hook succeed or handle its own errors.`
+    return `The hook ${this.hook} failed${
+      withWords(this)
+    }, so its connection was not used. See the cause, and make the hook succeed or handle its own errors.`
   }
   /** What a hook does is not known here. @since 0.1.0 */
   get isRetryable(): boolean {
@@ -743,7 +810,8 @@ export class HookFailed extends Schema.TaggedError<HookFailed>("effect-pg-pool/E
  * passwords may be busy or down for a moment, so the same call may be repeated, later; it says nothing about the
  * database, so a circuit breaker does not count it.
  *
- * - `cause`: what the effect failed with.
+ * - `cause`: what the effect failed with. It may hold the secret, so `Redacted.value` has it and what is printed has its name.
+ * - `text`: what may be said of the cause; with `errorText: "full"`, all of its message.
  * - `refusal`: what the server had said to the password before, where that was the reason to ask for another one.
  *
  * @category errors
@@ -752,7 +820,8 @@ export class HookFailed extends Schema.TaggedError<HookFailed>("effect-pg-pool/E
 export class CredentialsFailed extends Schema.TaggedError<CredentialsFailed>("effect-pg-pool/Errors/CredentialsFailed")(
   "CredentialsFailed",
   {
-    cause: Schema.Defect(),
+    cause: Sealed,
+    text: Schema.optional(Schema.String),
     refusal: Schema.NullOr(Failure)
   }
 ) {
@@ -760,10 +829,7 @@ export class CredentialsFailed extends Schema.TaggedError<CredentialsFailed>("ef
   readonly [TypeId] = TypeId
   /** @since 0.1.0 */
   override get message(): string {
-    const name = nameOf(this.cause)
-    return `The password could not be had: the effect that yields it failed${
-      name === undefined ? "" : ` with ${name}`
-    }.${
+    return `The password could not be had: the effect that yields it failed${withWords(this)}.${
       because("The server had refused the one before with", this.refusal)
     } See the cause, and check whoever issues it and the right to ask there.`
   }

@@ -32,15 +32,20 @@ import * as Admission from "./internal/admission.ts"
 import * as Classifier from "./internal/classifier.ts"
 import * as CommitFate from "./internal/commitFate.ts"
 import * as Deadlines from "./internal/deadline.ts"
+import * as Discretion from "./internal/discretion.ts"
 import * as Evidence from "./internal/evidence.ts"
+import { describe } from "./internal/failure.ts"
 import * as History from "./internal/history.ts"
 import * as Hosts from "./internal/hosts.ts"
+import * as Logbook from "./internal/logbook.ts"
+import * as LogFields from "./internal/logFields.ts"
 import * as LostCommit from "./internal/lostCommit.ts"
 import { millis } from "./internal/millis.ts"
 import * as Recovery from "./internal/recovery.ts"
 import type { Session } from "./internal/session.ts"
 import * as Spans from "./internal/spans.ts"
 import * as StatementSpan from "./internal/statementSpan.ts"
+import * as Store from "./internal/store.ts"
 import * as TimeLimit from "./internal/timeLimit.ts"
 import { TrackedConnection } from "./internal/trackedConnection.ts"
 import * as UnitOfWork from "./internal/unitOfWork.ts"
@@ -170,6 +175,12 @@ const timeLimit = (
   })
 }
 
+const rejections: Partial<Record<string, Store.Rejection>> = {
+  CircuitOpen: "open",
+  CircuitHalfOpen: "half_open",
+  CircuitIsolated: "isolated"
+}
+
 /** The driver reports "Connection closed" for a FATAL that met a statement: the socket has kept the server's words. */
 const withLastWords = (error: SqlError, session: Session): SqlError => {
   const obituary = session.wire.obituary()
@@ -178,7 +189,7 @@ const withLastWords = (error: SqlError, session: Session): SqlError => {
   return new SqlError({
     reason: new ConnectionError({
       cause,
-      message: `The server ended the session: ${obituary.message}`,
+      message: `The server ended the session: ${describe(Errors.failureOf(cause))}`,
       operation: error.reason.operation
     })
   })
@@ -196,7 +207,9 @@ export const make = Effect.fnUntraced(function*(
   const pool = yield* Pool.Pool
   const breaker = yield* Breaker.Breaker
   const { targets } = pool.settings
-  const { store } = yield* Metrics.Metrics
+  const metrics = yield* Metrics.Metrics
+  const { store } = metrics
+  const book = yield* Logbook.make(metrics.pool)
   const clock = yield* Clock.Clock
   const now = () => clock.currentTimeMillisUnsafe()
   const defaultRetry = options.retry === false || EffectSchedule.isSchedule(options.retry)
@@ -204,33 +217,32 @@ export const make = Effect.fnUntraced(function*(
     : yield* Schedule.make(options.retry as Schedule.RetryOptions | undefined)
   const budget = options.retryBudget === false ? undefined : yield* Schedule.budget(options.retryBudget)
   const random = yield* Random.Random
+  if (budget !== undefined) metrics.registerBudget(() => budget.tokens)
 
   // ---------------------------------------------------------------------------------------------------------------
   // judging failures
   // ---------------------------------------------------------------------------------------------------------------
 
-  const runFork = Effect.runForkWith(yield* Effect.context<never>())
+  const treat = Discretion.treatmentOf(pool.settings.errorText)
   const reclassify = Classifier.compose(
     [yield* Errors.Classifier, options.classify],
-    (defect) => runFork(Effect.logWarning("A classifier failed; the default verdict stands", Cause.die(defect)))
+    (defect) => book.write("classifierFailed", () => LogFields.ofDefect(defect))
   )
 
   const evidence = Evidence.make({
     reclassify,
     isForReading: Hosts.isForReading(pool.settings.sessionAttrs),
     monotonicNanos: () => clock.monotonicTimeNanosUnsafe(),
-    observe: (outcome, seconds) => {
-      store.query[outcome].observe(seconds)
-      if (outcome === "ok") budget?.succeeded()
-    },
-    count: ({ kind }) => store.errors[kind]++,
+    store,
+    now,
+    onSuccess: () => budget?.succeeded(),
     isCalm: breaker.isCalmUnsafe,
     settle: (permit, signal, failure) => breaker.settleUnsafe(permit, signal, now(), failure),
     dispose: (session, disposal) => {
       pool.evictUnsafe(session, "error")
       if (disposal === "EvictAll") Effect.runSync(pool.evictAll)
     },
-    complete: withLastWords,
+    complete: (error, session) => treat(withLastWords(error, session)),
     enforce: (work, deadlineAt, unit) => enforce(work, deadlineAt, unit),
     traced: (fiber, session, sql) =>
       Spans.send(fiber, pool.name, sql, targets.length > 1 ? targets[session.host]?.address : undefined),
@@ -263,8 +275,13 @@ export const make = Effect.fnUntraced(function*(
     error instanceof Errors.CredentialsFailed || error instanceof Errors.NoSuitableHost ||
     (isSqlError(error) && Errors.fromSqlError(error) === undefined)
 
-  const judgeCheckout = (error: unknown): Evidence.Judgement | undefined =>
-    find(error) ?? (isFailedConnect(error) ? evidence.judgeConnect(error) : undefined)
+  const judgeCheckout = (error: unknown): Evidence.Judgement | undefined => {
+    const judgement = find(error) ?? (isFailedConnect(error) ? evidence.judgeConnect(error) : undefined)
+    if (judgement?.isOfConnect === true) {
+      Store.countFailure(store, "CHECKOUT", judgement.verdict, judgement.failure, now())
+    } else if (judgement === undefined && Errors.isPoolError(error)) store.errors.CHECKOUT.Local++
+    return judgement
+  }
 
   /** The error as its caller shall see it: what the driver says of a refused connect is not always the truth. */
   const told = (error: SqlError): SqlError => {
@@ -296,11 +313,12 @@ export const make = Effect.fnUntraced(function*(
   // trying again
   // ---------------------------------------------------------------------------------------------------------------
 
-  const counted = new WeakSet<object>()
-  const countLocal = (error: unknown): void => {
-    if (!Errors.isPoolError(error) || counted.has(error)) return
-    counted.add(error)
-    store.errors.Local++
+  /** What a circuit has rejected for good: a call that waits for it is not rejected before it stops to wait. */
+  const countRejection = (error: unknown): void => {
+    const reason = Errors.isPoolError(error) ? rejections[error._tag] : undefined
+    if (reason === undefined) return
+    store.breakerRejections[reason]++
+    store.errors.CHECKOUT.Local++
   }
 
   /** How long a circuit that has rejected a call asks to be left alone; while it is half open, that is decided soon. */
@@ -320,18 +338,20 @@ export const make = Effect.fnUntraced(function*(
     connectPause: pool.connectPauseUnsafe,
     circuitPause,
     budget,
-    onRetry: (kind) => {
+    onRetry: (kind, attempt, error) => {
       store.retries[kind]++
+      book.write("queryRetry", () => LogFields.repeated(attempt, error))
     },
     onPause: (since, pause) => Spans.pause(since, pool.name, pause),
-    onLocal: countLocal,
-    exhausted: (last, history, stoppedBy) =>
-      new Errors.RetriesExhausted({
+    exhausted: (last, history, stoppedBy) => {
+      book.write("queryGaveUp", () => LogFields.exhausted(last, history, stoppedBy))
+      return new Errors.RetriesExhausted({
         attempts: history.length,
         last: isSqlError(last) ? told(last) : last,
         history,
         stoppedBy
       })
+    }
   })
 
   const asSqlError = <E>(error: E | SqlError | Errors.PoolError): SqlError => {
@@ -378,7 +398,8 @@ export const make = Effect.fnUntraced(function*(
       deadlineAt: unit?.deadlineAt ?? Infinity,
       inTransaction: fiber.getRef(UnitOfWork.InTransaction),
       waitForCircuitUntil: waitForCircuitUntil(unit),
-      isTraceless: () => true
+      isTraceless: () => true,
+      onRefusal: countRejection
     }
     const history: Array<Errors.Attempt> = []
     const recovered = Effect.mapError(recover(cause, () => attempt, terms, history), asSqlError)
@@ -462,16 +483,24 @@ export const make = Effect.fnUntraced(function*(
     return isServersTurn ? { session } : undefined
   }
 
-  const attemptTimedOut = (timeout: number, own: UnitOfWork.UnitOfWork): Errors.StatementTimeout => {
+  /** Its statement, if it had one under way, counts as interrupted. */
+  const attemptTimedOut = (
+    timeout: number,
+    own: UnitOfWork.UnitOfWork,
+    session: Session | undefined
+  ): Errors.StatementTimeout => {
     const effect = UnitOfWork.effectOf(own)
     const error = new Errors.StatementTimeout({ timeout, by: "client", effect, failure: { code: "ETIMEDOUT" } })
-    evidence.record(error, { code: "ETIMEDOUT", message: error.message }, {
+    const verdict: Errors.Verdict = {
       kind: "Unreachable",
       effect,
       retry: "Backoff",
       breaker: "Failure",
       connection: "Evict"
-    })
+    }
+    const failure = { code: "ETIMEDOUT", message: error.message }
+    Store.countFailure(store, session === undefined ? "CHECKOUT" : "OTHER", verdict, failure, now())
+    evidence.record(error, failure, verdict)
     return error
   }
 
@@ -513,7 +542,7 @@ export const make = Effect.fnUntraced(function*(
               const source = evidence.sourceOfSilence(late.session)
               breaker.settleUnsafe(permit, "Failure", now(), { code: "ETIMEDOUT", source })
             }
-            return attemptTimedOut(attemptTimeout, own)
+            return attemptTimedOut(attemptTimeout, own, late?.session)
           })
         })
       const all = Effect.catchCause(attempt(1), (cause) =>
@@ -523,7 +552,9 @@ export const make = Effect.fnUntraced(function*(
           idempotent,
           inTransaction,
           waitForCircuitUntil: waitForCircuitUntil(terms),
-          isTraceless: () => current.effects === 0
+          isTraceless: () => current.effects === 0,
+          // Whatever was refused in here was refused to one of its parts.
+          onRefusal: () => {}
         }, history))
       const allowed = Math.max(0, ownDeadlineAt - startedAt)
       const outOfTime = () => {

@@ -5,7 +5,7 @@
  */
 import * as PgClient from "@effect/sql-pg/PgClient"
 import type * as Config from "effect/Config"
-import { unwrap } from "effect/Config"
+import { map as mapConfig, unwrap } from "effect/Config"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
@@ -15,10 +15,12 @@ import * as Stream from "effect/Stream"
 import * as Breaker from "./Breaker.ts"
 import * as Errors from "./Errors.ts"
 import * as Executor from "./Executor.ts"
-import { type HostAddress, shownHost } from "./internal/address.ts"
+import * as Address from "./internal/address.ts"
 import * as Client from "./internal/client.ts"
 import * as Environment from "./internal/environment.ts"
 import * as ListenerPool from "./internal/listenerPool.ts"
+import * as Logbook from "./internal/logbook.ts"
+import * as LogFields from "./internal/logFields.ts"
 import { infallible } from "./internal/login.ts"
 import * as Spans from "./internal/spans.ts"
 import * as Metrics from "./Metrics.ts"
@@ -128,17 +130,40 @@ export const layerConfig = (
 
 /**
  * The options as the environment has them: `DATABASE_URL` (or `PGHOST`, `PGPORT`, `PGUSER`, `PGPASSWORD`,
- * `PGDATABASE`, `PGSSLMODE`, `PGTARGETSESSIONATTRS`) and the `DB_*` variables. A bare number is milliseconds; `"15 seconds"` works too. A bad
- * value is a `ConfigError` that names the variable, the value and what is allowed.
+ * `PGDATABASE`, `PGSSLMODE`, `PGTARGETSESSIONATTRS`) and the `DB_*` variables. A bare number is milliseconds; `"15 seconds"` and `"infinity"`
+ * work too. A bad value is a `ConfigError` that names the variable, the value and what is allowed. What is not set is not
+ * there: {@link withEnvironment} lays the rest over options of yours.
  *
  * @category configuration
  * @since 0.1.0
  */
 export const fromEnvironment: Config.Config<Options> = Environment.options
 
+/**
+ * Options of the program with the environment laid over them: whatever {@link fromEnvironment} finds wins. Of `retry` and
+ * `breaker` only what is set there changes; a `min` above `DB_POOL_MAX` comes down to it, and `DB_BREAKER_FAILURES` takes the
+ * place of a `trip`. Fails as {@link fromEnvironment} does.
+ *
+ * **Example** (Operators have the last word)
+ *
+ * ```ts
+ * import * as Pg from "effect-pg-pool"
+ *
+ * export const DatabaseLive = Pg.layerConfig(
+ *   Pg.withEnvironment({ applicationName: "orders", max: 20, min: 5, breaker: { openFor: "10 seconds" } })
+ * )
+ * ```
+ *
+ * @category configuration
+ * @since 0.1.0
+ */
+export const withEnvironment = (options: Options): Config.Config<Options> =>
+  mapConfig(Environment.options, (found) => Environment.over(options, found))
+
 const executor = ({ classify, retry, retryBudget }: Options) => Executor.layer({ retry, retryBudget, classify })
 
-const count = (store: Metrics.Store, transition: Breaker.Transition): void => {
+const note = (store: Metrics.Store, book: Logbook.Logbook, transition: Breaker.Transition): void => {
+  book.write(LogFields.isAlarm(transition) ? "breakerOpened" : "breakerMoved", () => LogFields.changed(transition))
   if (transition.from === transition.to) return
   store.breakerState = transition.to
   store.breakerTransitions[transition.to]++
@@ -159,26 +184,19 @@ const breakerKey = ({ sessionAttrs, target, targets }: Pool.Pool["Service"]["set
   return keys.join(",")
 }
 
-/** Which of several hosts a statement went to is not known before it is sent: they are named together. */
-const serverAttributes = (hosts: ReadonlyArray<HostAddress>): ReadonlyArray<readonly [string, unknown]> => {
-  const [{ host, path, port }] = hosts as readonly [HostAddress]
-  return hosts.length === 1
-    ? [["server.address", path ?? host], ["server.port", port]]
-    : [["server.address", hosts.map(shownHost).join(",")]]
-}
-
 const breakerLayer = (options: Breaker.Options | false | undefined) =>
   options === false ? Breaker.layerNoop : Layer.effect(
     Breaker.Breaker,
     Effect.gen(function*() {
-      const { store } = yield* Metrics.Metrics
+      const { pool, store } = yield* Metrics.Metrics
+      const book = yield* Logbook.make(pool)
       const { settings } = yield* Pool.Pool
       const breaker = yield* Breaker.make({
         key: breakerKey(settings),
         ramp: settings.max,
         ...options,
         onTransition: (transition) => {
-          count(store, transition)
+          note(store, book, transition)
           options?.onTransition?.(transition)
         }
       })
@@ -190,10 +208,11 @@ const breakerLayer = (options: Breaker.Options | false | undefined) =>
 
 /** Somebody else's breaker is followed from outside. */
 const followBreaker = Layer.effectDiscard(Effect.gen(function*() {
-  const { store } = yield* Metrics.Metrics
+  const { pool, store } = yield* Metrics.Metrics
+  const book = yield* Logbook.make(pool)
   const breaker = yield* Breaker.Breaker
   yield* breaker.transitions.pipe(
-    Stream.runForEach((transition) => Effect.sync(() => count(store, transition))),
+    Stream.runForEach((transition) => Effect.sync(() => note(store, book, transition))),
     Effect.forkScoped({ startImmediately: true })
   )
   store.breakerState = (yield* breaker.state)._tag
@@ -216,7 +235,11 @@ const listeners = (options: Options) =>
         // The circuit is the pooler's, and failed connects are kept apart without one.
         Layer.provide(Breaker.layerNoop),
         Layer.provide(Pool.layer(ListenerPool.optionsOf(options, options.directUrl))),
-        Layer.provide(Layer.succeed(Metrics.Metrics, { ...metrics, registerPool: () => () => {} }))
+        Layer.provide(Layer.succeed(Metrics.Metrics, {
+          ...metrics,
+          registerPool: () => () => {},
+          registerBudget: () => {}
+        }))
       )
     )
     return Context.get(direct, Executor.Executor).reserve
@@ -245,8 +268,7 @@ const client = (options: Options) =>
           ...Object.entries(options.spanAttributes ?? {}),
           ["db.system.name", "postgresql"],
           [Spans.attribute.pool, pool.name],
-          ["db.namespace", address.database],
-          ...serverAttributes(address.hosts)
+          ...Object.entries(Address.attributes(address))
         ]
       }
     )

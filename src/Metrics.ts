@@ -13,8 +13,12 @@ import * as Layer from "effect/Layer"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import type * as Errors from "./Errors.ts"
-import * as instruments from "./internal/instruments.ts"
+import * as Instruments from "./internal/instruments.ts"
+import * as Table from "./internal/instrumentTable.ts"
+import type * as Operations from "./internal/operation.ts"
+import * as PromRegistries from "./internal/promRegistry.ts"
 import type { CloseReason as SessionEnd } from "./internal/session.ts"
+import * as Stores from "./internal/store.ts"
 import type { Kind } from "./internal/verdict.ts"
 import { kinds } from "./internal/verdict.ts"
 
@@ -24,8 +28,8 @@ import { kinds } from "./internal/verdict.ts"
 
 /**
  * Why a physical connection was closed: `idle` (over the idle timeout), `lifetime` (over the maximum age), `uses` (over
- * the maximum number of checkouts), `invalid` (failed its liveness check or was evicted), `error` (broken in use, or
- * its socket closed), `shutdown` (the pool was closed).
+ * the maximum number of checkouts), `resize` (one too many since the pool was made smaller), `invalid` (failed its
+ * liveness check or was evicted), `error` (broken in use, or its socket closed), `shutdown` (the pool was closed).
  *
  * @category models
  * @since 0.1.0
@@ -38,7 +42,15 @@ export type CloseReason = SessionEnd
  * @category models
  * @since 0.1.0
  */
-export type BreakerState = "Closed" | "Open" | "HalfOpen" | "Isolated" | "Disabled"
+export type BreakerState = Stores.BreakerState
+
+/**
+ * Why a circuit has rejected a call: it was open, another call was its probe, or somebody had isolated it.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Rejection = Stores.Rejection
 
 /**
  * How a query ended. `interrupted` is neither a success nor a failure of the database.
@@ -49,6 +61,52 @@ export type BreakerState = "Closed" | "Open" | "HalfOpen" | "Isolated" | "Disabl
 export type Outcome = "ok" | "error" | "interrupted"
 
 /**
+ * How asking for a connection ended: with one (`acquired`), with an `AcquireTimeout` (`timeout`), because nobody waited
+ * any more (`interrupted`), or with any other error (`failed`).
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type AcquireOutcome = Stores.AcquireOutcome
+
+/**
+ * The tag of the error with which asking for a connection failed; `ConnectFailed` for what the server or the socket said.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type AcquireFailure = Stores.AcquireFailure
+
+/**
+ * What a statement is: its first word in capitals, after blanks, comments and brackets, and `OTHER` for all but these.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Operation = Operations.Operation
+
+/**
+ * What failed: a statement, or `CHECKOUT`, work that failed before it had a connection.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type ErrorOperation = Stores.ErrorOperation
+
+/**
+ * The last failure that said something of the database: that it could not be reached (`Unreachable`), had no room
+ * (`Overloaded`), refused the user (`Denied`) or did not let him write (`ReadOnly`). `code` is the SQLSTATE or the code
+ * of the socket, `at` milliseconds of the wall clock.
+ *
+ * Other kinds say nothing: what was `Rejected` or lost a race (`Contention`) was answered, a `StaleConnection` is
+ * replaced, and what was `Cancelled`, or is `Local`, this side has given up.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type LastFailure = Stores.LastFailure
+
+/**
  * The figures of a pool that are gauges: connections by state, callers waiting, and the limits.
  *
  * @category models
@@ -57,71 +115,95 @@ export type Outcome = "ok" | "error" | "interrupted"
 export type PoolStats = Errors.PoolStats
 
 /**
+ * What is read at each collection, and counted nowhere.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Gauges {
+  /** All zero while no pool has registered; `undefined` when the pool's own figures could not be read. */
+  readonly stats: PoolStats | undefined
+  /** `undefined` without a retry budget. */
+  readonly retryBudgetTokens: number | undefined
+  /**
+   * `false` when the last evidence says that the database cannot be used: the circuit is open or isolated, or the last
+   * connect has failed and no connection is left.
+   */
+  readonly isUp: boolean
+}
+
+/**
  * A histogram of durations in seconds, as plain numbers: `observe(seconds)` adds a value in a few nanoseconds.
  *
  * @category models
  * @since 0.1.0
  */
-export type Histogram = instruments.Histogram
+export type Histogram = Instruments.Histogram
 
 /**
- * An immutable copy of a {@link Histogram}: cumulative buckets, count and sum (seconds).
+ * An immutable copy of a {@link Histogram}: cumulative buckets, count, sum, least and greatest value (seconds).
  *
  * @category models
  * @since 0.1.0
  */
-export type HistogramSnapshot = instruments.HistogramSnapshot
+export type HistogramSnapshot = Instruments.HistogramSnapshot
 
 /**
- * The numbers of one pool. They are mutable so that counting stays cheap, and are **written by the pool and its breaker
- * only**; read them through `snapshot`.
- *
- * Counting is `store.query.ok.observe(seconds)` or `store.errors[kind]++`.
+ * The numbers of one pool. They are mutable so that counting stays cheap, and are **written by the pool, its executor
+ * and its breaker only**; read them through `snapshot`.
  *
  * @category models
  * @since 0.1.0
  */
-export interface Store {
-  /** Durations of queries in seconds, by outcome. */
-  readonly query: Readonly<Record<Outcome, Histogram>>
-  /** Time from asking for a connection to holding one, in seconds. */
-  readonly acquire: Histogram
-  /** Failed queries and checkouts, by kind. */
-  readonly errors: Record<Kind, number>
-  /** Attempts after the first one, by the kind of failure that caused them. */
-  readonly retries: Record<Kind, number>
-  /** Checkouts that gave up waiting. */
-  acquireTimeouts: number
-  /** Physical connections opened. */
-  connectionsOpened: number
-  /** Physical connections closed, by reason. */
-  readonly connectionsClosed: Record<CloseReason, number>
-  /** Changes of the breaker's state, by the state entered. */
-  readonly breakerTransitions: Record<BreakerState, number>
-  /** The state the breaker is in now. */
-  breakerState: BreakerState
+export type Store = Stores.Store
+
+/**
+ * Durations of the statements of one sort, `kind` being the kind of their failure.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Queries {
+  readonly operation: Operation
+  readonly outcome: Outcome
+  readonly kind: Kind | undefined
+  readonly durations: HistogramSnapshot
 }
 
 /**
- * An immutable copy of everything that is measured, taken at one moment.
+ * An immutable copy of everything that is measured, taken at one moment. Times are in seconds.
  *
  * @category models
  * @since 0.1.0
  */
-export interface Snapshot {
+export interface Snapshot extends Gauges {
   /** The value of the label `pool`. */
   readonly pool: string
-  /** All zero while no pool has registered; `undefined` when the pool's own figures could not be read. */
-  readonly stats: PoolStats | undefined
+  /** Durations of statements, by outcome. */
   readonly query: Readonly<Record<Outcome, HistogramSnapshot>>
-  readonly acquire: HistogramSnapshot
-  readonly errors: Readonly<Record<Kind, number>>
-  readonly retries: Readonly<Record<Kind, number>>
+  /** The same by operation, outcome and kind of failure, as far as there were any. */
+  readonly queries: ReadonlyArray<Queries>
+  /** From asking for a connection to having one, or to the end of the wait. */
+  readonly acquire: Readonly<Record<AcquireOutcome, HistogramSnapshot>>
+  readonly acquireErrors: Readonly<Record<AcquireFailure, number>>
   readonly acquireTimeouts: number
+  /** For how long connections were lent. */
+  readonly use: HistogramSnapshot
+  /** How long opening a connection took, hooks included. */
+  readonly connect: Readonly<Record<"ok" | "error", HistogramSnapshot>>
   readonly connectionsOpened: number
   readonly connectionsClosed: Readonly<Record<CloseReason, number>>
-  readonly breakerTransitions: Readonly<Record<BreakerState, number>>
+  /** Failed statements and checkouts, by kind. */
+  readonly errors: Readonly<Record<Kind, number>>
+  readonly errorsByOperation: Readonly<Record<ErrorOperation, Readonly<Record<Kind, number>>>>
+  /** Attempts after the first one, by the kind of failure that caused them. */
+  readonly retries: Readonly<Record<Kind, number>>
+  readonly lastFailure: LastFailure | undefined
+  /** The state that the breaker is in. One that is `Open` stays so until it is asked again. */
   readonly breakerState: BreakerState
+  /** Changes of the breaker's state, by the state entered. */
+  readonly breakerTransitions: Readonly<Record<BreakerState, number>>
+  readonly breakerRejections: Readonly<Record<Rejection, number>>
 }
 
 /**
@@ -131,12 +213,7 @@ export interface Snapshot {
  * @category models
  * @since 0.1.0
  */
-export interface PromRegistry {
-  // `never`: each package has a metric type of its own, which cannot be named without importing the package.
-  registerMetric(metric: never): void
-  getSingleMetric(name: string): unknown
-  removeSingleMetric(name: string): void
-}
+export interface PromRegistry extends PromRegistries.Registry {}
 
 // -----------------------------------------------------------------------------
 // errors
@@ -184,18 +261,39 @@ export class RegistryConflict
 export class Metrics extends Context.Service<Metrics, {
   /** The value of the label `pool`. */
   readonly pool: string
-  /** The numbers, written by the pool and its breaker only. */
+  /** The numbers, written by the pool, its executor and its breaker only. */
   readonly store: Store
   /** A copy of all numbers, with the pool's own figures read at this moment. */
   readonly snapshot: Effect.Effect<Snapshot>
   /** The same, synchronously, for collectors outside of Effect. It never throws. */
   readonly snapshotUnsafe: () => Snapshot
+  /** The part of it that is read and not counted. It never throws. */
+  readonly gaugesUnsafe: () => Gauges
+  /** What is known of the server, by OpenTelemetry's names: `db.namespace`, `server.address`, `server.port`. */
+  readonly serverUnsafe: () => Readonly<Record<string, string | number>>
   /**
-   * Says where gauges are read. The function is called at each collection and must be cheap. The answer removes it
-   * again. When several pools share these metrics, their figures add up, as their counters do.
+   * Says where gauges are read. The functions are called at each collection and must be cheap. The answer removes them
+   * again. When several pools share these metrics, their figures add up, as their counters do, and all must be up.
    */
-  readonly registerPool: (stats: () => PoolStats) => () => void
+  readonly registerPool: (stats: () => PoolStats, more?: PoolSource | undefined) => () => void
+  /** Says where the tokens of the retry budget are read: those of the executor that was made last. */
+  readonly registerBudget: (tokens: () => number) => void
+  /** Hears of series that were not there before. The answer removes the listener. */
+  readonly onSeries: (listener: () => void) => () => void
 }>()("effect-pg-pool/Metrics") {}
+
+/**
+ * What a pool can tell besides its figures.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface PoolSource {
+  /** `false` when the last connect has failed and no connection is left. Default: `true`. */
+  readonly isUp?: (() => boolean) | undefined
+  /** What is known of the server, by OpenTelemetry's names. Default: nothing. */
+  readonly server?: Readonly<Record<string, string | number>> | undefined
+}
 
 /**
  * @category options
@@ -206,27 +304,15 @@ export interface Options {
   readonly name?: string | undefined
 }
 
-const makeStore = (): Store => ({
-  query: {
-    ok: new instruments.Histogram(),
-    error: new instruments.Histogram(),
-    interrupted: new instruments.Histogram()
-  },
-  acquire: new instruments.Histogram(),
-  errors: instruments.counters(kinds),
-  retries: instruments.counters(kinds),
-  acquireTimeouts: 0,
-  connectionsOpened: 0,
-  connectionsClosed: instruments.counters(["idle", "lifetime", "uses", "resize", "invalid", "error", "shutdown"]),
-  breakerTransitions: instruments.counters(["Closed", "Open", "HalfOpen", "Isolated", "Disabled"]),
-  breakerState: "Closed"
-})
+interface Source extends PoolSource {
+  readonly stats: () => PoolStats
+}
 
-const readStats = (sources: Iterable<() => PoolStats>): PoolStats | undefined => {
+const sumOf = (sources: Iterable<Source>): PoolStats | undefined => {
   const sum = { total: 0, idle: 0, active: 0, waiting: 0, connecting: 0, max: 0, min: 0, oldestLease: 0 }
   try {
     for (const source of sources) {
-      const stats = source()
+      const stats = source.stats()
       for (const key of Object.keys(sum) as Array<keyof PoolStats>) {
         sum[key] = key === "oldestLease" ? Math.max(sum[key], stats[key]) : sum[key] + stats[key]
       }
@@ -238,8 +324,59 @@ const readStats = (sources: Iterable<() => PoolStats>): PoolStats | undefined =>
   }
 }
 
+/** Neither a broken gauge nor an open circuit is evidence that the other pools have. */
+const areUp = (sources: Iterable<Source>): boolean => {
+  try {
+    for (const { isUp } of sources) if (isUp?.() === false) return false
+    return true
+  } catch {
+    return true
+  }
+}
+
+const noDurations = new Instruments.Histogram().snapshot()
+
+const mapRecord = <K extends string, A, B>(record: Readonly<Record<K, A>>, f: (value: A) => B): Record<K, B> =>
+  Object.fromEntries(Object.entries(record).map(([key, value]) => [key, f(value as A)])) as Record<K, B>
+
+const queriesOf = (store: Store): ReadonlyArray<Queries> =>
+  store.queries.list().map(({ durations, end, operation }): Queries => ({
+    operation,
+    outcome: end === "ok" || end === "interrupted" ? end : "error",
+    kind: end === "ok" || end === "interrupted" ? undefined : end,
+    durations: durations.snapshot()
+  }))
+
+const snapshotOf = (pool: string, store: Store, gauges: Gauges): Snapshot => {
+  const queries = queriesOf(store)
+  const all = (outcome: Outcome) =>
+    Instruments.sum([noDurations, ...queries.filter((one) => one.outcome === outcome).map((one) => one.durations)])
+  const errors = Instruments.counters(kinds)
+  for (const byKind of Object.values(store.errors)) for (const kind of kinds) errors[kind] += byKind[kind]
+  return {
+    ...gauges,
+    pool,
+    query: { ok: all("ok"), error: all("error"), interrupted: all("interrupted") },
+    queries,
+    acquire: mapRecord(store.acquire, (histogram) => histogram.snapshot()),
+    acquireErrors: { ...store.acquireErrors },
+    acquireTimeouts: store.acquireErrors.AcquireTimeout,
+    use: store.use.snapshot(),
+    connect: mapRecord(store.connect, (histogram) => histogram.snapshot()),
+    connectionsOpened: store.connectionsOpened,
+    connectionsClosed: { ...store.connectionsClosed },
+    errors,
+    errorsByOperation: mapRecord(store.errors, (byKind) => ({ ...byKind })),
+    retries: { ...store.retries },
+    lastFailure: store.lastFailure,
+    breakerState: store.breakerState,
+    breakerTransitions: { ...store.breakerTransitions },
+    breakerRejections: { ...store.breakerRejections }
+  }
+}
+
 /**
- * Makes the metrics of one pool, with every series at 0.
+ * Makes the metrics of one pool, with every counter at 0. Durations of statements appear with their first value.
  *
  * @category constructors
  * @since 0.1.0
@@ -247,34 +384,39 @@ const readStats = (sources: Iterable<() => PoolStats>): PoolStats | undefined =>
 export const make = (options?: Options): Effect.Effect<Metrics["Service"]> =>
   Effect.sync(() => {
     const pool = options?.name ?? "default"
-    const store = makeStore()
-    const sources = new Set<() => PoolStats>()
-    const snapshotUnsafe = (): Snapshot => ({
-      pool,
-      stats: readStats(sources),
-      query: {
-        ok: store.query.ok.snapshot(),
-        error: store.query.error.snapshot(),
-        interrupted: store.query.interrupted.snapshot()
-      },
-      acquire: store.acquire.snapshot(),
-      errors: { ...store.errors },
-      retries: { ...store.retries },
-      acquireTimeouts: store.acquireTimeouts,
-      connectionsOpened: store.connectionsOpened,
-      connectionsClosed: { ...store.connectionsClosed },
-      breakerTransitions: { ...store.breakerTransitions },
-      breakerState: store.breakerState
+    const listeners = new Set<() => void>()
+    const tellOfSeries = () => listeners.forEach((listener) => listener())
+    const store = Stores.make(tellOfSeries)
+    const sources = new Set<Source>()
+    let budget: (() => number) | undefined
+    const gaugesUnsafe = (): Gauges => ({
+      stats: sumOf(sources),
+      retryBudgetTokens: budget?.(),
+      isUp: store.breakerState !== "Open" && store.breakerState !== "Isolated" && areUp(sources)
     })
+    const snapshotUnsafe = () => snapshotOf(pool, store, gaugesUnsafe())
     return Metrics.of({
       pool,
       store,
       snapshot: Effect.sync(snapshotUnsafe),
       snapshotUnsafe,
-      registerPool: (stats) => {
-        sources.add(stats)
+      gaugesUnsafe,
+      serverUnsafe: () => Object.assign({}, ...Array.from(sources, ({ server }) => server)),
+      registerPool: (stats, more) => {
+        const source = { ...more, stats }
+        sources.add(source)
         return () => {
-          sources.delete(stats)
+          sources.delete(source)
+        }
+      },
+      registerBudget: (tokens) => {
+        budget = tokens
+        tellOfSeries()
+      },
+      onSeries: (listener) => {
+        listeners.add(listener)
+        return () => {
+          listeners.delete(listener)
         }
       }
     })
@@ -289,46 +431,82 @@ export const make = (options?: Options): Effect.Effect<Metrics["Service"]> =>
 export const layer = (options?: Options): Layer.Layer<Metrics> => Layer.effect(Metrics, make(options))
 
 // -----------------------------------------------------------------------------
-// the table: every metric by the name that Prometheus knows
+// the table: every instrument, by the name that Prometheus knows and by the one that OpenTelemetry does
 // -----------------------------------------------------------------------------
 
-interface Sample {
-  readonly suffix: "" | "_bucket" | "_sum" | "_count"
-  readonly labels: Readonly<Record<string, string | number>>
-  readonly value: number
-}
+type Service = Metrics["Service"]
+type Row = Table.Row<Service>
 
-interface Family {
-  readonly name: string
-  readonly help: string
-  readonly type: "gauge" | "counter" | "histogram"
-  /** Kept for dashboards made before this library; left out with `legacy: false`. */
-  readonly legacy?: true
-  readonly samples: (snapshot: Snapshot) => ReadonlyArray<Sample>
-}
-
-const one = (value: number, labels: Readonly<Record<string, string>>): Sample => ({ suffix: "", labels, value })
-
-const each = <K extends string>(
-  values: Readonly<Record<K, number>>,
-  labels: (key: K) => Readonly<Record<string, string>>
-) => (Object.keys(values) as Array<K>).map((key) => one(values[key], labels(key)))
-
-const distribution = (
-  histogram: HistogramSnapshot,
-  labels: Readonly<Record<string, string>>
-): ReadonlyArray<Sample> => [
-  ...histogram.buckets.map(([bound, value]): Sample => ({
-    suffix: "_bucket",
-    labels: { le: bound === Infinity ? "+Inf" : bound, ...labels },
-    value
-  })),
-  { suffix: "_sum", labels, value: histogram.sum },
-  { suffix: "_count", labels, value: histogram.count }
+const one = (read: (metrics: Service) => Table.Value | undefined): Row["series"] => (metrics) => [
+  { labels: {}, read: () => read(metrics) }
 ]
 
-const gauge = (read: (stats: PoolStats) => number) => ({ pool, stats }: Snapshot): ReadonlyArray<Sample> =>
-  stats === undefined ? [] : [one(read(stats), { pool })]
+const stat = (read: (stats: PoolStats) => number) =>
+  one((metrics) => {
+    const { stats } = metrics.gaugesUnsafe()
+    return stats === undefined ? undefined : read(stats)
+  })
+
+/** One series per value of a label. */
+const by = <K extends string>(
+  label: string,
+  values: (store: Store) => Readonly<Record<K, number | Histogram>>,
+  nameOf: (key: K) => string = (key) => key
+): Row["series"] =>
+({ store }) =>
+  (Object.keys(values(store)) as Array<K>).map((key) => ({
+    labels: { [label]: nameOf(key) },
+    read: () => valueOf(values(store)[key])
+  }))
+
+const valueOf = (value: number | Histogram): Table.Value => typeof value === "number" ? value : value.snapshot()
+
+/** One series per state, read from the pool. */
+const states =
+  (read: (stats: PoolStats) => Readonly<Record<string, number>>, names: ReadonlyArray<string>): Row["series"] =>
+  (metrics) =>
+    names.map((state) => ({
+      labels: { state },
+      read: () => {
+        const { stats } = metrics.gaugesUnsafe()
+        return stats === undefined ? undefined : read(stats)[state]
+      }
+    }))
+
+/** The kinds of failure are one outcome here. */
+const queriesByOutcome: Row["series"] = ({ store }) => {
+  const groups = new Map<string, { readonly labels: Table.Labels; readonly of: Array<Histogram> }>()
+  for (const { durations, end, operation } of store.queries.list()) {
+    const outcome: Outcome = end === "ok" || end === "interrupted" ? end : "error"
+    const group = groups.get(`${operation} ${outcome}`) ?? { labels: { operation, outcome }, of: [] }
+    group.of.push(durations)
+    groups.set(`${operation} ${outcome}`, group)
+  }
+  return Array.from(groups.values(), ({ labels, of: [first, ...rest] }) => ({
+    labels,
+    read: () => Instruments.sum([first!.snapshot(), ...rest.map((histogram) => histogram.snapshot())])
+  }))
+}
+
+/** What went well has no `error.type`. */
+const queriesByError: Row["series"] = ({ serverUnsafe, store }) =>
+  store.queries.list().map(({ durations, end, operation }) => ({
+    labels: {
+      "db.system.name": "postgresql",
+      ...serverUnsafe(),
+      operation,
+      ...(end !== "ok" && { error_type: end })
+    },
+    read: () => durations.snapshot()
+  }))
+
+const errorsByOperation: Row["series"] = ({ store }) =>
+  (Object.keys(store.errors) as Array<ErrorOperation>).flatMap((operation) =>
+    kinds.map((kind) => ({
+      labels: { operation, error_type: kind },
+      read: () => store.errors[operation][kind]
+    }))
+  )
 
 const stateLabel: Record<BreakerState, string> = {
   Closed: "closed",
@@ -338,105 +516,194 @@ const stateLabel: Record<BreakerState, string> = {
   Disabled: "disabled"
 }
 
-const families: ReadonlyArray<Family> = [
+const breakerStates: Row["series"] = ({ store }) =>
+  (Object.keys(stateLabel) as Array<BreakerState>).map((state) => ({
+    labels: { state: stateLabel[state] },
+    read: () => state === store.breakerState ? 1 : 0
+  }))
+
+// A function, so that programs that export nothing do not have it in their bundle.
+const table = (): ReadonlyArray<Row> => [
   {
     name: "db_pool_size",
     help: "Connections of the pool by state (total, idle, active), and callers waiting for one.",
     type: "gauge",
     legacy: true,
-    samples: ({ pool, stats }) =>
-      stats === undefined ? [] : each(
-        { total: stats.total, idle: stats.idle, active: stats.active, waiting: stats.waiting },
-        (state) => ({ pool, state })
-      )
+    series: states((stats) => ({ ...stats }), ["total", "idle", "active", "waiting"])
   },
   {
     name: "db_pool_connections",
     help: "Connections of the pool by state; the states add up to all connections, those being opened included.",
     type: "gauge",
-    samples: ({ pool, stats }) =>
-      stats === undefined ? [] : each(
-        { idle: stats.idle, used: stats.active, connecting: stats.connecting },
-        (state) => ({ pool, state })
-      )
+    series: states(
+      ({ active, connecting, idle }) => ({ idle, used: active, connecting }),
+      ["idle", "used", "connecting"]
+    ),
+    openTelemetry: {
+      name: "db.client.connection.count",
+      unit: "{connection}",
+      attributes: { state: "db.client.connection.state" }
+    }
   },
   {
     name: "db_pool_connections_max",
     help: "Most connections that the pool may have open at a time.",
     type: "gauge",
-    samples: gauge((stats) => stats.max)
+    series: stat(({ max }) => max),
+    openTelemetry: { name: "db.client.connection.limit", unit: "{connection}" }
   },
   {
     name: "db_pool_connections_min",
     help: "Idle connections that are kept, however long they idle.",
     type: "gauge",
-    samples: gauge((stats) => stats.min)
+    series: stat(({ min }) => min),
+    openTelemetry: { name: "db.client.connection.idle.min", unit: "{connection}" }
   },
   {
     name: "db_pool_pending_requests",
     help: "Callers waiting for a connection.",
     type: "gauge",
-    samples: gauge((stats) => stats.waiting)
+    series: stat(({ waiting }) => waiting),
+    openTelemetry: { name: "db.client.connection.pending_requests", unit: "{request}" }
   },
   {
     name: "db_pool_acquire_duration_seconds",
-    help: "Time from asking for a connection to holding one.",
+    help: "Time from asking for a connection to holding one, or to the end of the wait, by outcome.",
     type: "histogram",
-    samples: ({ acquire, pool }) => distribution(acquire, { pool })
+    series: by("outcome", ({ acquire }) => acquire),
+    openTelemetry: {
+      name: "db.client.connection.wait_time",
+      unit: "s",
+      series: (metrics) => withoutSuccess("acquired", by("error_type", ({ acquire }) => acquire)(metrics)),
+      attributes: { error_type: "error.type" }
+    }
+  },
+  {
+    name: "db_pool_use_duration_seconds",
+    help: "Time for which a connection was lent.",
+    type: "histogram",
+    series: one(({ store }) => store.use.snapshot()),
+    openTelemetry: { name: "db.client.connection.use_time", unit: "s" }
+  },
+  {
+    name: "db_pool_connect_duration_seconds",
+    help: "Time that opening a connection took, hooks included, by outcome.",
+    type: "histogram",
+    series: by("outcome", ({ connect }) => connect),
+    openTelemetry: {
+      name: "db.client.connection.create_time",
+      unit: "s",
+      series: (metrics) => withoutSuccess("ok", by("error_type", ({ connect }) => connect)(metrics)),
+      attributes: { error_type: "error.type" }
+    }
   },
   {
     name: "db_pool_acquire_timeouts_total",
     help: "Callers who gave up waiting for a connection.",
     type: "counter",
-    samples: ({ acquireTimeouts, pool }) => [one(acquireTimeouts, { pool })]
+    series: one(({ store }) => store.acquireErrors.AcquireTimeout),
+    openTelemetry: { name: "db.client.connection.timeouts", unit: "{timeout}" }
+  },
+  {
+    name: "db_pool_acquire_errors_total",
+    help: "Callers who were refused a connection or gave up waiting for one, by error.",
+    type: "counter",
+    series: by("error_type", ({ acquireErrors }) => acquireErrors),
+    openTelemetry: { name: "db.pool.acquire.errors", unit: "{error}", attributes: { error_type: "error.type" } }
   },
   {
     name: "db_pool_connections_opened_total",
     help: "Connections opened.",
     type: "counter",
-    samples: ({ connectionsOpened, pool }) => [one(connectionsOpened, { pool })]
+    series: one(({ store }) => store.connectionsOpened),
+    openTelemetry: { name: "db.pool.connections.opened", unit: "{connection}" }
   },
   {
     name: "db_pool_connections_closed_total",
     help: "Connections closed, by reason.",
     type: "counter",
-    samples: ({ connectionsClosed, pool }) => each(connectionsClosed, (reason) => ({ pool, reason }))
+    series: by("reason", ({ connectionsClosed }) => connectionsClosed),
+    openTelemetry: { name: "db.pool.connections.closed", unit: "{connection}", attributes: { reason: "reason" } }
   },
   {
     name: "db_query_duration_seconds",
-    help: "Duration of queries, by outcome.",
+    help: "Duration of queries, by operation and outcome.",
     type: "histogram",
-    samples: ({ pool, query }) =>
-      (Object.keys(query) as Array<Outcome>).flatMap((outcome) => distribution(query[outcome], { pool, outcome }))
+    series: queriesByOutcome,
+    openTelemetry: {
+      name: "db.client.operation.duration",
+      unit: "s",
+      series: queriesByError,
+      attributes: {
+        operation: "db.operation.name",
+        error_type: "error.type",
+        "db.system.name": "db.system.name",
+        "db.namespace": "db.namespace",
+        "server.address": "server.address",
+        "server.port": "server.port"
+      }
+    }
   },
   {
     name: "db_query_errors_total",
-    help: "Failed queries and checkouts, by kind of failure.",
+    help: "Failed queries and checkouts, by operation and kind of failure.",
     type: "counter",
-    samples: ({ errors, pool }) => each(errors, (kind) => ({ pool, kind }))
+    series: errorsByOperation,
+    openTelemetry: {
+      name: "db.query.errors",
+      unit: "{error}",
+      attributes: { operation: "db.operation.name", error_type: "error.type" }
+    }
   },
   {
     name: "db_query_retries_total",
     help: "Attempts after the first, by the kind of failure that caused them.",
     type: "counter",
-    samples: ({ pool, retries }) => each(retries, (kind) => ({ pool, kind }))
+    series: by("reason", ({ retries }) => retries),
+    openTelemetry: { name: "db.query.retries", unit: "{retry}", attributes: { reason: "error.type" } }
+  },
+  {
+    name: "db_retry_budget_tokens",
+    help: "Tokens left that pay for retries.",
+    type: "gauge",
+    series: (metrics) =>
+      metrics.gaugesUnsafe().retryBudgetTokens === undefined
+        ? []
+        : one(({ gaugesUnsafe }) => gaugesUnsafe().retryBudgetTokens)(metrics),
+    openTelemetry: { name: "db.retry_budget.tokens", unit: "{token}" }
   },
   {
     name: "db_circuit_breaker_state",
     help: "1 for the state that the circuit breaker is in, 0 for the others.",
     type: "gauge",
-    samples: ({ breakerState, pool }) =>
-      (Object.keys(stateLabel) as Array<BreakerState>).map((state) =>
-        one(state === breakerState ? 1 : 0, { pool, state: stateLabel[state] })
-      )
+    series: breakerStates,
+    openTelemetry: { name: "db.circuit_breaker.state", unit: "1", attributes: { state: "state" } }
   },
   {
     name: "db_circuit_breaker_transitions_total",
     help: "Changes of the circuit breaker's state, by the state entered.",
     type: "counter",
-    samples: ({ breakerTransitions, pool }) => each(breakerTransitions, (to) => ({ pool, to: stateLabel[to] }))
+    series: by("to", ({ breakerTransitions }) => breakerTransitions, (state) => stateLabel[state]),
+    openTelemetry: { name: "db.circuit_breaker.transitions", unit: "{transition}", attributes: { to: "to" } }
+  },
+  {
+    name: "db_circuit_breaker_rejections_total",
+    help: "Calls that the circuit breaker has rejected, by the state that it was in.",
+    type: "counter",
+    series: by("reason", ({ breakerRejections }) => breakerRejections),
+    openTelemetry: { name: "db.circuit_breaker.rejections", unit: "{call}", attributes: { reason: "reason" } }
+  },
+  {
+    name: "db_up",
+    help: "0 when the last evidence says that the database cannot be used, else 1. Nothing is asked to find out.",
+    type: "gauge",
+    series: one(({ gaugesUnsafe }) => gaugesUnsafe().isUp ? 1 : 0),
+    openTelemetry: { name: "db.up", unit: "1" }
   }
 ]
+
+const withoutSuccess = (success: string, series: ReadonlyArray<Table.Series>): ReadonlyArray<Table.Series> =>
+  series.map((one) => one.labels["error_type"] === success ? { ...one, labels: {} } : one)
 
 // -----------------------------------------------------------------------------
 // exporters
@@ -449,19 +716,6 @@ const families: ReadonlyArray<Family> = [
  * @since 0.1.0
  */
 export const contentType = "text/plain; version=0.0.4; charset=utf-8"
-
-const escape = (value: string | number): string =>
-  String(value).replaceAll("\\", "\\\\").replaceAll("\n", "\\n").replaceAll("\"", "\\\"")
-
-const formatFamily = (family: Family, snapshot: Snapshot): string =>
-  [
-    `# HELP ${family.name} ${family.help}`,
-    `# TYPE ${family.name} ${family.type}`,
-    ...family.samples(snapshot).map(({ labels, suffix, value }) => {
-      const pairs = Object.entries(labels).map(([label, text]) => `${label}="${escape(text)}"`)
-      return `${family.name}${suffix}{${pairs.join(",")}} ${value}`
-    })
-  ].join("\n")
 
 /**
  * The metrics of the pool in Prometheus' text format 0.0.4, for programs that have no prom-client. The text is the one
@@ -479,95 +733,9 @@ const formatFamily = (family: Family, snapshot: Snapshot): string =>
  * @category exporters
  * @since 0.1.0
  */
-export const render: Effect.Effect<string, never, Metrics> = Effect.map(
-  Metrics.use((metrics) => metrics.snapshot),
-  (snapshot) => families.map((family) => formatFamily(family, snapshot)).join("\n\n") + "\n"
+export const render: Effect.Effect<string, never, Metrics> = /* @__PURE__ */ Effect.suspend(() =>
+  Metrics.useSync((metrics) => Table.format(table(), metrics.pool, metrics))
 )
-
-interface Member {
-  readonly metrics: Metrics["Service"]
-  readonly legacy: boolean
-}
-
-interface Collector {
-  /** Mutable: a registry in OpenMetrics mode cuts `_total` off the names of counters, and appends it when it prints. */
-  name: string
-  readonly help: string
-  readonly type: Family["type"]
-  readonly aggregator: "sum"
-  readonly labelNames: ReadonlyArray<string>
-  get(): Promise<unknown>
-  reset(): void
-}
-
-const makeCollector = (family: Family, members: ReadonlyMap<string, Member>): Collector => ({
-  name: family.name,
-  help: family.help,
-  type: family.type,
-  aggregator: "sum",
-  labelNames: [],
-  // A promise because the registry wants one. Nothing in here waits, throws or asks the database: a collector that
-  // fails takes the whole scrape with it.
-  get() {
-    const { aggregator, help, name, type } = this
-    const values = Array.from(members.values()).flatMap((member) =>
-      family.legacy && !member.legacy ? [] : family.samples(member.metrics.snapshotUnsafe()).map((sample) => ({
-        ...(sample.suffix === "" ? {} : { metricName: `${name}${sample.suffix}` }),
-        labels: sample.labels,
-        value: sample.value
-      }))
-    )
-    return Promise.resolve({ name, help, type, aggregator, values })
-  },
-  // The same numbers feed other exporters: emptying one registry does not set them back.
-  reset() {}
-})
-
-interface Membership {
-  readonly members: Map<string, Member>
-  readonly collectors: ReadonlyArray<readonly [name: string, collector: Collector]>
-}
-
-// One set of collectors per registry, shared by all its pools: a registry takes each metric name once.
-const memberships = new WeakMap<PromRegistry, Membership>()
-
-const membershipOf = (register: PromRegistry): Membership => {
-  const existing = memberships.get(register)
-  if (existing !== undefined) return existing
-  const members = new Map<string, Member>()
-  const membership = {
-    members,
-    collectors: families.map((family) => [family.name, makeCollector(family, members)] as const)
-  }
-  memberships.set(register, membership)
-  return membership
-}
-
-const join = (register: PromRegistry, member: Member): RegistryConflict | undefined => {
-  const pool = member.metrics.pool
-  const { collectors, members } = membershipOf(register)
-  if (members.has(pool)) return new RegistryConflict({ pool, metric: null })
-  for (const [name, collector] of collectors) {
-    const taken = register.getSingleMetric(name)
-    if (taken !== undefined && taken !== collector) return new RegistryConflict({ pool, metric: name })
-  }
-  members.set(pool, member)
-  for (const [name, collector] of collectors) {
-    // Also when other pools are there already: `registry.clear()` may have thrown the collectors out.
-    if (register.getSingleMetric(name) === collector) continue
-    collector.name = name
-    register.registerMetric(collector as never)
-  }
-}
-
-const leave = (register: PromRegistry, member: Member): void => {
-  const { collectors, members } = membershipOf(register)
-  members.delete(member.metrics.pool)
-  if (members.size > 0) return
-  for (const [name, collector] of collectors) {
-    if (register.getSingleMetric(name) === collector) register.removeSingleMetric(name)
-  }
-}
 
 /**
  * @category options
@@ -607,14 +775,17 @@ export interface PromClientOptions {
  */
 export const layerPromClient = (options: PromClientOptions): Layer.Layer<never, RegistryConflict, Metrics> =>
   Layer.effectDiscard(
-    Effect.flatMap(Metrics, (metrics): Effect.Effect<Member, RegistryConflict, Scope.Scope> => {
-      const member: Member = { metrics, legacy: options.legacy ?? true }
+    Effect.flatMap(Metrics, (metrics): Effect.Effect<unknown, RegistryConflict, Scope.Scope> => {
+      const { pool } = metrics
+      const member = { pool, source: metrics, legacy: options.legacy ?? true }
       return Effect.acquireRelease(
         Effect.suspend(() => {
-          const conflict = join(options.register, member)
-          return conflict === undefined ? Effect.succeed(member) : Effect.fail(conflict)
+          const conflict = registries.join(options.register, member)
+          return conflict === undefined ? Effect.void : Effect.fail(new RegistryConflict({ pool, ...conflict }))
         }),
-        () => Effect.sync(() => leave(options.register, member))
+        () => Effect.sync(() => registries.leave(options.register, member))
       )
     })
   )
+
+const registries = /* @__PURE__ */ PromRegistries.memberships(table)

@@ -24,10 +24,13 @@ import * as Os from "node:os"
 import * as Errors from "./Errors.ts"
 import * as Address from "./internal/address.ts"
 import * as Connector from "./internal/connector.ts"
+import * as Discretion from "./internal/discretion.ts"
 import * as Errand from "./internal/errand.ts"
 import * as Hosts from "./internal/hosts.ts"
 import * as Leaks from "./internal/leaks.ts"
 import * as Liveness from "./internal/liveness.ts"
+import * as Logbook from "./internal/logbook.ts"
+import * as LogFields from "./internal/logFields.ts"
 import { millis } from "./internal/millis.ts"
 import * as PoolMachine from "./internal/poolMachine.ts"
 import * as PoolSettings from "./internal/poolSettings.ts"
@@ -39,7 +42,9 @@ import type * as Session from "./internal/session.ts"
 import * as Shutdown from "./internal/shutdown.ts"
 import * as Sizing from "./internal/sizing.ts"
 import type * as Spans from "./internal/spans.ts"
+import * as Store from "./internal/store.ts"
 import * as Supply from "./internal/supply.ts"
+import * as VitalSigns from "./internal/vitalSigns.ts"
 import * as Metrics from "./Metrics.ts"
 
 /**
@@ -60,6 +65,8 @@ export interface Lease {
   readonly session: Session.Session
   /** The driver's connection: exclusive when it came from `reserve`. */
   readonly connection: PgConnection.PgConnection
+  /** The same, with its errors as the driver makes them: they show all that the server says. */
+  readonly driver: PgConnection.PgConnection
 }
 
 /**
@@ -110,6 +117,8 @@ export type AcquireError =
 export interface CheckoutOptions {
   /** Prove the session by a round trip before it is handed out. Default: only when it has been idle for long. */
   readonly prove?: boolean | undefined
+  /** Bounds that round trip. Default: the pool's `validationTimeout`. */
+  readonly proveWithin?: Duration.Input | undefined
   /** Bounds this checkout. Default: the pool's `acquireTimeout`. */
   readonly timeout?: Duration.Input | undefined
 }
@@ -147,10 +156,12 @@ export class Pool extends Context.Service<Pool, {
   readonly statsUnsafe: () => Stats
   /** Milliseconds until the next connect is tried after failed ones, 0 when it may be tried now. */
   readonly connectPauseUnsafe: () => number
+  /** Why the last connect failed, when none has worked since. */
+  readonly lastConnectFailureUnsafe: () => AcquireError | undefined
   /** Sessions that have ended here, and not yet on the server: their places are taken. */
   readonly leavingUnsafe: () => number
-  /** Wall-clock milliseconds at which a live session was last opened or given back. */
-  readonly lastProofUnsafe: () => number | undefined
+  /** What can be told of the database without asking it. */
+  readonly vitalSignsUnsafe: () => VitalSigns.VitalSigns
   /** Closes idle sessions now and lent ones when they come back: after a failover, or a change of credentials. */
   readonly evictAll: Effect.Effect<void>
   /**
@@ -226,17 +237,25 @@ export const make = Effect.fnUntraced(function*(
   const random = yield* Random.Random
   const metrics = yield* Metrics.Metrics
   const store = metrics.store
-  const runFork = Effect.runForkWith(yield* Effect.context<never>())
+  const runFork = Effect.runForkWith(Logbook.naming(yield* Effect.context<never>(), metrics.pool))
+  const book = yield* Logbook.make(metrics.pool)
   const home = yield* Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => Effect.succeed(fiber))
   const dispatcher = home.currentDispatcher
   const now = () => clock.currentTimeMillisUnsafe()
+  const monotonicNanos = () => clock.monotonicTimeNanosUnsafe()
+  const secondsSince = (since: bigint) => Number(monotonicNanos() - since) / 1e9
   /** The wall clock may be set back. */
   const elapsed = (since: number) => Math.max(0, now() - since)
 
-  const state = PoolState.make<AcquireError>(settings, now, runFork)
+  const treat = Discretion.treatmentOf(settings.errorText)
+  const hookFailed = (hook: string, cause: unknown, text = Discretion.wordsOf(cause, settings.errorText)) =>
+    new Errors.HookFailed({ hook, cause: Discretion.seal(cause), text })
+
+  const state = PoolState.make<AcquireError>(settings, now, runFork, book)
   const { machine } = state
   const { members } = machine
   const retirement = Retirement.make(state)
+  const vitalSigns = VitalSigns.make(state, () => clock.monotonicTimeNanosUnsafe())
   const supply = Supply.make(state, retirement, () => connector, (waited) => saturated("Lateness", waited))
   const spans = PoolSpans.make({
     pool: metrics.pool,
@@ -248,12 +267,18 @@ export const make = Effect.fnUntraced(function*(
   const connector: Connector.Connector<AcquireError> = Connector.make<AcquireError>({
     settings,
     now,
+    monotonicNanos,
     draw: () => random.nextDoubleUnsafe(),
     runFork,
+    book,
     generation: () => state.generation,
-    hookFailed: (hook, cause) => new Errors.HookFailed({ hook, cause }),
+    hookFailed,
     credentialsFailed: (cause, refusal) =>
-      new Errors.CredentialsFailed({ cause, refusal: refusal === undefined ? null : Errors.failureOf(refusal) }),
+      new Errors.CredentialsFailed({
+        cause: Discretion.seal(cause),
+        text: Discretion.wordsOf(cause, settings.errorText),
+        refusal: refusal === undefined ? null : Errors.failureOf(refusal)
+      }),
     noSuitableHost: (findings) =>
       new Errors.NoSuitableHost({
         targetSessionAttrs: settings.sessionAttrs,
@@ -264,17 +289,22 @@ export const make = Effect.fnUntraced(function*(
         }))
       }),
     evict: (session) => retirement.evict(session, "invalid"),
-    onConnect: spans.connecting,
-    onOpen: () => {
+    onSetOut: spans.connecting,
+    onOpen: (session) => {
+      vitalSigns.met(session)
       store.connectionsOpened++
+      book.write("connectionOpened", () => LogFields.opened(session, settings))
     },
     onReady: supply.arrived,
     onFailed: supply.failed,
+    onConnect: (outcome, seconds) => store.connect[outcome].observe(seconds),
     onGone: (session) => {
+      vitalSigns.parted(session)
       session.condemned ??= state.phase === "Open" ? "error" : "shutdown"
       store.connectionsClosed[session.condemned]++
       PoolMachine.dismiss(machine, session)
       runFork(Scope.close(session.scope, Exit.void))
+      book.write("connectionClosed", () => LogFields.closed(session, settings, now()))
     },
     onPlace: supply.pump
   })
@@ -287,11 +317,27 @@ export const make = Effect.fnUntraced(function*(
   const { takeBack } = Returns.make(state, retirement, usage, supply.pump)
   const leaks = settings.leakThreshold === undefined
     ? undefined
-    : Leaks.make({ threshold: settings.leakThreshold, pool: metrics.pool, now, runFork })
+    : Leaks.make({ threshold: settings.leakThreshold, book, now, runFork })
 
   // ---------------------------------------------------------------------------------------------------------------
   // checkout
   // ---------------------------------------------------------------------------------------------------------------
+
+  /** Whoever wants a session that others share has it when they have let go of it. */
+  const isPinnedLater = settings.concurrency > 1
+
+  const countRefusal = <E extends AcquireError>(error: E): Effect.Effect<never, E> => {
+    Store.countAcquire(store, 0, error._tag)
+    return Effect.fail(error)
+  }
+
+  const countAcquire = (exit: Exit.Exit<unknown, AcquireError>, since: bigint): void => {
+    const seconds = secondsSince(since)
+    if (exit._tag === "Success") return Store.countAcquire(store, seconds, undefined)
+    const error = Cause.findErrorOption(exit.cause)
+    if (error._tag === "None" && Cause.hasInterruptsOnly(exit.cause)) store.acquire.interrupted.observe(seconds)
+    else Store.countAcquire(store, seconds, error._tag === "Some" ? error.value._tag : "")
+  }
 
   /** The whole way of a healthy borrower: the session that came back last, if nobody waits and nothing speaks against it. */
   const takeReady = (isExclusive: boolean): Session.Session | undefined => {
@@ -307,7 +353,7 @@ export const make = Effect.fnUntraced(function*(
       // One that nobody has used yet may have been idle for as long as the others.
       if (!top.isMember) return undefined
     }
-    store.acquire.observe(0)
+    if (!isExclusive || !isPinnedLater) store.acquire.acquired.observe(0)
     supply.servedAtOnce(at)
     PoolMachine.lend(machine, top, at, isExclusive)
     return countUse(top)
@@ -324,19 +370,29 @@ export const make = Effect.fnUntraced(function*(
   ): Effect.Effect<A, E | AcquireError, R> =>
     Effect.suspend(() => {
       let lent: Session.Session | undefined
+      let since: bigint | undefined
       // Whoever is interrupted between two steps must have the way back laid before the session is taken.
       return Effect.onExitPrimitive(
         Effect.suspend((): Effect.Effect<A, E | AcquireError, R> => {
           if (options !== undefined || leaks !== undefined) return useAfterWait(f, options)
           lent = takeReady(false)
-          return lent === undefined ? useAfterWait(f, options) : f(lent)
+          if (lent === undefined) return useAfterWait(f, options)
+          if (isPinnedLater) since = monotonicNanos()
+          else lent.lastTook = 0
+          return f(lent)
         }),
         () => {
-          if (lent !== undefined) takeBack(lent, false)
+          if (lent === undefined) return undefined
+          store.use.observe(since === undefined ? lentFor(lent) : secondsSince(since))
+          takeBack(lent, false)
           return undefined
         }
       )
     })
+
+  /** One that nobody shares was lent for as long as its statement took, which has looked at the clock. */
+  const lentFor = ({ lastTook, lentSince }: Session.Session): number =>
+    lastTook > 0 ? lastTook : elapsed(lentSince) / 1000
 
   const useAfterWait = <A, E, R>(
     f: (session: Session.Session) => Effect.Effect<A, E, R>,
@@ -354,7 +410,9 @@ export const make = Effect.fnUntraced(function*(
     Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) =>
       Effect.flatMap(checkout, (session) => {
         const hold = leaks?.begin(session, fiber)
+        const since = monotonicNanos()
         const giveBack = Effect.sync(() => {
+          store.use.observe(secondsSince(since))
           if (hold !== undefined) leaks!.end(hold)
           takeBack(session, isExclusive)
         })
@@ -367,10 +425,16 @@ export const make = Effect.fnUntraced(function*(
       Effect.flatMap(Effect.scope, (parent) => {
         const scope = Scope.forkUnsafe(parent)
         const startedAt = now()
+        const since = isPinnedLater ? monotonicNanos() : undefined
         const timeout = timeoutOf(options)
         return Effect.matchCauseEffect(lease(scope, true, checkout(options, true, restore)), {
           onFailure: (cause) => Effect.andThen(Scope.close(scope, Exit.void), Effect.failCause(cause)),
-          onSuccess: (session) => pin(session, scope, startedAt, timeout, restore)
+          onSuccess: (session) => {
+            const pinned = pin(session, scope, startedAt, timeout, restore)
+            return since === undefined
+              ? pinned
+              : Effect.onExit(pinned, (exit) => Effect.sync(() => countAcquire(exit, since)))
+          }
         })
       })
     )
@@ -384,7 +448,13 @@ export const make = Effect.fnUntraced(function*(
     restore: Restore
   ): Effect.Effect<Lease, AcquireError> => {
     const pinned = Scope.provide(
-      Effect.map(session.connection.pin, (connection): Lease => ({ session, connection })),
+      Effect.map(session.driver.pin, (driver): Lease => ({
+        session,
+        driver,
+        get connection() {
+          return Discretion.guard(driver, treat)
+        }
+      })),
       scope
     )
     if (settings.concurrency === 1) return pinned
@@ -420,28 +490,29 @@ export const make = Effect.fnUntraced(function*(
     restore: Restore
   ): Effect.Effect<Session.Session, AcquireError> =>
     Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>): Effect.Effect<Session.Session, AcquireError> => {
-      if (state.phase !== "Open") return Effect.fail(new Errors.PoolClosed())
+      if (state.phase !== "Open") return countRefusal(new Errors.PoolClosed())
       const ready = options?.prove === true ? undefined : takeReady(isExclusive)
       if (ready !== undefined) return Effect.succeed(ready)
       if (settings.maxWaiting < Infinity && PoolMachine.queueing(machine, state.max) >= settings.maxWaiting) {
-        return Effect.fail(saturated("Length", 0))
+        return countRefusal(saturated("Length", 0))
       }
       const startedAt = now()
+      const since = monotonicNanos()
       const attempt: Attempt = {
         waiter: PoolMachine.makeWaiter(machine, startedAt, isExclusive),
         spentOn: undefined,
         refused: 0,
         phases: new Set()
       }
-      const since = spans.begin(fiber, attempt.waiter)
+      const trace = spans.begin(fiber, attempt.waiter)
       attempts++
-      const worthy = Effect.timeoutOrElse(firstWorthy(attempt, options?.prove ?? false), {
+      const worthy = Effect.timeoutOrElse(firstWorthy(attempt, options), {
         duration: timeoutOf(options),
         orElse: () => Effect.fail(timedOut(startedAt, attempt.spentOn ?? (attempt.refused > 0 ? "Hook" : undefined)))
       })
       return Effect.onExitPrimitive(restore(worthy), (exit) => {
-        store.acquire.observe((now() - startedAt) / 1000)
-        if (since !== undefined) tellOfWait(since, attempt, elapsed(startedAt), exit)
+        if (exit._tag === "Failure" || !isExclusive || !isPinnedLater) countAcquire(exit, since)
+        if (trace !== undefined) tellOfWait(trace, attempt, elapsed(startedAt), exit)
         if (exit._tag === "Failure") abandon(attempt.waiter)
         attempts--
         if (state.phase !== "Open") state.changed.notify()
@@ -491,24 +562,27 @@ export const make = Effect.fnUntraced(function*(
     })
 
   /** Takes sessions until one is worth handing out. Whoever gets one that is not goes back to the head of the line. */
-  const firstWorthy = (attempt: Attempt, alwaysProve: boolean): Effect.Effect<Session.Session, AcquireError> =>
+  const firstWorthy = (
+    attempt: Attempt,
+    options: CheckoutOptions | undefined
+  ): Effect.Effect<Session.Session, AcquireError> =>
     Effect.flatMap(stand(attempt), (session) => {
       const again = (reason: Metrics.CloseReason) => {
         retirement.evict(session, reason)
         abandon(attempt.waiter)
-        return firstWorthy(attempt, alwaysProve)
+        return firstWorthy(attempt, options)
       }
       const at = now()
       const verdict = retirement.standing(session, 1, at)
       if (verdict !== "Ready" && verdict !== "Unproven") return again(verdict)
       // One in use is watched by its statements. A new one may only have been proved by a pooler.
-      const isProved = session.borrowers > 1 || (verdict === "Ready" && !alwaysProve)
+      const isProved = session.borrowers > 1 || (verdict === "Ready" && options?.prove !== true)
       if (isProved) return welcome(session, attempt, again)
       const isNew = session.uses === 0 && at - session.openedAt < settings.validateAfter
       attempt.spentOn = "Validate"
       attempt.phases.add("Validate")
       return Effect.flatMap(
-        Effect.scoped(Effect.andThen(exclude(session), Liveness.prove(session, settings.validationTimeout))),
+        Effect.scoped(Effect.andThen(exclude(session), Liveness.prove(session, proofTimeoutOf(options)))),
         (objection) => {
           attempt.spentOn = undefined
           if (objection === undefined) return welcome(session, attempt, again)
@@ -527,16 +601,16 @@ export const make = Effect.fnUntraced(function*(
   ): Effect.Effect<Session.Session, AcquireError> => {
     const hook = settings.beforeAcquire
     if (hook === undefined) return Effect.succeed(countUse(session))
-    const failed = (cause: unknown) => {
+    const failed = (cause: unknown, text?: string) => {
       retirement.evict(session, "invalid")
-      return Effect.fail(new Errors.HookFailed({ hook: "beforeAcquire", cause }))
+      return Effect.fail(hookFailed("beforeAcquire", cause, text))
     }
     // A hook that wants none must not have sessions opened and closed for as long as its borrower waits.
     const refuse = (reason: Metrics.CloseReason) => {
       if (session.uses === 0) attempt.refused++
-      return attempt.refused > Math.max(state.max, fewestRefusals)
-        ? failed(new Error(`${attempt.refused} new sessions in a row were refused, or lost while it was at work`))
-        : again(reason)
+      if (attempt.refused <= Math.max(state.max, fewestRefusals)) return again(reason)
+      const why = `${attempt.refused} new sessions in a row refused, or lost while it was at work`
+      return failed(new Error(why), why)
     }
     const work = Effect.suspend(() => hook(session.connection, usage(session)))
     attempt.spentOn = "Hook"
@@ -570,16 +644,20 @@ export const make = Effect.fnUntraced(function*(
   const timeoutOf = (options: CheckoutOptions | undefined): number =>
     options?.timeout === undefined ? settings.acquireTimeout : millis(options.timeout)
 
+  const proofTimeoutOf = (options: CheckoutOptions | undefined): number =>
+    options?.proveWithin === undefined ? settings.validationTimeout : millis(options.proveWithin)
+
   const timedOut = (startedAt: number, phase: Errors.AcquireTimeout["phase"] | undefined) => {
-    store.acquireTimeouts++
     const stats = statsUnsafe()
     const lastConnectFailure = connector.lastFailure()
-    return new Errors.AcquireTimeout({
+    const error = new Errors.AcquireTimeout({
       phase: phase ?? lineFor(),
       waited: elapsed(startedAt),
       stats,
       lastConnectFailure: lastConnectFailure === undefined ? null : Errors.failureOf(lastConnectFailure)
     })
+    book.write("acquireTimeout", () => LogFields.waitedInVain(error))
+    return error
   }
 
   // ---------------------------------------------------------------------------------------------------------------
@@ -667,7 +745,8 @@ export const make = Effect.fnUntraced(function*(
 
   if (leaks !== undefined) yield* Effect.addFinalizer(() => Effect.sync(leaks.close))
   yield* Effect.addFinalizer(() => end(settings.closeTimeout))
-  const unregister = metrics.registerPool(statsUnsafe)
+  const isUp = () => connector.lastFailure() === undefined || members.size > 0
+  const unregister = metrics.registerPool(statsUnsafe, { isUp, server: Address.attributes(settings.target.address) })
   yield* Effect.addFinalizer(() => Effect.sync(unregister))
   if (settings.reapEvery !== undefined) {
     yield* Effect.sync(() => retirement.retireIdle(now())).pipe(
@@ -686,14 +765,9 @@ export const make = Effect.fnUntraced(function*(
     stats: Effect.sync(statsUnsafe),
     statsUnsafe,
     connectPauseUnsafe: connector.pause,
+    lastConnectFailureUnsafe: connector.lastFailure,
     leavingUnsafe: () => connector.taken() - connector.connecting() - members.size,
-    lastProofUnsafe: () => {
-      let latest: number | undefined
-      for (const { condemned, idleSince, isAnswering, wire } of members) {
-        if (condemned === undefined && isAnswering && !wire.isDead()) latest = Math.max(latest ?? 0, idleSince)
-      }
-      return latest
-    },
+    vitalSignsUnsafe: vitalSigns.read,
     evictAll: Effect.sync(retirement.evictAll),
     evictUnsafe: retirement.evict,
     resize,

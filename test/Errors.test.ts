@@ -63,9 +63,9 @@ const one: { readonly [Tag in Errors.PoolError["_tag"]]: Extract<Errors.PoolErro
     last: closed,
     history: [{ attempt: 1, kind: "Unreachable", effect: "Unknown", failure: refused, delay: 100 }]
   }),
-  HookFailed: new Errors.HookFailed({ hook: "afterConnect", cause: new Error("no") }),
+  HookFailed: new Errors.HookFailed({ hook: "afterConnect", cause: Redacted.make(new Error("no")) }),
   CredentialsFailed: new Errors.CredentialsFailed({
-    cause: Object.assign(new Error("hunter2 was no token"), { name: "ThrottlingException" }),
+    cause: Redacted.make(Object.assign(new Error("hunter2 was no token"), { name: "ThrottlingException" })),
     refusal: { sqlState: "28P01", severity: "FATAL", message: "password authentication failed for user \"app\"" }
   }),
   NoSuitableHost: new Errors.NoSuitableHost({
@@ -146,10 +146,10 @@ describe("a failure is read", () => {
     ["from an unknown outcome", one.OutcomeUnknown, { code: "ECONNRESET" }],
     ["from the last of several attempts", one.RetriesExhausted, { message: "PgConnection: Connection closed" }],
     ["from a typed error inside a SqlError", Errors.toSqlError(one.StatementTimeout), { code: "ETIMEDOUT" }],
-    ["from the hook that failed", new Errors.HookFailed({ hook: "afterConnect", cause: reply({ code: "42501", severity: "ERROR", message: "permission denied" }) }), { sqlState: "42501", severity: "ERROR" }],
+    ["from the hook that failed", new Errors.HookFailed({ hook: "afterConnect", cause: Redacted.make(reply({ code: "42501", severity: "ERROR", message: "permission denied" })) }), { sqlState: "42501", severity: "ERROR" }],
     [
       "from a password that could not be had, by its tag: what its issuer said is not about the database",
-      new Errors.CredentialsFailed({ cause: socketError("ECONNREFUSED", "connect ECONNREFUSED 169.254.169.254:80"), refusal: null }),
+      new Errors.CredentialsFailed({ cause: Redacted.make(socketError("ECONNREFUSED", "connect ECONNREFUSED 169.254.169.254:80")), refusal: null }),
       { code: "CredentialsFailed", message: "The password could not be had: the effect that yields it failed with ECONNREFUSED. See the cause, and check whoever issues it and the right to ask there." }
     ],
     [
@@ -231,7 +231,7 @@ describe("a typed error", () => {
     [one.RetriesExhausted, "Failed 5 times, the last time with PgConnection: Connection closed. Retrying is over. Look for the cause in the server or the network."],
     [one.HookFailed, "The hook afterConnect failed, so its connection was not used. See the cause, and make the hook succeed or handle its own errors."],
     [one.CredentialsFailed, "The password could not be had: the effect that yields it failed with ThrottlingException. The server had refused the one before with 28P01 invalid_password: password authentication failed for user \"app\". See the cause, and check whoever issues it and the right to ask there."],
-    [new Errors.CredentialsFailed({ cause: "hunter2", refusal: null }), "The password could not be had: the effect that yields it failed. See the cause, and check whoever issues it and the right to ask there."],
+    [new Errors.CredentialsFailed({ cause: Redacted.make("hunter2"), refusal: null }), "The password could not be had: the effect that yields it failed. See the cause, and check whoever issues it and the right to ask there."],
     [one.NoSuitableHost, "No host takes writes (targetSessionAttrs \"read-write\"): db1:5432 is a standby; db2:5432 failed with connect ECONNREFUSED 127.0.0.1:5432. Look at the servers, wait for the end of a failover, or correct hosts or targetSessionAttrs."],
     [one.InvalidOption, "max is -1, but must be a whole number of at least 1."]
   ]
@@ -266,9 +266,9 @@ describe("a typed error", () => {
       new Errors.OutcomeUnknown({ operation: "work", failure, cause: leak }),
       new Errors.StatementTimeout({ timeout: 1, by: "client", effect: "Unknown", failure }),
       new Errors.RetriesExhausted({ attempts: 1, stoppedBy: "attempts", last: leak, history: [] }),
-      new Errors.HookFailed({ hook: "afterConnect", cause: leak }),
-      new Errors.CredentialsFailed({ cause: leak, refusal: failure }),
-      new Errors.CredentialsFailed({ cause: "hunter2", refusal: null }),
+      new Errors.HookFailed({ hook: "afterConnect", cause: Redacted.make(leak) }),
+      new Errors.CredentialsFailed({ cause: Redacted.make(leak), refusal: failure }),
+      new Errors.CredentialsFailed({ cause: Redacted.make("hunter2"), refusal: null }),
       new Errors.NoSuitableHost({ targetSessionAttrs: "any", hosts: [{ host: "db", role: null, failure }] }),
       new Errors.InvalidOption({ option: "url", value: "postgres://bob:hunter2@db/shop", allowed: "a URL" }),
       new Errors.InvalidOption({ option: "password", value: "hunter2", allowed: "Redacted" }),

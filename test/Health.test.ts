@@ -2,72 +2,22 @@ import { assert, describe, it } from "@effect/vitest"
 import * as DateTime from "effect/DateTime"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
-import * as HttpRouter from "effect/http/HttpRouter"
-import * as Layer from "effect/Layer"
-import * as Logger from "effect/Logger"
-import { SqlError, UnknownError } from "effect/sql/SqlError"
 import { TestClock } from "effect/testing"
-import * as prom from "prom-client"
-import * as Breaker from "../src/Breaker.ts"
 import * as Errors from "../src/Errors.ts"
 import * as Health from "../src/Health.ts"
-import * as Metrics from "../src/Metrics.ts"
-import * as Pool from "../src/Pool.ts"
-
-const quiet: Errors.PoolStats = {
-  total: 3,
-  idle: 3,
-  active: 0,
-  waiting: 0,
-  connecting: 0,
-  max: 10,
-  min: 2,
-  oldestLease: 0
-}
-const full: Errors.PoolStats = {
-  total: 10,
-  idle: 0,
-  active: 10,
-  waiting: 4,
-  connecting: 0,
-  max: 10,
-  min: 2,
-  oldestLease: 0
-}
-
-/** A database that can be put into every state by hand. */
-const makeWorld = () => {
-  const world = {
-    stats: quiet,
-    breaker: { _tag: "Closed", failures: 0 } as Breaker.State,
-    closing: false,
-    lastReplyAt: undefined as number | undefined,
-    pings: 0,
-    ping: Effect.void as Effect.Effect<unknown, unknown>
-  }
-  const sources: Health.Sources = {
-    stats: Effect.sync(() => world.stats),
-    breaker: Effect.sync(() => world.breaker),
-    isClosing: () => world.closing,
-    lastReplyAt: () => world.lastReplyAt,
-    ping: Effect.suspend(() => {
-      world.pings++
-      return world.ping
-    })
-  }
-  return { world, check: Effect.runSync(Health.make(sources)) }
-}
-
-const sqlError = (cause: object) => new SqlError({ reason: new UnknownError({ cause, message: "text of the server" }) })
+import { full, makeWorld, quiet, sqlError } from "./healthWorld.ts"
 
 describe("Health.make", () => {
-  it.effect("a closing pool is down, whatever else is true", () =>
+  it.effect("a closing pool is down, whatever else is true, and all of that is told", () =>
     Effect.gen(function*() {
       const { check, world } = makeWorld()
-      Object.assign(world, { closing: true, lastReplyAt: 0, stats: full })
+      Object.assign(world, { isClosing: true, lastReplyAt: 0, stats: full })
       const report = yield* check
-      assert.strictEqual(report.status, "down")
-      assert.deepStrictEqual(report.reasons, ["The pool is closing and takes no new work."])
+      assert.strictEqual(report.state, "down")
+      assert.deepStrictEqual(report.reasons, [
+        "The pool is closing and takes no new work.",
+        "All 10 connections are in use and 4 callers wait."
+      ])
       assert.strictEqual(world.pings, 0)
     }))
 
@@ -77,7 +27,7 @@ describe("Health.make", () => {
       world.breaker = { _tag: "Open", retryAfter: 12_345, lastFailure: { code: "ECONNREFUSED", message: "10.1.2.3" } }
       world.lastReplyAt = 0
       const report = yield* check
-      assert.strictEqual(report.status, "down")
+      assert.strictEqual(report.state, "down")
       assert.strictEqual(report.breaker, "Open")
       assert.strictEqual(report.retryAfter, 12_345)
       assert.deepStrictEqual(report.reasons, [
@@ -92,39 +42,51 @@ describe("Health.make", () => {
       const { check, world } = makeWorld()
       world.breaker = { _tag: "Open", retryAfter: 0, lastFailure: null }
       const back = yield* check
-      assert.strictEqual(back.status, "degraded")
+      assert.strictEqual(back.state, "degraded")
       assert.strictEqual(world.pings, 1)
       assert.include(back.reasons[0], "answers again")
       world.ping = Effect.fail(sqlError({ code: "ECONNREFUSED" }))
       yield* TestClock.adjust("2 seconds")
-      assert.strictEqual((yield* check).status, "down")
+      assert.strictEqual((yield* check).state, "down")
     }))
 
-  it.effect("an isolated breaker is down without a query, and says why", () =>
+  it.effect("an isolated breaker is down without a query; why is only in the details", () =>
     Effect.gen(function*() {
-      const { check, world } = makeWorld()
+      const { check, details, world } = makeWorld()
       world.breaker = { _tag: "Isolated", reason: "moving to another host" }
       world.lastReplyAt = 0
       const report = yield* check
-      assert.deepStrictEqual([report.status, report.breaker], ["down", "Isolated"])
-      assert.deepStrictEqual(report.reasons, ["The circuit breaker was isolated by hand: moving to another host"])
+      assert.deepStrictEqual([report.state, report.breaker], ["down", "Isolated"])
+      assert.deepStrictEqual(report.reasons, ["The circuit breaker was isolated by hand."])
+      assert.strictEqual((yield* details).isolation, "moving to another host")
       assert.isUndefined(report.retryAfter)
       assert.strictEqual(world.pings, 0)
     }))
 
-  it.effect("a disabled breaker says nothing about the database", () =>
+  it.effect("a breaker that is disabled, or has just closed, says nothing against the database", () =>
     Effect.gen(function*() {
       const { check, world } = makeWorld()
-      world.breaker = { _tag: "Disabled", failures: 4 }
       world.lastReplyAt = 0
-      assert.strictEqual((yield* check).status, "up")
+      for (
+        const [breaker, remark] of [
+          [{ _tag: "Disabled", failures: 4 }, "The circuit breaker was disabled by hand."],
+          [
+            { _tag: "Closed", failures: 0, limit: 2 },
+            "The circuit breaker has just closed and lets 2 calls in at a time."
+          ]
+        ] as const
+      ) {
+        world.breaker = breaker
+        const { reasons, state } = yield* check
+        assert.deepStrictEqual([state, reasons], ["up", ["The database answered 0.0 s ago.", remark]])
+      }
     }))
 
   it.effect("a half-open breaker is degraded without a query", () =>
     Effect.gen(function*() {
       const { check, world } = makeWorld()
       world.breaker = { _tag: "HalfOpen", retryAfter: 400 }
-      assert.strictEqual((yield* check).status, "degraded")
+      assert.strictEqual((yield* check).state, "degraded")
       assert.strictEqual(world.pings, 0)
     }))
 
@@ -134,13 +96,37 @@ describe("Health.make", () => {
       world.lastReplyAt = 0
       yield* TestClock.adjust("5 seconds")
       const report = yield* check
-      assert.strictEqual(report.status, "up")
+      assert.strictEqual(report.state, "up")
       assert.isUndefined(report.latencyMs)
       assert.strictEqual(DateTime.formatIso(report.checkedAt), "1970-01-01T00:00:05.000Z")
       assert.strictEqual(world.pings, 0)
       yield* TestClock.adjust(1)
-      assert.strictEqual((yield* check).status, "up")
+      assert.strictEqual((yield* check).state, "up")
       assert.strictEqual(world.pings, 1)
+    }))
+
+  it.effect("a later failure of the database's takes the word from the last success; any other does not", () =>
+    Effect.gen(function*() {
+      const { check, world } = makeWorld()
+      world.lastReplyAt = 1_000
+      yield* TestClock.adjust("2 seconds")
+      for (const kind of ["Rejected", "Contention", "Cancelled", "Denied", "Local"] as const) {
+        world.lastFailure = { kind, at: 1_500 }
+        assert.strictEqual((yield* check).state, "up")
+      }
+      world.lastFailure = { kind: "Unreachable", code: "57P01", at: 900 }
+      assert.strictEqual((yield* check).state, "up")
+      assert.strictEqual(world.pings, 0)
+      world.lastFailure = { kind: "Unreachable", code: "57P01", at: 1_500 }
+      const report = yield* check
+      assert.strictEqual(world.pings, 1)
+      assert.deepStrictEqual([report.state, report.lastFailure?.kind, report.lastFailure?.code], [
+        "up",
+        "Unreachable",
+        "57P01"
+      ])
+      assert.strictEqual(report.lastFailure && DateTime.toEpochMillis(report.lastFailure.at), 1_500)
+      assert.strictEqual(report.lastSuccessAt && DateTime.toEpochMillis(report.lastSuccessAt), 1_000)
     }))
 
   it.effect("a success that lies in the future, because the clock was set back, proves nothing", () =>
@@ -151,15 +137,199 @@ describe("Health.make", () => {
       assert.strictEqual(world.pings, 1)
     }))
 
-  it.effect("a pool that is used up is degraded, not down, and is not asked", () =>
+  it.effect("a pool that is used up while callers wait is degraded, however well it answers, and is not asked", () =>
     Effect.gen(function*() {
       const { check, world } = makeWorld()
       world.stats = full
+      world.lastReplyAt = 0
+      const answering = yield* check
+      assert.strictEqual(answering.state, "degraded")
+      assert.deepStrictEqual(answering.pool, full)
+      assert.deepStrictEqual(answering.reasons, [
+        "The database answered 0.0 s ago.",
+        "All 10 connections are in use and 4 callers wait."
+      ])
+      world.lastReplyAt = undefined
       const report = yield* check
-      assert.strictEqual(report.status, "degraded")
-      assert.deepStrictEqual(report.pool, full)
-      assert.deepStrictEqual(report.reasons, ["All 10 connections are in use and 4 callers wait; not asked."])
+      assert.strictEqual(report.state, "degraded")
+      assert.deepStrictEqual(report.reasons, [
+        "No connection is free to ask the database by.",
+        "All 10 connections are in use and 4 callers wait."
+      ])
       assert.strictEqual(world.pings, 0)
+    }))
+
+  it.effect("a pool that is used up is up while it answers and nobody waits", () =>
+    Effect.gen(function*() {
+      const { check, world } = makeWorld()
+      world.stats = { ...full, waiting: 0 }
+      world.lastReplyAt = 0
+      assert.strictEqual((yield* check).state, "up")
+      world.lastReplyAt = undefined
+      assert.strictEqual((yield* check).state, "degraded")
+      assert.strictEqual(world.pings, 0)
+    }))
+
+  it.effect("the last free connection is kept for borrowers", () =>
+    Effect.gen(function*() {
+      const { check, world } = makeWorld()
+      for (
+        const [stats, leaving] of [
+          [{ active: 9 }, 0],
+          [{ active: 6, connecting: 3 }, 0],
+          [{ active: 6 }, 3]
+        ] as const
+      ) {
+        world.stats = { ...quiet, ...stats }
+        world.leaving = leaving
+        const { reasons, state } = yield* check
+        assert.deepStrictEqual([state, reasons], [
+          "degraded",
+          ["The last free connection is kept for borrowers; the database was not asked."]
+        ])
+      }
+      assert.strictEqual(world.pings, 0)
+      world.stats = { ...quiet, active: 8 }
+      world.leaving = 0
+      assert.strictEqual((yield* check).state, "up")
+      assert.strictEqual(world.pings, 1)
+    }))
+
+  it.effect("a pool of one is asked by its only connection, while nobody has or wants it", () =>
+    Effect.gen(function*() {
+      const { check, world } = makeWorld()
+      const one = { ...quiet, total: 1, idle: 1, max: 1, min: 0 }
+      for (const busy of [{ active: 1, idle: 0 }, { connecting: 1, total: 0, idle: 0 }, { waiting: 1 }]) {
+        world.stats = { ...one, ...busy }
+        assert.strictEqual((yield* check).state, "degraded")
+      }
+      assert.strictEqual(world.pings, 0)
+      world.stats = one
+      assert.strictEqual((yield* check).state, "up")
+      assert.strictEqual(world.pings, 1)
+    }))
+
+  it.effect("a pool that was suspended by hand is degraded, and is not asked", () =>
+    Effect.gen(function*() {
+      const { check, world } = makeWorld()
+      world.isSuspended = true
+      assert.deepStrictEqual((yield* check).reasons, [
+        "The pool was suspended by hand: whoever asks for a connection waits."
+      ])
+      world.lastReplyAt = 0
+      assert.strictEqual((yield* check).state, "degraded")
+      assert.strictEqual(world.pings, 0)
+    }))
+
+  it.effect("connects that fail make a database that answers a degraded one", () =>
+    Effect.gen(function*() {
+      const { check, world } = makeWorld()
+      world.connectPause = 400
+      world.lastReplyAt = 0
+      const answering = yield* check
+      assert.deepStrictEqual([answering.state, answering.reasons], [
+        "degraded",
+        ["The database answered 0.0 s ago.", "The last connect failed; the next one is tried in 0.4 s."]
+      ])
+      world.lastReplyAt = undefined
+      assert.strictEqual((yield* check).state, "degraded")
+      assert.strictEqual(world.pings, 1)
+    }))
+
+  it.effect("a pool that has opened nothing yet is asked", () =>
+    Effect.gen(function*() {
+      const { check, world } = makeWorld()
+      world.stats = { ...quiet, total: 0, idle: 0 }
+      assert.strictEqual((yield* check).state, "up")
+      assert.strictEqual(world.pings, 1)
+    }))
+
+  it.effect("with probe: false only what real traffic has shown counts, and nothing keeps traffic away for good", () =>
+    Effect.gen(function*() {
+      const { ask, check, world } = makeWorld({ probe: false })
+      const told = Effect.map(check, ({ reasons, state }) => [state, reasons[0]])
+      yield* TestClock.adjust("60 seconds")
+      assert.deepStrictEqual(yield* told, ["up", "The database has not been used yet; not asked."])
+      world.lastReplyAt = 30_000
+      assert.deepStrictEqual(yield* told, ["up", "The database answered 30.0 s ago; not asked since."])
+      world.lastFailure = { kind: "Unreachable", at: 40_000 }
+      assert.deepStrictEqual(yield* told, ["degraded", "The last use failed 20.0 s ago; not asked."])
+      world.breaker = { _tag: "Open", retryAfter: 0, lastFailure: null }
+      assert.deepStrictEqual(yield* told, [
+        "degraded",
+        "The circuit breaker waits for a call to let through; not asked."
+      ])
+      assert.strictEqual(world.pings, 0)
+      world.breaker = { _tag: "Closed", failures: 0 }
+      assert.strictEqual((yield* ask).state, "up")
+      assert.strictEqual(world.pings, 1)
+    }))
+
+  it.effect("whoever insists is not content with real traffic, but takes no connection from borrowers", () =>
+    Effect.gen(function*() {
+      const { ask, world } = makeWorld()
+      world.lastReplyAt = 0
+      assert.deepStrictEqual((yield* ask).reasons, ["The database answered SELECT 1."])
+      assert.strictEqual(world.pings, 1)
+      yield* TestClock.adjust("2 seconds")
+      world.stats = full
+      yield* ask
+      world.stats = quiet
+      world.breaker = { _tag: "Open", retryAfter: 1, lastFailure: null }
+      yield* ask
+      assert.strictEqual(world.pings, 1)
+    }))
+
+  it.effect("tells what statements take of late, as far as counters show it", () =>
+    Effect.gen(function*() {
+      const { check, world } = makeWorld()
+      const mean = Effect.map(check, ({ trafficLatencyMs }) => trafficLatencyMs)
+      const go = (seconds: number, count: number, millis: number) => {
+        world.traffic = { count: world.traffic.count + count, sum: world.traffic.sum + count * millis / 1_000 }
+        world.lastReplyAt = 0
+        return TestClock.adjust(seconds * 1_000)
+      }
+      assert.isUndefined(yield* mean)
+      yield* go(10, 4, 2)
+      assert.closeTo((yield* mean)!, 2, 1e-9)
+      yield* go(10, 4, 4)
+      assert.closeTo((yield* mean)!, 4, 1e-9)
+      yield* go(5, 12, 8)
+      assert.closeTo((yield* mean)!, 7, 1e-9)
+      yield* go(30, 0, 0)
+      yield* mean
+      yield* go(10, 0, 0)
+      assert.isUndefined(yield* mean)
+    }))
+
+  it.effect("tells what the server is, and who asks for details where it is and why it cannot be reached", () =>
+    Effect.gen(function*() {
+      const { check, details, world } = makeWorld()
+      world.server = { version: "18.1", role: "standby" }
+      assert.deepStrictEqual((yield* check).server, { version: "18.1", role: "standby" })
+      const address = { hosts: ["db.internal:5432"], database: "shop", username: "clerk" }
+      assert.deepInclude(yield* details, { ...address, failure: undefined })
+      world.breaker = { _tag: "Open", retryAfter: 1, lastFailure: { message: "the server went away" } }
+      assert.strictEqual((yield* details).failure, "the server went away")
+      world.connectFailure = sqlError({ code: "28P01", severity: "FATAL", message: "no such clerk" })
+      assert.include((yield* details).failure, "no such clerk")
+      const report = JSON.stringify(yield* check)
+      for (const word of ["db.internal", "shop", "clerk", "went away"]) assert.notInclude(report, word)
+    }))
+
+  it.effect("refuses impossible options by name", () =>
+    Effect.gen(function*() {
+      const { sources } = makeWorld()
+      for (
+        const [options, option] of [
+          [{ deadline: 0 }, "health.deadline"],
+          [{ deadline: Infinity }, "health.deadline"],
+          [{ freshFor: -1 }, "health.freshFor"]
+        ] as const
+      ) {
+        const error = yield* Effect.flip(Health.make(sources, options))
+        assert.deepInclude(error, { _tag: "InvalidOption", option })
+      }
     }))
 
   it.effect("a quiet pool answers for itself, with the time that took", () =>
@@ -169,7 +339,7 @@ describe("Health.make", () => {
       const fiber = yield* Effect.forkChild(check)
       yield* TestClock.adjust("40 millis")
       const report = yield* Fiber.join(fiber)
-      assert.strictEqual(report.status, "up")
+      assert.strictEqual(report.state, "up")
       assert.strictEqual(report.latencyMs, 40)
     }))
 
@@ -188,7 +358,7 @@ describe("Health.make", () => {
       assert.isUndefined(fiber.pollUnsafe())
       yield* TestClock.adjust(1)
       const report = yield* Fiber.join(fiber)
-      assert.strictEqual(report.status, "down")
+      assert.strictEqual(report.state, "down")
       assert.deepStrictEqual(report.reasons, ["The database did not answer SELECT 1 within 1.0 s."])
       assert.isTrue(interrupted)
     }))
@@ -201,7 +371,7 @@ describe("Health.make", () => {
       yield* TestClock.adjust("500 millis")
       world.stats = full
       yield* TestClock.adjust("500 millis")
-      assert.strictEqual((yield* Fiber.join(fiber)).status, "degraded")
+      assert.strictEqual((yield* Fiber.join(fiber)).state, "degraded")
 
       const lastConnectFailure = null
       for (
@@ -213,7 +383,7 @@ describe("Health.make", () => {
       ) {
         const other = makeWorld()
         other.world.ping = Effect.fail(error)
-        assert.strictEqual((yield* other.check).status, status)
+        assert.strictEqual((yield* other.check).state, status)
       }
     }))
 
@@ -233,8 +403,13 @@ describe("Health.make", () => {
         const { check, world } = makeWorld()
         world.ping = Effect.fail(error)
         const report = yield* check
-        assert.strictEqual(report.status, "down")
+        assert.strictEqual(report.state, "down")
         assert.deepStrictEqual(report.reasons, [`SELECT 1 failed: ${words}.`])
+        const [kind, code] = words.split(", ")
+        assert.deepStrictEqual([report.lastFailure?.kind, report.lastFailure?.code], [
+          kind === "PoolClosed" ? "Local" : kind,
+          code
+        ])
         assert.notInclude(JSON.stringify(report), secret)
       }
       const { check, world } = makeWorld()
@@ -251,14 +426,14 @@ describe("Health.make", () => {
       }))
       yield* TestClock.adjust("10 millis")
       const reports = yield* Fiber.join(fiber)
-      assert.isTrue(reports.every((report) => report.status === "up"))
+      assert.isTrue(reports.every((report) => report.state === "up"))
       yield* TestClock.adjust("999 millis")
       yield* check
       assert.strictEqual(world.pings, 1)
       world.ping = Effect.fail(sqlError({ code: "ECONNREFUSED" }))
       yield* TestClock.adjust("1 millis")
-      assert.strictEqual((yield* check).status, "down")
-      assert.strictEqual((yield* check).status, "down")
+      assert.strictEqual((yield* check).state, "down")
+      assert.strictEqual((yield* check).state, "down")
       assert.strictEqual(world.pings, 2)
     }))
 
@@ -271,156 +446,7 @@ describe("Health.make", () => {
       yield* TestClock.adjust("5 millis")
       yield* Fiber.interrupt(first)
       yield* TestClock.adjust("5 millis")
-      assert.strictEqual((yield* Fiber.join(second)).status, "up")
+      assert.strictEqual((yield* Fiber.join(second)).state, "up")
       assert.strictEqual(world.pings, 1)
-    }))
-})
-
-/** A pool and a breaker of which only the parts that a check looks at exist. */
-const services = (state: {
-  stats?: Errors.PoolStats
-  breaker?: Breaker.State
-  lastReplyAt?: number
-  ping?: Effect.Effect<never, Errors.PoolClosed>
-}) =>
-  Layer.mergeAll(
-    Layer.mock(Pool.Pool, {
-      name: "main",
-      settings: {} as Pool.Pool["Service"]["settings"],
-      stats: Effect.succeed(state.stats ?? quiet),
-      statsUnsafe: () => state.stats ?? quiet,
-      connectPauseUnsafe: () => 0,
-      leavingUnsafe: () => 0,
-      lastProofUnsafe: () => state.lastReplyAt,
-      isClosing: () => false,
-      evictUnsafe: () => {},
-      use: () => state.ping ?? Effect.die("not to be asked")
-    }),
-    Layer.mock(Breaker.Breaker, {
-      key: "default",
-      state: Effect.sync((): Breaker.State => state.breaker ?? { _tag: "Closed", failures: 0 }),
-      withPermit: () => assert.fail("not to be touched"),
-      closedPermitUnsafe: () => assert.fail("not to be touched"),
-      isCalmUnsafe: () => assert.fail("not to be touched"),
-      settleUnsafe: () => assert.fail("not to be touched"),
-      stateUnsafe: () => state.breaker ?? { _tag: "Closed", failures: 0 },
-      probeTimeout: 2_000
-    })
-  )
-
-const request = (routes: Layer.Layer<never, unknown, HttpRouter.HttpRouter>, path: string, method = "GET") =>
-  Effect.acquireUseRelease(
-    Effect.sync(() => HttpRouter.toWebHandler(routes, { disableLogger: true })),
-    ({ handler }) =>
-      Effect.promise(async () => {
-        const response = await handler(new Request(`http://localhost${path}`, { method }))
-        return { status: response.status, headers: response.headers, text: await response.text() }
-      }),
-    ({ dispose }) => Effect.promise(dispose)
-  )
-
-describe("Health.check", () => {
-  it.effect("looks at the pool and the breaker of its context", () =>
-    Effect.gen(function*() {
-      const down = yield* Health.check.pipe(Effect.provide(services({ ping: Effect.fail(new Errors.PoolClosed()) })))
-      assert.strictEqual(down.status, "down")
-      const up = yield* Health.check.pipe(Effect.provide(services({ lastReplyAt: 0 })))
-      assert.strictEqual(up.status, "up")
-      assert.deepStrictEqual(up.pool, quiet)
-    }))
-})
-
-describe("Health.layerRoutes", () => {
-  it.effect("200 and the report when the database is up", () =>
-    Effect.gen(function*() {
-      const routes = Health.layerRoutes().pipe(Layer.provide(services({ lastReplyAt: Date.now() })))
-      const response = yield* request(routes, "/health/database")
-      assert.strictEqual(response.status, 200)
-      assert.strictEqual(response.headers.get("content-type"), "application/health+json")
-      assert.strictEqual(response.headers.get("cache-control"), "no-store")
-      const { checkedAt, reasons, ...rest } = JSON.parse(response.text)
-      assert.deepStrictEqual(rest, { status: "up", pool: quiet, breaker: "Closed" })
-      assert.strictEqual(reasons.length, 1)
-      assert.match(checkedAt, /^\d{4}-\d\d-\d\dT[\d:.]+Z$/)
-    }))
-
-  it.effect("200 when it is degraded: busy is not down", () =>
-    Effect.gen(function*() {
-      const response = yield* request(
-        Health.layerRoutes().pipe(Layer.provide(services({ stats: full }))),
-        "/health/database"
-      )
-      assert.strictEqual(response.status, 200)
-      assert.strictEqual(JSON.parse(response.text).status, "degraded")
-    }))
-
-  it.effect("503 when it is down, with the time to come back, and nothing about the server", () =>
-    Effect.gen(function*() {
-      const lastFailure = { code: "ECONNREFUSED", message: "connect ECONNREFUSED 10.1.2.3:5432 user shop" }
-      const routes = Health.layerRoutes().pipe(
-        Layer.provide(services({ breaker: { _tag: "Open", retryAfter: 12_345, lastFailure } }))
-      )
-      const response = yield* request(routes, "/health/database")
-      assert.strictEqual(response.status, 503)
-      assert.strictEqual(response.headers.get("retry-after"), "13")
-      for (const word of ["10.1.2.3", "5432", "shop"]) assert.notInclude(response.text, word)
-    }))
-
-  it.effect("HEAD is answered like GET, without a body", () =>
-    Effect.gen(function*() {
-      const routes = Health.layerRoutes().pipe(Layer.provide(services({ stats: full })))
-      const response = yield* request(routes, "/health/database", "HEAD")
-      assert.deepStrictEqual([response.status, response.text], [200, ""])
-    }))
-
-  it.effect("/metrics serves the text of an Effect", () =>
-    Effect.gen(function*() {
-      const routes = Health.layerRoutes({ metrics: Metrics.render }).pipe(
-        Layer.provide([services({}), Metrics.layer({ name: "main" })])
-      )
-      const response = yield* request(routes, "/metrics")
-      assert.strictEqual(response.status, 200)
-      assert.strictEqual(response.headers.get("content-type"), "text/plain; version=0.0.4; charset=utf-8")
-      assert.include(response.text, "db_pool_size{pool=\"main\",state=\"total\"} 0")
-    }))
-
-  it.effect("/metrics serves a registry, under its own content type", () =>
-    Effect.gen(function*() {
-      const register = new prom.Registry()
-      new prom.Counter({ name: "orders_total", help: "Orders", registers: [register] }).inc(3)
-      const routes = Health.layerRoutes({ metrics: register }).pipe(
-        Layer.merge(Metrics.layerPromClient({ register })),
-        Layer.provide([services({}), Metrics.layer({ name: "main" })])
-      )
-      const response = yield* request(routes, "/metrics")
-      assert.strictEqual(response.headers.get("content-type"), register.contentType)
-      assert.include(response.text, "orders_total 3")
-      assert.include(response.text, "db_pool_size{pool=\"main\",state=\"total\"} 0")
-    }))
-
-  it.effect("a registry that cannot be read is a 500 without its error, and the next route is unharmed", () =>
-    Effect.gen(function*() {
-      const register = new prom.Registry()
-      new prom.Gauge({
-        name: "bad",
-        help: "Bad",
-        registers: [register],
-        collect() {
-          throw new Error("secret of the host")
-        }
-      })
-      const routes = Health.layerRoutes({ metrics: register }).pipe(
-        Layer.provide([services({ stats: full }), Logger.layer([])])
-      )
-      const response = yield* request(routes, "/metrics")
-      assert.strictEqual(response.status, 500)
-      assert.notInclude(response.text, "secret")
-      assert.strictEqual((yield* request(routes, "/health/database")).status, 200)
-    }))
-
-  it.effect("there is no /metrics unless asked for", () =>
-    Effect.gen(function*() {
-      const response = yield* request(Health.layerRoutes().pipe(Layer.provide(services({}))), "/metrics")
-      assert.strictEqual(response.status, 404)
     }))
 })

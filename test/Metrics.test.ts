@@ -5,8 +5,9 @@ import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
 import * as Scope from "effect/Scope"
 import * as prom from "prom-client"
-import { durationBounds, Histogram } from "../src/internal/instruments.ts"
+import { durationBounds, Histogram, sum, waitBounds } from "../src/internal/instruments.ts"
 import * as Metrics from "../src/Metrics.ts"
+import { complaintsAbout } from "./promtool.ts"
 
 const stats: Metrics.PoolStats = {
   total: 7,
@@ -31,20 +32,30 @@ const kinds = [
   "Local"
 ] as const
 
+const select = "SELECT 1"
+
 /** Every number different from every other number of its family, so that a mix-up shows. */
 const fill = (metrics: Metrics.Metrics["Service"]) => {
   const { store } = metrics
   metrics.registerPool(() => stats)
   // Sums that are exact in binary, so that the text is the same on every machine.
-  for (const seconds of [0.0005, 0.001, 0.03125, 0.0625, 0.25, 0.25, 2, 64]) store.query.ok.observe(seconds)
-  store.query.error.observe(0.5)
-  store.query.interrupted.observe(4)
-  store.acquire.observe(0.125)
+  for (const seconds of [0.0005, 0.001, 0.03125, 0.0625, 0.25, 0.25, 2, 64]) store.queries.succeeded(select, seconds)
+  store.queries.failed(select, "Rejected", 0.5)
+  store.queries.failed(select, "Unreachable", 0.25)
+  store.queries.interrupted("COMMIT", 4)
+  Object.values(store.acquire).forEach((waits, index) => waits.observe(0.125 * (index + 1)))
+  store.use.observe(16)
+  store.connect.ok.observe(0.0625)
+  store.connect.error.observe(8)
   kinds.forEach((kind, index) => {
-    store.errors[kind] = index + 1
+    store.errors.SELECT[kind] = index + 1
+    store.errors.CHECKOUT[kind] = index + 21
     store.retries[kind] = index + 11
   })
-  store.acquireTimeouts = 6
+  Object.keys(store.acquireErrors).forEach((tag, index) => {
+    store.acquireErrors[tag as Metrics.AcquireFailure] = index + 6
+  })
+  metrics.registerBudget(() => 7.5)
   store.connectionsOpened = 15
   Object.assign(store.connectionsClosed, {
     idle: 1,
@@ -56,6 +67,7 @@ const fill = (metrics: Metrics.Metrics["Service"]) => {
     shutdown: 0
   })
   Object.assign(store.breakerTransitions, { Closed: 1, Open: 3, HalfOpen: 2 })
+  Object.assign(store.breakerRejections, { open: 31, half_open: 32, isolated: 33 })
   store.breakerState = "HalfOpen"
 }
 
@@ -75,7 +87,9 @@ describe("instruments", () => {
     assert.deepStrictEqual(histogram.snapshot(), {
       buckets: [[1, 2], [2, 4], [3, 5], [Infinity, 6]],
       count: 6,
-      sum: 10.6
+      sum: 10.6,
+      min: 0,
+      max: 3.1
     })
   })
 
@@ -87,45 +101,81 @@ describe("instruments", () => {
     for (const bound of [...openTelemetry, ...promClient]) assert.include(durationBounds, bound)
   })
 
+  it("has one bound more for waits, since a timeout of a minute is not 10 seconds", () => {
+    assert.deepStrictEqual(waitBounds, [...durationBounds, 30])
+  })
+
+  it("histograms add up to what one of all values had been", () => {
+    const values = [[0.5, 2], [], [3]]
+    const parts = values.map((some) => {
+      const part = new Histogram([1, 2])
+      for (const value of some) part.observe(value)
+      return part.snapshot()
+    })
+    const all = new Histogram([1, 2])
+    for (const value of values.flat()) all.observe(value)
+    assert.deepStrictEqual(sum([parts[0]!, parts[1]!, parts[2]!]), all.snapshot())
+    assert.deepStrictEqual(sum([parts[1]!, parts[0]!, parts[2]!]), all.snapshot())
+  })
+
   it("a value that is no duration is counted as 0, so that the sum never goes down", () => {
     const histogram = new Histogram([1])
     for (const value of [0.5, -5, Number.NaN, Infinity]) histogram.observe(value)
-    assert.deepStrictEqual(histogram.snapshot(), { buckets: [[1, 4], [Infinity, 4]], count: 4, sum: 0.5 })
+    assert.deepStrictEqual(histogram.snapshot(), {
+      buckets: [[1, 4], [Infinity, 4]],
+      count: 4,
+      sum: 0.5,
+      min: 0,
+      max: 0.5
+    })
   })
 })
 
 describe("Metrics", () => {
-  it.effect("every series is there at 0 before anything happened", () =>
+  it.effect("every counter is there at 0 before anything happened", () =>
     Effect.gen(function*() {
       const text = yield* Metrics.render
       const values = lines(text).filter((line) => !line.startsWith("#"))
       const notZero = values.filter((line) => !line.endsWith(" 0"))
-      assert.deepStrictEqual(notZero, ["db_circuit_breaker_state{pool=\"default\",state=\"closed\"} 1"])
+      assert.deepStrictEqual(notZero, [
+        "db_circuit_breaker_state{pool=\"default\",state=\"closed\"} 1",
+        "db_up{pool=\"default\"} 1"
+      ])
       assert.strictEqual(new Set(values).size, values.length)
       for (const value of values) assert.include(value, "pool=\"default\"")
       for (const kind of kinds) {
-        assert.include(values, `db_query_errors_total{pool="default",kind="${kind}"} 0`)
-        assert.include(values, `db_query_retries_total{pool="default",kind="${kind}"} 0`)
+        for (const operation of ["SELECT", "COMMIT", "OTHER", "CHECKOUT"]) {
+          assert.include(
+            values,
+            `db_query_errors_total{pool="default",operation="${operation}",error_type="${kind}"} 0`
+          )
+        }
+        assert.include(values, `db_query_retries_total{pool="default",reason="${kind}"} 0`)
       }
-      for (const outcome of ["ok", "error", "interrupted"]) {
-        assert.include(values, `db_query_duration_seconds_count{pool="default",outcome="${outcome}"} 0`)
+      for (const outcome of ["acquired", "timeout", "interrupted", "failed"]) {
+        assert.include(values, `db_pool_acquire_duration_seconds_count{pool="default",outcome="${outcome}"} 0`)
       }
+      // There are many, and most programs use a few.
+      assert.deepStrictEqual(values.filter((line) => line.startsWith("db_query_duration_seconds")), [])
+      // It is not 0 without a budget: it is not there.
+      assert.deepStrictEqual(values.filter((line) => line.startsWith("db_retry_budget_tokens")), [])
     }).pipe(Effect.provide(Metrics.layer())))
 
   it.effect("a snapshot is a copy that later events do not change", () =>
     Effect.gen(function*() {
       const metrics = yield* filled("main")
       const before = yield* metrics.snapshot
-      metrics.store.query.ok.observe(1)
-      metrics.store.errors.Rejected++
+      metrics.store.queries.succeeded(select, 1)
+      metrics.store.errors.SELECT.Rejected++
       metrics.store.breakerState = "Open"
       metrics.store.connectionsClosed.idle++
       const after = yield* metrics.snapshot
       assert.deepStrictEqual(before.stats, stats)
       assert.strictEqual(before.query.ok.count, 8)
       assert.strictEqual(after.query.ok.count, 9)
-      assert.strictEqual(before.errors.Rejected, 5)
-      assert.strictEqual(after.errors.Rejected, 6)
+      assert.strictEqual(before.errors.Rejected, 5 + 25)
+      assert.strictEqual(after.errors.Rejected, 6 + 25)
+      assert.strictEqual(before.errorsByOperation.SELECT.Rejected, 5)
       assert.strictEqual(before.breakerState, "HalfOpen")
       assert.strictEqual(before.connectionsClosed.idle, 1)
     }))
@@ -181,25 +231,25 @@ db_pool_size{pool="main",state="waiting"} 2`
       )
       assert.strictEqual(
         family("db_query_duration_seconds")?.split("\n").slice(0, 19).join("\n"),
-        `# HELP db_query_duration_seconds Duration of queries, by outcome.
+        `# HELP db_query_duration_seconds Duration of queries, by operation and outcome.
 # TYPE db_query_duration_seconds histogram
-db_query_duration_seconds_bucket{le="0.001",pool="main",outcome="ok"} 2
-db_query_duration_seconds_bucket{le="0.0025",pool="main",outcome="ok"} 2
-db_query_duration_seconds_bucket{le="0.005",pool="main",outcome="ok"} 2
-db_query_duration_seconds_bucket{le="0.01",pool="main",outcome="ok"} 2
-db_query_duration_seconds_bucket{le="0.025",pool="main",outcome="ok"} 2
-db_query_duration_seconds_bucket{le="0.05",pool="main",outcome="ok"} 3
-db_query_duration_seconds_bucket{le="0.075",pool="main",outcome="ok"} 4
-db_query_duration_seconds_bucket{le="0.1",pool="main",outcome="ok"} 4
-db_query_duration_seconds_bucket{le="0.25",pool="main",outcome="ok"} 6
-db_query_duration_seconds_bucket{le="0.5",pool="main",outcome="ok"} 6
-db_query_duration_seconds_bucket{le="1",pool="main",outcome="ok"} 6
-db_query_duration_seconds_bucket{le="2.5",pool="main",outcome="ok"} 7
-db_query_duration_seconds_bucket{le="5",pool="main",outcome="ok"} 7
-db_query_duration_seconds_bucket{le="10",pool="main",outcome="ok"} 7
-db_query_duration_seconds_bucket{le="+Inf",pool="main",outcome="ok"} 8
-db_query_duration_seconds_sum{pool="main",outcome="ok"} 66.59525
-db_query_duration_seconds_count{pool="main",outcome="ok"} 8`
+db_query_duration_seconds_bucket{le="0.001",pool="main",operation="SELECT",outcome="ok"} 2
+db_query_duration_seconds_bucket{le="0.0025",pool="main",operation="SELECT",outcome="ok"} 2
+db_query_duration_seconds_bucket{le="0.005",pool="main",operation="SELECT",outcome="ok"} 2
+db_query_duration_seconds_bucket{le="0.01",pool="main",operation="SELECT",outcome="ok"} 2
+db_query_duration_seconds_bucket{le="0.025",pool="main",operation="SELECT",outcome="ok"} 2
+db_query_duration_seconds_bucket{le="0.05",pool="main",operation="SELECT",outcome="ok"} 3
+db_query_duration_seconds_bucket{le="0.075",pool="main",operation="SELECT",outcome="ok"} 4
+db_query_duration_seconds_bucket{le="0.1",pool="main",operation="SELECT",outcome="ok"} 4
+db_query_duration_seconds_bucket{le="0.25",pool="main",operation="SELECT",outcome="ok"} 6
+db_query_duration_seconds_bucket{le="0.5",pool="main",operation="SELECT",outcome="ok"} 6
+db_query_duration_seconds_bucket{le="1",pool="main",operation="SELECT",outcome="ok"} 6
+db_query_duration_seconds_bucket{le="2.5",pool="main",operation="SELECT",outcome="ok"} 7
+db_query_duration_seconds_bucket{le="5",pool="main",operation="SELECT",outcome="ok"} 7
+db_query_duration_seconds_bucket{le="10",pool="main",operation="SELECT",outcome="ok"} 7
+db_query_duration_seconds_bucket{le="+Inf",pool="main",operation="SELECT",outcome="ok"} 8
+db_query_duration_seconds_sum{pool="main",operation="SELECT",outcome="ok"} 66.59525
+db_query_duration_seconds_count{pool="main",operation="SELECT",outcome="ok"} 8`
       )
       for (
         const line of [
@@ -209,10 +259,24 @@ db_query_duration_seconds_count{pool="main",outcome="ok"} 8`
           "db_pool_connections_max{pool=\"main\"} 20",
           "db_pool_connections_min{pool=\"main\"} 5",
           "db_pool_pending_requests{pool=\"main\"} 2",
-          "db_pool_acquire_duration_seconds_bucket{le=\"0.1\",pool=\"main\"} 0",
-          "db_pool_acquire_duration_seconds_bucket{le=\"0.25\",pool=\"main\"} 1",
-          "db_pool_acquire_duration_seconds_sum{pool=\"main\"} 0.125",
+          "db_pool_acquire_duration_seconds_bucket{le=\"0.1\",pool=\"main\",outcome=\"acquired\"} 0",
+          "db_pool_acquire_duration_seconds_bucket{le=\"0.25\",pool=\"main\",outcome=\"acquired\"} 1",
+          "db_pool_acquire_duration_seconds_sum{pool=\"main\",outcome=\"acquired\"} 0.125",
+          "db_pool_acquire_duration_seconds_sum{pool=\"main\",outcome=\"timeout\"} 0.25",
+          "db_pool_acquire_duration_seconds_sum{pool=\"main\",outcome=\"interrupted\"} 0.375",
+          "db_pool_acquire_duration_seconds_sum{pool=\"main\",outcome=\"failed\"} 0.5",
+          "db_pool_use_duration_seconds_bucket{le=\"10\",pool=\"main\"} 0",
+          "db_pool_use_duration_seconds_bucket{le=\"30\",pool=\"main\"} 1",
+          "db_pool_connect_duration_seconds_sum{pool=\"main\",outcome=\"ok\"} 0.0625",
+          "db_pool_connect_duration_seconds_sum{pool=\"main\",outcome=\"error\"} 8",
           "db_pool_acquire_timeouts_total{pool=\"main\"} 6",
+          "db_pool_acquire_errors_total{pool=\"main\",error_type=\"AcquireTimeout\"} 6",
+          "db_pool_acquire_errors_total{pool=\"main\",error_type=\"PoolSaturated\"} 7",
+          "db_pool_acquire_errors_total{pool=\"main\",error_type=\"PoolClosed\"} 8",
+          "db_pool_acquire_errors_total{pool=\"main\",error_type=\"HookFailed\"} 9",
+          "db_pool_acquire_errors_total{pool=\"main\",error_type=\"CredentialsFailed\"} 10",
+          "db_pool_acquire_errors_total{pool=\"main\",error_type=\"NoSuitableHost\"} 11",
+          "db_pool_acquire_errors_total{pool=\"main\",error_type=\"ConnectFailed\"} 12",
           "db_pool_connections_opened_total{pool=\"main\"} 15",
           "db_pool_connections_closed_total{pool=\"main\",reason=\"idle\"} 1",
           "db_pool_connections_closed_total{pool=\"main\",reason=\"lifetime\"} 2",
@@ -220,10 +284,20 @@ db_query_duration_seconds_count{pool="main",outcome="ok"} 8`
           "db_pool_connections_closed_total{pool=\"main\",reason=\"invalid\"} 4",
           "db_pool_connections_closed_total{pool=\"main\",reason=\"error\"} 5",
           "db_pool_connections_closed_total{pool=\"main\",reason=\"shutdown\"} 0",
-          "db_query_duration_seconds_count{pool=\"main\",outcome=\"error\"} 1",
-          "db_query_duration_seconds_sum{pool=\"main\",outcome=\"interrupted\"} 4",
-          ...kinds.map((kind, index) => `db_query_errors_total{pool="main",kind="${kind}"} ${index + 1}`),
-          ...kinds.map((kind, index) => `db_query_retries_total{pool="main",kind="${kind}"} ${index + 11}`),
+          "db_query_duration_seconds_count{pool=\"main\",operation=\"SELECT\",outcome=\"error\"} 2",
+          "db_query_duration_seconds_sum{pool=\"main\",operation=\"SELECT\",outcome=\"error\"} 0.75",
+          "db_query_duration_seconds_sum{pool=\"main\",operation=\"COMMIT\",outcome=\"interrupted\"} 4",
+          ...kinds.flatMap((kind, index) => [
+            `db_query_errors_total{pool="main",operation="SELECT",error_type="${kind}"} ${index + 1}`,
+            `db_query_errors_total{pool="main",operation="CHECKOUT",error_type="${kind}"} ${index + 21}`,
+            `db_query_errors_total{pool="main",operation="COMMIT",error_type="${kind}"} 0`,
+            `db_query_retries_total{pool="main",reason="${kind}"} ${index + 11}`
+          ]),
+          "db_retry_budget_tokens{pool=\"main\"} 7.5",
+          "db_up{pool=\"main\"} 1",
+          "db_circuit_breaker_rejections_total{pool=\"main\",reason=\"open\"} 31",
+          "db_circuit_breaker_rejections_total{pool=\"main\",reason=\"half_open\"} 32",
+          "db_circuit_breaker_rejections_total{pool=\"main\",reason=\"isolated\"} 33",
           "db_circuit_breaker_state{pool=\"main\",state=\"closed\"} 0",
           "db_circuit_breaker_state{pool=\"main\",state=\"open\"} 0",
           "db_circuit_breaker_state{pool=\"main\",state=\"half_open\"} 1",
@@ -243,24 +317,24 @@ db_query_duration_seconds_count{pool="main",outcome="ok"} 8`
       const theirs = new prom.Registry()
       const histogram = new prom.Histogram({
         name: "db_query_duration_seconds",
-        help: "Duration of queries, by outcome.",
-        labelNames: ["pool", "outcome"],
+        help: "Duration of queries, by operation and outcome.",
+        labelNames: ["pool", "operation", "outcome"],
         buckets: [...durationBounds],
         registers: [theirs]
       })
       for (const value of [0.0005, 0.001, 0.03125, 0.0625, 0.25, 0.25, 2, 64]) {
-        histogram.observe({ pool: "main", outcome: "ok" }, value)
+        histogram.observe({ pool: "main", operation: "SELECT", outcome: "ok" }, value)
       }
-      histogram.observe({ pool: "main", outcome: "error" }, 0.5)
-      histogram.observe({ pool: "main", outcome: "interrupted" }, 4)
+      for (const value of [0.5, 0.25]) histogram.observe({ pool: "main", operation: "SELECT", outcome: "error" }, value)
+      histogram.observe({ pool: "main", operation: "COMMIT", outcome: "interrupted" }, 4)
       const counter = new prom.Counter({
-        name: "db_query_errors_total",
-        help: "Failed queries and checkouts, by kind of failure.",
-        labelNames: ["pool", "kind"],
+        name: "db_query_retries_total",
+        help: "Attempts after the first, by the kind of failure that caused them.",
+        labelNames: ["pool", "reason"],
         registers: [theirs]
       })
-      kinds.forEach((kind, index) => counter.inc({ pool: "main", kind }, index + 1))
-      for (const name of ["db_query_duration_seconds", "db_query_errors_total"]) {
+      kinds.forEach((kind, index) => counter.inc({ pool: "main", reason: kind }, index + 11))
+      for (const name of ["db_query_duration_seconds", "db_query_retries_total"]) {
         const [left, right] = yield* Effect.promise(() =>
           Promise.all([ours.getSingleMetricAsString(name), theirs.getSingleMetricAsString(name)])
         )
@@ -278,13 +352,23 @@ db_query_duration_seconds_count{pool="main",outcome="ok"} 8`
       assert.strictEqual(Metrics.contentType, register.contentType)
     }))
 
+  it.effect("Prometheus' own linter has no complaints, before anything happened and after all of it", () =>
+    Effect.gen(function*() {
+      const register = new prom.Registry()
+      yield* build(yield* filled("main"), { register })
+      yield* build(yield* Metrics.make({ name: "unused" }), { register })
+      assert.strictEqual(complaintsAbout(yield* scrape(register)), "")
+      // It does complain.
+      assert.include(complaintsAbout("# TYPE connection_count gauge\nconnection_count 1\n"), "connection_count")
+    }))
+
   it.effect("two pools share a registry, each metric being announced once", () =>
     Effect.gen(function*() {
       const register = new prom.Registry()
       const orders = yield* Metrics.make({ name: "orders" })
       yield* build(yield* filled("main"), { register })
       yield* build(orders, { register })
-      orders.store.acquireTimeouts = 41
+      orders.store.acquireErrors.AcquireTimeout = 41
       const text = yield* scrape(register)
       assert.include(text, "db_pool_acquire_timeouts_total{pool=\"main\"} 6")
       assert.include(text, "db_pool_acquire_timeouts_total{pool=\"orders\"} 41")
@@ -408,7 +492,7 @@ db_query_duration_seconds_count{pool="main",outcome="ok"} 8`
       const metrics = Context.get(context, Metrics.Metrics)
       metrics.store.retries.Contention++
       assert.strictEqual(metrics.pool, "shop")
-      assert.include(yield* scrape(register), "db_query_retries_total{pool=\"shop\",kind=\"Contention\"} 1")
+      assert.include(yield* scrape(register), "db_query_retries_total{pool=\"shop\",reason=\"Contention\"} 1")
     }))
 
   it.effect("after random events, counts and buckets add up", () =>
@@ -422,8 +506,8 @@ db_query_duration_seconds_count{pool="main",outcome="ok"} 8`
       for (let i = 0; i < 10_000; i++) {
         const seconds = 15 * random() ** 6
         sum += seconds
-        metrics.store.query.ok.observe(seconds)
-        metrics.store.errors[kinds[Math.floor(random() * kinds.length)] ?? "Local"]++
+        metrics.store.queries.succeeded(select, seconds)
+        metrics.store.errors.SELECT[kinds[Math.floor(random() * kinds.length)] ?? "Local"]++
       }
       const json = yield* Effect.promise(() => register.getMetricsAsJSON())
       const values = (name: string) => json.find((metric) => metric.name === name)?.values ?? []
@@ -451,9 +535,9 @@ describe("cost", () => {
         return (Number(process.hrtime.bigint() - start) / rounds).toFixed(1)
       }
       const durations = Float64Array.from({ length: 1024 }, (_, index) => 0.0005 * 1.008 ** index)
-      const observe = nanos((index) => store.query.ok.observe(durations[index & 1023]!))
+      const observe = nanos((index) => store.queries.succeeded(select, durations[index & 1023]!))
       const count = nanos((index) => {
-        store.errors[kinds[index % kinds.length]!]++
+        store.errors.SELECT[kinds[index % kinds.length]!]++
       })
       yield* Effect.sync(() => process.stdout.write(`cost: observe ${observe} ns, count by kind ${count} ns\n`))
       assert.strictEqual(snapshotUnsafe().query.ok.count, rounds + 100_000)

@@ -40,6 +40,8 @@ describe("the address", () => {
       path: "/run/pg/.s.PGSQL.5432"
     }],
     ["says what the URL says of TLS", resolve("postgres://me@db/a?sslmode=verify-full"), { sslMode: "verify-full" }],
+    ["takes ssl=true for TLS, as node-postgres does", resolve("postgres://me@db/a?ssl=true"), { sslMode: "require" }],
+    ["prefers sslmode to it", resolve("postgres://me@db/a?ssl=false&sslmode=verify-ca"), { sslMode: "verify-ca" }],
     [
       "reads a list of hosts off a URL",
       resolve("postgres://me:secret@one:1,[::1],/shop?target_session_attrs=primary"),
@@ -103,6 +105,7 @@ describe("the address", () => {
     "postgres://me:%zz@host/db",
     "postgres://host:99999/db",
     "postgres://me:hunter2@host/db?sslmode=maybe",
+    "postgres://me:hunter2@host/db?ssl=maybe",
     "postgres://me:hunter2@host/db?connect_timeout=soon",
     "postgres://me:hunter2@host/db?target_session_attrs=master",
     "postgres://me:hunter2@one:5432,two:x/db",

@@ -28,15 +28,23 @@ describe("the environment", () => {
         PGSSLMODE: "require",
         DB_POOL_MAX: "7",
         DB_POOL_MIN: "0",
+        DB_MAX_WAITING: "100",
         DB_ACQUIRE_TIMEOUT: "1500",
         DB_IDLE_TIMEOUT: "0",
         DB_STATEMENT_TIMEOUT: "15 seconds",
         DB_QUERY_TIMEOUT: "16 seconds",
         DB_LOCK_TIMEOUT: "2000",
+        DB_IDLE_IN_TRANSACTION_TIMEOUT: "30 seconds",
         DB_CONNECT_TIMEOUT: "3 seconds",
         DB_MAX_LIFETIME: "20 minutes",
         DB_MAX_USES: "12",
+        DB_VALIDATE: "always",
+        DB_SHEDDING: "on",
+        DB_POOLER: "transaction",
+        DB_PREPARE: "off",
+        DB_MULTIPLEX: "off",
         DB_RETRY_ATTEMPTS: "2",
+        DB_BREAKER: "on",
         DB_BREAKER_FAILURES: "9",
         DB_BREAKER_OPEN: "1 minute"
       })
@@ -49,6 +57,12 @@ describe("the environment", () => {
       assert.strictEqual(options.ssl, true)
       assert.strictEqual(options.max, 7)
       assert.strictEqual(options.min, 0)
+      assert.strictEqual(options.maxWaiting, 100)
+      assert.strictEqual(options.validate, "always")
+      assert.strictEqual(options.shedding, true)
+      assert.strictEqual(options.pooler, "transaction")
+      assert.strictEqual(options.prepare, false)
+      assert.strictEqual(options.multiplex, false)
       assert.deepStrictEqual(options.retry, { attempts: 2 })
       const millis = (input: Duration.Input | undefined) => Duration.toMillis(input!)
       assert.strictEqual(millis(options.acquireTimeout), 1500)
@@ -56,6 +70,7 @@ describe("the environment", () => {
       assert.strictEqual(millis(options.statementTimeout), 15_000)
       assert.strictEqual(millis(options.queryTimeout), 16_000)
       assert.strictEqual(millis(options.lockTimeout), 2000)
+      assert.strictEqual(millis(options.idleInTransactionTimeout), 30_000)
       assert.strictEqual(millis(options.connectTimeout), 3000)
       assert.strictEqual(millis(options.maxLifetime), 1_200_000)
       assert.strictEqual(options.maxUses, 12)
@@ -113,6 +128,14 @@ describe("the environment", () => {
     ["DB_CONNECT_TIMEOUT", "0", "milliseconds, 1 or more"],
     ["DB_MAX_LIFETIME", "never", "\"15 seconds\""],
     ["DB_MAX_USES", "0", "a whole number, 1 or more"],
+    ["DB_MAX_WAITING", "-1", "a whole number, 0 or more"],
+    ["DB_IDLE_IN_TRANSACTION_TIMEOUT", "0", "milliseconds, 1 or more"],
+    ["DB_VALIDATE", "never", "one of always, idle"],
+    ["DB_SHEDDING", "true", "one of on, off"],
+    ["DB_POOLER", "session", "one of none, transaction"],
+    ["DB_PREPARE", "1", "one of on, off"],
+    ["DB_MULTIPLEX", "no", "one of on, off"],
+    ["DB_BREAKER", "0", "one of on, off"],
     ["DB_RETRY_ATTEMPTS", "0", "a whole number, 1 or more"],
     ["DB_BREAKER_FAILURES", "2.5", "a whole number, 1 or more"],
     ["DB_BREAKER_OPEN", "later", "\"15 seconds\""]
@@ -127,6 +150,25 @@ describe("the environment", () => {
         assert.include(message, allowed)
       })
   )
+
+  it.effect("takes infinity for no time limit", () =>
+    Effect.gen(function*() {
+      const options = yield* read({ DB_STATEMENT_TIMEOUT: "infinity", DB_LOCK_TIMEOUT: "Infinity" })
+      assert.isFalse(Duration.isFinite(options.statementTimeout as Duration.Duration))
+      assert.isFalse(Duration.isFinite(options.lockTimeout as Duration.Duration))
+    }))
+
+  it.effect("turns the breaker off, whatever else is said of it", () =>
+    Effect.gen(function*() {
+      const options = yield* read({ DB_BREAKER: "off", DB_BREAKER_FAILURES: "9" })
+      assert.strictEqual(options.breaker, false)
+    }))
+
+  it.effect("means no retry at all by one attempt", () =>
+    Effect.gen(function*() {
+      const options = yield* read({ DB_RETRY_ATTEMPTS: "1" })
+      assert.strictEqual(options.retry, false)
+    }))
 
   it.effect("names DATABASE_URL and the cure, but not its secret", () =>
     Effect.gen(function*() {
@@ -158,5 +200,56 @@ describe("the environment", () => {
         Effect.provide(ConfigProvider.layer(ConfigProvider.fromUnknown({ DB_POOL_MAX: "many" })))
       )
       assert.include(error.message, "DB_POOL_MAX is \"many\"")
+    }))
+})
+
+describe("the environment over a program's options", () => {
+  const laidOver = (options: Pg.Options, env: Record<string, string>) =>
+    Pg.withEnvironment(options).parse(ConfigProvider.fromUnknown(env))
+
+  it.effect("changes nothing when it is empty", () =>
+    Effect.gen(function*() {
+      const options: Pg.Options = { max: 20, min: 5, retry: false, breaker: { failures: 3 } }
+      assert.deepStrictEqual(yield* laidOver(options, {}), options)
+    }))
+
+  it.effect("wins", () =>
+    Effect.gen(function*() {
+      const options = yield* laidOver({ max: 20, lockTimeout: 50, name: "orders" }, { DB_POOL_MAX: "30" })
+      assert.deepStrictEqual(options, { max: 30, lockTimeout: 50, name: "orders" })
+    }))
+
+  it.effect("leaves alone what it does not mention of the retries and the breaker", () =>
+    Effect.gen(function*() {
+      const options = yield* laidOver(
+        { retry: { jitter: "none" }, breaker: { openFor: 10, ramp: 4 } },
+        { DB_RETRY_ATTEMPTS: "3", DB_BREAKER_FAILURES: "9" }
+      )
+      assert.deepStrictEqual(options.retry, { jitter: "none", attempts: 3 })
+      assert.deepStrictEqual(options.breaker, { openFor: 10, ramp: 4, trip: undefined, failures: 9 })
+    }))
+
+  it.effect("turns off, and on again, what the program has", () =>
+    Effect.gen(function*() {
+      const off = yield* laidOver(
+        { retry: { attempts: 9 }, breaker: { failures: 3 }, shedding: true, multiplex: true },
+        { DB_RETRY_ATTEMPTS: "1", DB_BREAKER: "off", DB_SHEDDING: "off", DB_MULTIPLEX: "off" }
+      )
+      assert.deepStrictEqual(off, { retry: false, breaker: false, shedding: false, multiplex: false })
+      const on = yield* laidOver({ retry: false, breaker: false }, { DB_RETRY_ATTEMPTS: "2", DB_BREAKER: "on" })
+      assert.deepStrictEqual(on, { retry: { attempts: 2 }, breaker: {} })
+      const kept = yield* laidOver({ breaker: { failures: 3 } }, { DB_BREAKER: "on" })
+      assert.deepStrictEqual(kept, { breaker: { failures: 3 } })
+    }))
+
+  it.effect("brings the floor down with the bound, and takes the place of another way to trip", () =>
+    Effect.gen(function*() {
+      const options = yield* laidOver(
+        { max: 20, min: 5, breaker: { trip: Pg.Breaker.rate({ threshold: 0.5 }) } },
+        { DB_POOL_MAX: "3", DB_BREAKER_FAILURES: "9" }
+      )
+      assert.strictEqual(options.min, 3)
+      // Neither is refused for the other's sake.
+      yield* Effect.scoped(Layer.build(Pg.layer(options)))
     }))
 })

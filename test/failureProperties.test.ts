@@ -1,5 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as Cause from "effect/Cause"
+import * as Redacted from "effect/Redacted"
 import { ConnectionError, SqlError } from "effect/sql/SqlError"
 import * as fc from "fast-check"
 import * as Errors from "../src/Errors.ts"
@@ -214,13 +215,17 @@ describe("a secret in an error", () => {
     (text) =>
       new SqlError({ reason: new ConnectionError({ cause: new Error(text), message: text, operation: "connect" }) }),
     (text) => new Errors.OutcomeUnknown({ operation: "work", failure: { message: text }, cause: new Error(text) }),
-    (text) => new Errors.HookFailed({ hook: "afterConnect", cause: new Error(text) }),
+    (text) => new Errors.HookFailed({ hook: "afterConnect", cause: Redacted.make(new Error(text)) }),
     (text) =>
       new Errors.NoSuitableHost({
         targetSessionAttrs: "any",
         hosts: [{ host: "db", role: null, failure: { message: text } }]
       }),
-    (text) => new Errors.CredentialsFailed({ cause: new Error(text), refusal: { sqlState: "28P01", message: text } })
+    (text) =>
+      new Errors.CredentialsFailed({
+        cause: Redacted.make(new Error(text)),
+        refusal: { sqlState: "28P01", message: text }
+      })
   ]
 
   it("is never shown, wherever it stands and wherever the text is cut", () => {

@@ -253,7 +253,7 @@ export class Model {
     const options = one.timeout === undefined && !one.prove ? undefined : { prove: one.prove, timeout: one.timeout }
     // A shared session cannot be asked to cancel one statement of several.
     const asks = one.asks && !this.world.multiplex
-    const work = ({ connection, session }: Pool.Lease) => {
+    const work = ({ connection, session }: Pick<Pool.Lease, "connection" | "session">) => {
       this.onServed(borrower, session)
       if (this.isHasty) return Effect.void
       if (!asks) {

@@ -20,6 +20,7 @@ class Down extends Error {
       source: ++events,
       elapsed: 0,
       isTold: true,
+      isOfConnect: false,
       ...judgement
     }
   }
@@ -36,7 +37,8 @@ const terms: Recovery.Terms = {
   deadlineAt: Infinity,
   inTransaction: false,
   waitForCircuitUntil: undefined,
-  isTraceless: () => true
+  isTraceless: () => true,
+  onRefusal: () => {}
 }
 
 /** Runs work as the executor does: once, and then under recovery. */
@@ -52,7 +54,6 @@ const setUp = Effect.fnUntraced(function*(budget?: Schedule.Budget) {
     budget,
     onPause: () => {},
     onRetry: (kind) => retries.push(kind),
-    onLocal: () => {},
     exhausted: (last, history, stoppedBy) =>
       new Errors.RetriesExhausted({ attempts: history.length, last, history, stoppedBy })
   })

@@ -27,6 +27,9 @@ export interface Address extends HostAddress {
 export const sslModes = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] as const
 export type SslMode = (typeof sslModes)[number]
 
+/** `?ssl=true` is what node-postgres takes and platforms hand out. Passed over, it would leave the session in the clear. */
+const sslFlags: Readonly<Record<string, SslMode>> = { true: "require", 1: "require", false: "disable", 0: "disable" }
+
 export interface AddressOptions {
   readonly url?: Redacted.Redacted | undefined
   readonly host?: string | undefined
@@ -187,6 +190,9 @@ export const resolve = (options: AddressOptions): Address | BadAddress => {
     const mode = searchParams.get("sslmode")
     sslMode = sslModes.find((known) => known === mode)
     if (mode !== null && sslMode === undefined) return bad("url", `sslmode=${mode}`, `one of ${sslModes.join(", ")}`)
+    const flag = searchParams.get("ssl")
+    if (flag !== null && !Object.hasOwn(sslFlags, flag)) return bad("url", `ssl=${flag}`, "ssl=true or ssl=false")
+    sslMode ??= sslFlags[flag ?? ""]
     const seconds = searchParams.get("connect_timeout")
     if (seconds !== null) {
       if (!/^\d+$/.test(seconds)) return bad("url", `connect_timeout=${seconds}`, "a whole number of seconds")
@@ -222,3 +228,17 @@ export const resolve = (options: AddressOptions): Address | BadAddress => {
 /** One host as it is told of. */
 export const shownHost = ({ host, path, port }: HostAddress): string =>
   path ?? `${host.includes(":") ? `[${host}]` : host}:${port}`
+
+/**
+ * By OpenTelemetry's names. Which of several hosts a statement went to is not known before it is sent: they are named
+ * together.
+ */
+export const attributes = ({ database, hosts }: Address): Readonly<Record<string, string | number>> => {
+  const [{ host, path, port }] = hosts as readonly [HostAddress]
+  return {
+    "db.namespace": database,
+    ...(hosts.length === 1
+      ? { "server.address": path ?? host, "server.port": port }
+      : { "server.address": hosts.map(shownHost).join(",") })
+  }
+}

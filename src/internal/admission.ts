@@ -40,7 +40,7 @@ interface Lender<E> {
   readonly reserve: (
     options?: CheckoutOptions
   ) => Effect.Effect<
-    { readonly session: Session; readonly connection: PgConnection.PgConnection },
+    { readonly session: Session; readonly driver: PgConnection.PgConnection },
     E,
     Scope.Scope
   >
@@ -121,7 +121,7 @@ export const make = <C, E>(court: Court<C, E>) => {
     evidence.meet(session)
     return new TrackedConnection(session, connection, evidence.observer, exclude)
   }
-  const trackShared = (session: Session) => track(session, session.connection, pool.exclude(session))
+  const trackShared = (session: Session) => track(session, session.driver, pool.exclude(session))
 
   const trackedSessions = new WeakMap<Session, TrackedConnection>()
   const tracked = (session: Session): TrackedConnection => {
@@ -216,7 +216,7 @@ export const make = <C, E>(court: Court<C, E>) => {
 
   const leaseShared = leaseOnce((options) => Effect.map(pool.get(options), trackShared))
   const leaseExclusive = leaseOnce((options) =>
-    Effect.map(pool.reserve(options), ({ connection, session }) => track(session, connection))
+    Effect.map(pool.reserve(options), ({ driver, session }) => track(session, driver))
   )
 
   return { settle, checkoutOptions, underPermit, borrowAdmitted, borrowUnguarded, leaseShared, leaseExclusive }

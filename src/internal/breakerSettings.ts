@@ -95,6 +95,8 @@ const rulesOfTrip = (trip: Trip, streakWindow: number): ReadonlyArray<Rule> => {
 }
 
 /** The settings behind the options, or the first option that makes them impossible. */
+export const defaultKey = "default"
+
 export const resolve = (options: BreakerOptions): Settings | Refusal => {
   const failures = options.failures ?? 5
   const openFor = optional(options.openFor, 30_000)
@@ -143,7 +145,7 @@ export const resolve = (options: BreakerOptions): Settings | Refusal => {
   }
   const trip = options.trip ?? { _tag: "Consecutive", failures }
   return {
-    key: options.key ?? "default",
+    key: options.key ?? defaultKey,
     trip: trip._tag === "Consecutive"
       ? { ...trip, window: streakWindow }
       : { ...trip, window: optional(trip.window, streakWindow) },

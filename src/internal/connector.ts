@@ -14,6 +14,8 @@ import type * as Dial from "./dial.ts"
 import * as Errand from "./errand.ts"
 import { digWhole } from "./failure.ts"
 import * as Hosts from "./hosts.ts"
+import type { Logbook } from "./logbook.ts"
+import * as LogFields from "./logFields.ts"
 import * as Login from "./login.ts"
 import type { Settings } from "./poolSettings.ts"
 import type { Onlooker } from "./poolSpans.ts"
@@ -25,9 +27,11 @@ export interface Owner<E> {
   readonly settings: Settings
   /** Wall-clock milliseconds. */
   readonly now: () => number
+  readonly monotonicNanos: () => bigint
   /** A random number from 0 to 1. */
   readonly draw: () => number
   readonly runFork: <A, E>(effect: Effect.Effect<A, E>) => Fiber.Fiber<A, E>
+  readonly book: Logbook
   readonly generation: () => number
   readonly hookFailed: (hook: string, cause: unknown) => E
   /** The error when no password can be had; `refusal` is what the server said of the one before. */
@@ -37,10 +41,12 @@ export interface Owner<E> {
   /** Takes a session out of circulation whose server is not what it was. */
   readonly evict: (session: Session.Session) => void
   /** A connect is about to begin. Whoever wants to see what becomes of it is told. */
-  readonly onConnect: () => Onlooker | undefined
+  readonly onSetOut: () => Onlooker | undefined
   /** A session is open, and its hooks have run. */
   readonly onReady: (session: Session.Session) => void
   readonly onFailed: (error: E | SqlError) => void
+  /** A connect has ended after so many seconds, hooks included. Not of those that were given up with the pool. */
+  readonly onConnect: (outcome: "ok" | "error", seconds: number) => void
   /** The server has accepted a session. */
   readonly onOpen: (session: Session.Session) => void
   /** A session that was opened is dead. Its place may be free only later. */
@@ -99,10 +105,6 @@ const failureOf = <E>(cause: Cause.Cause<E>): E | SqlError => {
   return error._tag === "Some" ? error.value : failed("Failed to connect", Cause.squash(cause))
 }
 
-/** A server that refuses every reset makes each lease cost a connect, which nobody would find the reason of. */
-const warnOfReset = (sqlState: string | undefined): Effect.Effect<void> =>
-  Effect.logWarning(`a session could not be reset between two borrowers and was closed (SQLSTATE ${sqlState})`)
-
 /**
  * Whether another host may do where this one has failed. Who is refused as a user, and who cannot verify the server, is
  * told so; libpq draws the same line.
@@ -151,10 +153,11 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
       session.wire,
       { millis: settings.farewell, onTimeUp: () => new Error(`it took longer than ${settings.farewell} ms`) }
     ).pipe(
-      Effect.ignoreCause({
-        log: "Warn",
-        message: "the beforeDisconnect hook failed; the session is closed all the same"
-      })
+      Effect.catchCause((cause) =>
+        Effect.sync(() =>
+          owner.book.write("hookFailed", () => LogFields.ofHook("beforeDisconnect", Cause.squash(cause)))
+        )
+      )
     )
 
   const logIn = (berth: Berth.Berth, scope: Scope.Closeable, host: number) =>
@@ -173,7 +176,8 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
             config: { ...settings.connection, password },
             now,
             lifetime: settings.maxLifetime * (1 - owner.draw() * settings.maxLifetimeJitter),
-            silence: settings.silence
+            silence: settings.silence,
+            errorText: settings.errorText
           })
         )
     })
@@ -272,7 +276,7 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
           farewell: settings.farewell,
           requests,
           cancelsAreOurs: settings.cancelsAreOurs,
-          onResetRefused: (sqlState) => owner.runFork(warnOfReset(sqlState)),
+          onResetRefused: (sqlState) => owner.book.write("resetFailed", () => LogFields.ofFailure({ sqlState })),
           behindPooler: settings.behindPooler,
           onDeath: mourn,
           onClose
@@ -348,9 +352,12 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
   const conclude = (
     exit: Exit.Exit<Session.Session, E | SqlError>,
     round: number,
-    hasAnswer: boolean
+    hasAnswer: boolean,
+    startedAt: bigint
   ): void => {
     gate.connecting--
+    const isOpen = Exit.isSuccess(exit) && !exit.value.wire.isDead()
+    if (isOpen || !isAborted) owner.onConnect(isOpen ? "ok" : "error", Number(owner.monotonicNanos() - startedAt) / 1e9)
     if (Exit.isSuccess(exit) && !exit.value.wire.isDead()) {
       ConnectGate.succeeded(gate)
       lastFailure = undefined
@@ -368,8 +375,9 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
     decide: () => ConnectGate.decide(gate, now()),
     connect: () => {
       taken++
-      const onlooker = owner.onConnect()
+      const onlooker = owner.onSetOut()
       const round = ConnectGate.begin(gate)
+      const startedAt = owner.monotonicNanos()
       const { connect, giveUp, hasAnswer, host } = attempt()
       const fiber = owner.runFork(connect)
       underWay.set(fiber, giveUp)
@@ -378,7 +386,7 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
         underWay.delete(fiber)
         if (Exit.isFailure(exit)) owner.runFork(giveUp)
         onlooker?.(exit, host())
-        conclude(exit, round, hasAnswer())
+        conclude(exit, round, hasAnswer(), startedAt)
       })
       // What it begins with may have closed the pool.
       if (isAborted) owner.runFork(end(fiber, giveUp))

@@ -5,6 +5,7 @@ import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import * as Redacted from "effect/Redacted"
 import * as Address from "./address.ts"
+import { type ErrorText, errorTexts } from "./discretion.ts"
 import * as Hosts from "./hosts.ts"
 
 /** The options that environment variables can set. */
@@ -20,17 +21,26 @@ export interface EnvironmentOptions {
   readonly ssl?: boolean | undefined
   readonly max?: number | undefined
   readonly min?: number | undefined
+  readonly maxWaiting?: number | undefined
   readonly acquireTimeout?: Duration.Duration | undefined
   readonly idleTimeout?: Duration.Duration | undefined
   readonly statementTimeout?: Duration.Duration | undefined
   readonly queryTimeout?: Duration.Duration | undefined
   readonly lockTimeout?: Duration.Duration | undefined
+  readonly idleInTransactionTimeout?: Duration.Duration | undefined
   readonly connectTimeout?: Duration.Duration | undefined
   readonly maxLifetime?: Duration.Duration | undefined
   readonly maxUses?: number | undefined
-  readonly retry?: { readonly attempts: number | undefined } | undefined
-  readonly breaker:
-    | { readonly failures: number | undefined; readonly openFor: Duration.Duration | undefined }
+  readonly errorText?: ErrorText | undefined
+  readonly validate?: "always" | "idle" | undefined
+  readonly shedding?: boolean | undefined
+  readonly pooler?: "none" | "transaction" | undefined
+  readonly prepare?: boolean | undefined
+  readonly multiplex?: boolean | undefined
+  readonly retry?: { readonly attempts: number } | false | undefined
+  readonly breaker?:
+    | { readonly failures?: number | undefined; readonly openFor?: Duration.Duration | undefined }
+    | false
     | undefined
 }
 
@@ -58,14 +68,23 @@ const whole = (name: string, least: number) =>
 const duration = (name: string, least = 1) =>
   variable(
     name,
-    `a whole number of milliseconds, ${least} or more, or a duration such as "15 seconds"`,
+    `a whole number of milliseconds, ${least} or more, a duration such as "15 seconds", or "infinity"`,
     (text): Duration.Duration | undefined => {
       const value = /^\d+$/.test(text)
         ? Duration.millis(Number(text))
+        : text.toLowerCase() === "infinity"
+        ? Duration.infinity
         : Option.getOrUndefined(Duration.fromInput(text as Duration.Input))
       return value !== undefined && Duration.toMillis(value) >= least ? value : undefined
     }
   )
+
+const choice = <const A extends string>(name: string, choices: ReadonlyArray<A>) =>
+  variable(name, `one of ${choices.join(", ")}`, (value) => choices.find((known) => known === value))
+
+/** A feature that an operator may have to turn off, or on, before the next deployment. */
+const toggle = (name: string): Config.Config<boolean | undefined> =>
+  Config.map(choice(name, ["on", "off"]), (found) => (found === undefined ? undefined : found === "on"))
 
 const text = (name: string) => variable(name, "", (value) => value)
 
@@ -81,18 +100,6 @@ const addressUrl = Config.mapEffect(secret("DATABASE_URL"), (url) => {
   const bad = Address.resolve({ url, username: "anybody" })
   return "_tag" in bad ? refuse(`DATABASE_URL is ${bad.value}, but must be ${bad.allowed}.`) : Effect.succeed(url)
 })
-
-const sslMode = variable(
-  "PGSSLMODE",
-  `one of ${Address.sslModes.join(", ")}`,
-  (value) => Address.sslModes.find((mode) => mode === value)
-)
-
-const sessionAttrs = variable(
-  "PGTARGETSESSIONATTRS",
-  `one of ${Hosts.allSessionAttrs.join(", ")}`,
-  (value) => Hosts.allSessionAttrs.find((known) => known === value)
-)
 
 /** One port, or one for each of `PGHOST`. */
 const ports = variable("PGPORT", "a whole number from 1 to 65535, or one for each host of PGHOST", (value) => {
@@ -116,35 +123,57 @@ const hostsOf = (host: string | undefined, ports: ReadonlyArray<number> | undefi
 }
 
 /** Leaves out what is not set, so that the rest can be laid over other options. */
-const present = (found: EnvironmentOptions): EnvironmentOptions =>
-  Object.fromEntries(Object.entries(found).filter(([, value]) => value !== undefined)) as EnvironmentOptions
+const present = <A extends object>(found: A): A =>
+  Object.fromEntries(Object.entries(found).filter(([, value]) => value !== undefined)) as A
+
+const breakerOf = (
+  isOn: boolean | undefined,
+  failures: number | undefined,
+  openFor: Duration.Duration | undefined
+): EnvironmentOptions["breaker"] => {
+  if (isOn === false) return false
+  // That it is on takes back a `breaker: false` of the program.
+  return isOn === undefined && failures === undefined && openFor === undefined
+    ? undefined
+    : present({ failures, openFor })
+}
 
 export const options: Config.Config<EnvironmentOptions> = Config.mapEffect(
   Config.all({
     url: addressUrl,
     host: text("PGHOST"),
     ports,
-    targetSessionAttrs: sessionAttrs,
+    targetSessionAttrs: choice("PGTARGETSESSIONATTRS", Hosts.allSessionAttrs),
     username: text("PGUSER"),
     password: secret("PGPASSWORD"),
     database: text("PGDATABASE"),
-    sslMode,
+    sslMode: choice("PGSSLMODE", Address.sslModes),
     max: whole("DB_POOL_MAX", 1),
     min: whole("DB_POOL_MIN", 0),
+    maxWaiting: whole("DB_MAX_WAITING", 0),
     acquireTimeout: duration("DB_ACQUIRE_TIMEOUT"),
     idleTimeout: duration("DB_IDLE_TIMEOUT", 0),
     statementTimeout: duration("DB_STATEMENT_TIMEOUT"),
     queryTimeout: duration("DB_QUERY_TIMEOUT"),
     lockTimeout: duration("DB_LOCK_TIMEOUT"),
+    idleInTransactionTimeout: duration("DB_IDLE_IN_TRANSACTION_TIMEOUT"),
     connectTimeout: duration("DB_CONNECT_TIMEOUT"),
     maxLifetime: duration("DB_MAX_LIFETIME"),
     maxUses: whole("DB_MAX_USES", 1),
+    errorText: choice("DB_ERROR_TEXT", errorTexts),
+    validate: choice("DB_VALIDATE", ["always", "idle"]),
+    shedding: toggle("DB_SHEDDING"),
+    pooler: choice("DB_POOLER", ["none", "transaction"]),
+    prepare: toggle("DB_PREPARE"),
+    multiplex: toggle("DB_MULTIPLEX"),
     retryAttempts: whole("DB_RETRY_ATTEMPTS", 1),
+    breaker: toggle("DB_BREAKER"),
     breakerFailures: whole("DB_BREAKER_FAILURES", 1),
     breakerOpen: duration("DB_BREAKER_OPEN")
   }),
   Effect.fnUntraced(function*(
     {
+      breaker,
       breakerFailures,
       breakerOpen,
       database,
@@ -178,10 +207,41 @@ export const options: Config.Config<EnvironmentOptions> = Config.mapEffect(
           database
         }),
       ssl: url !== undefined || sslMode === undefined || optional ? undefined : sslMode !== "disable",
-      retry: retryAttempts === undefined ? undefined : { attempts: retryAttempts },
-      breaker: breakerFailures === undefined && breakerOpen === undefined
-        ? undefined
-        : { failures: breakerFailures, openFor: breakerOpen }
+      // One attempt means one: not even the repetition at once that a stale session gets by itself.
+      retry: retryAttempts === undefined ? undefined : retryAttempts === 1 ? false : { attempts: retryAttempts },
+      breaker: breakerOf(breaker, breakerFailures, breakerOpen)
     })
   })
 )
+
+/** What a program asks for, as far as the environment has a say in it. */
+interface Adjustable {
+  readonly min?: number | undefined
+  readonly retry?: object | false | undefined
+  readonly breaker?: object | false | undefined
+}
+
+/** `false` of either side is a switch; between two sets of settings, the later one wins where both speak. */
+const adjusted = (settings: object | false | undefined, found: object | false): object | false =>
+  found === false ? false : { ...(settings === false ? undefined : settings), ...found }
+
+/**
+ * Lays what the environment says over the options of a program, in such a way that an operator who turns one knob gets
+ * what that knob says, and not a program that refuses to start because of another.
+ */
+export const over = <O extends Adjustable>(options: O, found: EnvironmentOptions): O & EnvironmentOptions => {
+  const { breaker, retry } = found
+  const failures = breaker === undefined || breaker === false ? undefined : breaker.failures
+  return {
+    ...options,
+    ...found,
+    // The floor of a program that is given less room is as low.
+    ...(found.max !== undefined && found.min === undefined && options.min !== undefined &&
+      { min: Math.min(options.min, found.max) }),
+    ...(retry !== undefined && { retry: adjusted(options.retry, retry) }),
+    ...(breaker !== undefined && {
+      // So many failures in a row are a way to trip, and take the place of another one.
+      breaker: adjusted(failures === undefined ? options.breaker : { ...options.breaker, trip: undefined }, breaker)
+    })
+  } as O & EnvironmentOptions
+}

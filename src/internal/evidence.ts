@@ -4,8 +4,10 @@ import type { Classify } from "./classifier.ts"
 import * as Tables from "./classify.ts"
 import * as Commits from "./commits.ts"
 import { digFailure, digWhole } from "./failure.ts"
+import * as Operation from "./operation.ts"
 import type { Session } from "./session.ts"
 import * as Spans from "./spans.ts"
+import * as Store from "./store.ts"
 import type { Observer, Statement, TrackedConnection } from "./trackedConnection.ts"
 import type { Circumstances, Failure, Phase, Signal, Verdict } from "./verdict.ts"
 
@@ -18,6 +20,8 @@ export interface Judgement {
   readonly elapsed: number
   /** Whether the breaker has heard of it already. */
   readonly isTold: boolean
+  /** Whether it is a connect that failed: all who waited for it have the same error, and each has failed. */
+  readonly isOfConnect: boolean
 }
 
 /** Who acts on what is found out. */
@@ -27,9 +31,11 @@ export interface Bench {
   readonly reclassify: Classify
   /** Whether its sessions are for reading: then a write that is refused says nothing about the host. */
   readonly isForReading: boolean
-  readonly observe: (outcome: "ok" | "error" | "interrupted", seconds: number) => void
-  /** Counts a judged failure. */
-  readonly count: (verdict: Verdict) => void
+  readonly store: Store.Store
+  /** Wall-clock milliseconds. */
+  readonly now: () => number
+  /** Hears of every statement that worked. */
+  readonly onSuccess: () => void
   /** True while a success has nothing to tell the breaker. */
   readonly isCalm: () => boolean
   readonly settle: (permit: Permit, signal: Signal, failure?: Failure & { readonly source: number }) => void
@@ -51,7 +57,7 @@ export interface Evidence {
   readonly judgeConnect: (error: object) => Judgement
   /** Lets another error stand for one that was judged. */
   readonly remember: (error: object, judgement: Judgement) => void
-  /** Records a judgement on an error that was made here. */
+  /** Records a judgement on an error that was made here, of work whose statements are counted by themselves. */
   readonly record: (error: object, failure: Failure, verdict: Verdict) => void
   readonly sourceOfLoss: (session: Session) => number
   /** The source for an attempt that ran out of time: the loss of its session, if that is lost, else itself. */
@@ -87,6 +93,7 @@ const worse = (one: Signal | undefined, other: Signal): Signal =>
 
 /** What failures say, of whom, and to whom it is reported. */
 export const make = (bench: Bench): Evidence => {
+  const { store } = bench
   // Sessions are numbered from 1 upwards, failed connects and other single events from -1 downwards.
   let events = 0
   let newestSession = 0
@@ -131,6 +138,7 @@ export const make = (bench: Bench): Evidence => {
     return {
       elapsed,
       isTold: statement.permit !== undefined,
+      isOfConnect: false,
       failure,
       verdict: bench.reclassify(digWhole(error), circumstances, byDefault),
       // A broken socket fails all its statements at once; a session that lives says something new with each answer.
@@ -154,25 +162,28 @@ export const make = (bench: Bench): Evidence => {
       const failure = digFailure(error)
       const circumstances: Circumstances = { phase: "Connect", reused: false, replied: false }
       const verdict = bench.reclassify(digWhole(error), circumstances, Tables.classify(failure, circumstances))
-      const judgement: Judgement = { failure, verdict, source: -++events, elapsed: 0, isTold: false }
+      const judgement: Judgement = { failure, verdict, source: -++events, elapsed: 0, isTold: false, isOfConnect: true }
       judgements.set(error, judgement)
-      bench.count(verdict)
       return judgement
     },
     record: (error, failure, verdict) => {
-      bench.count(verdict)
-      judgements.set(error, { failure, verdict, source: -++events, elapsed: 0, isTold: false })
+      judgements.set(error, { failure, verdict, source: -++events, elapsed: 0, isTold: false, isOfConnect: false })
     },
     observer: {
       monotonicNanos: bench.monotonicNanos,
       enforce: bench.enforce,
       traced: bench.traced,
-      succeeded: ({ permit, startedAt }) => {
-        bench.observe("ok", secondsSince(startedAt))
+      succeeded: ({ connection, permit, sql, startedAt }) => {
+        const seconds = secondsSince(startedAt)
+        connection.session.lastTook = seconds
+        store.queries.succeeded(sql, seconds)
+        bench.onSuccess()
         if (permit !== undefined && !bench.isCalm()) bench.settle(permit, "Success")
       },
-      interrupted: ({ connection: { session }, permit, startedAt }) => {
-        bench.observe("interrupted", secondsSince(startedAt))
+      interrupted: ({ connection: { session }, permit, sql, startedAt }) => {
+        const seconds = secondsSince(startedAt)
+        session.lastTook = seconds
+        store.queries.interrupted(sql, seconds)
         // An interrupted caller proves nothing, unless the peer had fallen silent by then.
         const obituary = session.wire.obituary()
         if (permit !== undefined && obituary?.by === "silence") {
@@ -180,16 +191,17 @@ export const make = (bench: Bench): Evidence => {
         }
       },
       failed: (statement, error, written) => {
-        const { connection, permit, span, startedAt } = statement
+        const { connection, permit, span, sql, startedAt } = statement
         const seconds = secondsSince(startedAt)
-        bench.observe("error", seconds)
+        connection.session.lastTook = seconds
         const complete = bench.complete(error, connection.session)
         const judgement = judgeStatement(statement, complete, written, Math.round(seconds * 1000))
         const { failure, source, verdict } = judgement
         connection.signal = worse(connection.signal, verdict.breaker)
         if (verdict.breaker === "Failure") connection.lastFailure = { ...failure, source }
         if (verdict.connection !== "Keep") bench.dispose(connection.session, verdict.connection)
-        bench.count(verdict)
+        store.queries.failed(sql, verdict.kind, seconds)
+        Store.countFailure(store, Operation.of(sql), verdict, failure, bench.now())
         const told = bench.tell(connection, complete, judgement)
         judgements.set(told, judgement)
         // What was borrowed for one statement may be borrowed again for it.

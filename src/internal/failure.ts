@@ -3,9 +3,11 @@
  */
 import * as Cause from "effect/Cause"
 import * as Redacted from "effect/Redacted"
+import { isSqlError } from "effect/sql/SqlError"
 import { ruleOfRefusal } from "./refusal.ts"
 import { ruleOfText } from "./socketCode.ts"
 import { conditionOf } from "./sqlState.ts"
+import * as Undisclosed from "./undisclosed.ts"
 import type { Failure } from "./verdict.ts"
 
 /** Marks the typed errors of `Errors.ts`. */
@@ -35,26 +37,66 @@ const discreet = (text: string): string => {
 }
 
 /**
- * Whether a server's text of this SQLSTATE speaks about the server, the session or the transaction. The others may quote
- * a value of a row or of a parameter (22P02 does), or are whatever a function chose to raise.
+ * Whether a server's text of this SQLSTATE speaks about the server, the session, the transaction, or the names and types
+ * in a statement. The others may quote a value of a row or of a parameter (22P02 does), or are whatever a function chose to
+ * raise.
  */
 const speaksOfItself = (sqlState: string, message: string): boolean =>
-  /^(08|0A|25|26|28|3D|40|53|55|57)/.test(sqlState) || ruleOfRefusal(sqlState, message) !== undefined
+  /^(03|08|0A|21|25|26|28|2B|34|3B|3D|3F|40|42|44|53|54|55|57)/.test(sqlState) ||
+  ruleOfRefusal(sqlState, message) !== undefined
+
+/** Source files of the procedural languages: what they report is a function's choice, under whichever SQLSTATE. */
+const ofLanguage = /^(pl_|plpy|plperl|pltcl|plv8|plr)/
+
+/** Whether a function has raised it, as far as the server tells. */
+const isRaised = (reply: unknown): boolean => ofLanguage.test(readText(reply, "file") ?? "")
+
+/** What a syntax error points at is a piece of the statement: names and signs are shown, literals are not. */
+const withoutLiterals = (text: string): string =>
+  text.replace(/(["«„“])(?!([\p{L}_][\p{L}\p{N}_$.]*|[^\p{L}\p{N}\s'"$]{1,3})["»“”]).*/su, "$1...")
 
 /** The text of a failure that may be shown, if any. */
 const shownText = (sqlState: string | undefined, message: string | undefined): string | undefined =>
   message === undefined || message === "" || (sqlState !== undefined && !speaksOfItself(sqlState, message))
     ? undefined
-    : discreet(message)
+    : discreet(sqlState === "42601" ? withoutLiterals(message) : message)
+
+/** A SQLSTATE and its name. */
+const condition = (sqlState: string): string =>
+  [sqlState, conditionOf(sqlState)].filter((part) => part !== undefined).join(" ")
 
 /** A failure in half a sentence, for the messages of errors. */
 export const describe = (failure: Failure): string => {
   const text = shownText(failure.sqlState, failure.message)?.replace(/[.\s]+$/, "")
-  const name = failure.sqlState === undefined
-    ? failure.code
-    : [failure.sqlState, conditionOf(failure.sqlState)].filter((part) => part !== undefined).join(" ")
+  const name = failure.sqlState === undefined ? failure.code : condition(failure.sqlState)
   if (name === undefined) return text ?? "a failure of unknown kind"
   return text === undefined ? name : text.includes(name) ? text : `${name}: ${text}`
+}
+
+/** Names that the server gives along with its text. They are the schema's, and not a row's. */
+const named = ["constraint", "column", "dataType", "table"] as const
+
+/**
+ * A server's reply in one line, without anything of a row: the text where it cannot quote a value, and the names of what it
+ * is about in any case.
+ */
+export const summaryOf = (reply: unknown): string => {
+  const sqlState = sqlStateOf(reply)
+  const message = readMessage(reply)
+  const text = sqlState === undefined || isRaised(reply) ? undefined : shownText(sqlState, message)
+  const names = named.flatMap((field) => {
+    const name = readText(reply, field)
+    return name === undefined || text?.includes(`"${name}"`) === true
+      ? []
+      : [`${field === "dataType" ? "type" : field} "${discreet(name)}"`]
+  })
+  const position = readText(reply, "position")
+  const head = sqlState === undefined ? "a reply without a SQLSTATE" : condition(sqlState)
+  return [
+    text === undefined ? head : `${head}: ${text}`,
+    ...names,
+    ...(position === undefined ? [] : [`at character ${position}`])
+  ].join(", ") + (text === undefined ? " (text withheld)" : "")
 }
 
 /** A value for the message of `InvalidOption`. */
@@ -88,11 +130,15 @@ const readText = (self: unknown, key: string): string | undefined => {
   return typeof value === "string" && value !== "" ? value : undefined
 }
 
+/** The message that an error was made with. */
+const readMessage = (self: unknown): string | undefined =>
+  (typeof self === "object" && self !== null ? Undisclosed.textOf(self) : undefined) ?? readText(self, "message")
+
 /**
  * A SQLSTATE comes with a severity, which is mandatory in an ErrorResponse. Without one, it must at least not look like
  * an errno: `EPIPE` and `EPERM` have five characters too, and no class of PostgreSQL's begins with an E.
  */
-const sqlStateOf = (self: unknown): string | undefined => {
+export const sqlStateOf = (self: unknown): string | undefined => {
   const code = readShaped(self, "code", sqlStateShape)
   if (code === undefined || readText(self, "severity") !== undefined) return code
   return code.startsWith("E") || read(self, "syscall") !== undefined ? undefined : code
@@ -126,6 +172,8 @@ const isSqlReason = (self: unknown): boolean => read(self, "~effect/sql/SqlError
 
 interface Findings {
   reply: Failure | undefined
+  /** Whether the reply is a function's own. */
+  isRaised: boolean
   coded: Failure | undefined
   /** The driver's own sentence, and what it says of the cause. */
   sentence: string | undefined
@@ -155,9 +203,10 @@ const digInto = (error: object, findings: Findings, seen: Set<unknown>): void =>
 
   if (read(error, PoolErrorTypeId) !== undefined) return digOwn(error, findings, seen)
 
-  const message = readText(error, "message")
+  const message = readMessage(error)
   const sqlState = sqlStateOf(error)
   if (sqlState !== undefined) {
+    findings.isRaised = isRaised(error)
     findings.reply = {
       sqlState,
       // The localized severity reads otherwise in every language.
@@ -221,8 +270,18 @@ const digOwn = (error: object, findings: Findings, seen: Set<unknown>): void => 
     case "RetriesExhausted":
       return dig(read(error, "last"), findings, seen)
     case "HookFailed": {
-      dig(read(error, "cause"), findings, seen)
+      const cause = read(error, "cause")
+      const original = Redacted.isRedacted(cause) ? Redacted.value(cause) : cause
+      dig(original, findings, seen)
       findings.coded ??= { code: tag, message: readText(error, "message") }
+      // A hook's own errors may say anything; what the server and the driver say is known.
+      if (!isSqlError(original)) {
+        findings.reply &&= { ...findings.reply, message: undefined }
+        findings.coded = {
+          ...findings.coded,
+          message: findings.coded.code === tag ? findings.coded.message : undefined
+        }
+      }
       return
     }
     default:
@@ -238,8 +297,8 @@ const textOf = ({ innermost, operation, sentence }: Findings): string | undefine
   return operation === "connect" || ruleOfText(innermost) !== undefined ? `${sentence}: ${innermost}` : sentence
 }
 
-const compact = ({ code, message, severity, sqlState }: Failure): Failure => {
-  const text = shownText(sqlState, message)
+const compact = ({ code, message, severity, sqlState }: Failure, isRaised: boolean): Failure => {
+  const text = isRaised ? undefined : shownText(sqlState, message)
   return {
     ...(sqlState !== undefined && { sqlState }),
     ...(severity !== undefined && { severity }),
@@ -248,18 +307,26 @@ const compact = ({ code, message, severity, sqlState }: Failure): Failure => {
   }
 }
 
-/** The failure in an error of any shape, with all of its text. The server's word counts most, then a code, then a text. */
-export const digWhole = (error: unknown): Failure => {
+const look = (error: unknown): Findings => {
   const findings: Findings = {
     reply: undefined,
+    isRaised: false,
     coded: undefined,
     sentence: undefined,
     operation: undefined,
     innermost: undefined
   }
   dig(error, findings, new Set())
-  return findings.reply ?? findings.coded ?? { message: textOf(findings) }
+  return findings
 }
 
+const wholeOf = (findings: Findings): Failure => findings.reply ?? findings.coded ?? { message: textOf(findings) }
+
+/** The failure in an error of any shape, with all of its text. The server's word counts most, then a code, then a text. */
+export const digWhole = (error: unknown): Failure => wholeOf(look(error))
+
 /** The failure, with as much of its text as may be shown. */
-export const digFailure = (error: unknown): Failure => compact(digWhole(error))
+export const digFailure = (error: unknown): Failure => {
+  const findings = look(error)
+  return compact(wholeOf(findings), findings.isRaised)
+}

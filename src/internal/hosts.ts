@@ -14,7 +14,7 @@ export interface Role {
   readonly isReadOnly: boolean
 }
 
-export const nameOf = ({ isReadOnly, isStandby }: Role) =>
+export const nameOf = ({ isReadOnly, isStandby }: Role): "primary" | "read-only primary" | "standby" =>
   isStandby ? "standby" : isReadOnly ? "read-only primary" : "primary"
 
 /** The names under which PostgreSQL 14 and newer says so of itself, in the startup and whenever it changes. */

@@ -24,12 +24,19 @@ export const durationBounds: ReadonlyArray<number> = [
   10
 ]
 
+/** The same for waits, which last for up to a minute. */
+export const waitBounds: ReadonlyArray<number> = [...durationBounds, 30]
+
 /** An immutable copy of a histogram, in the form in which exporters want it. */
 export interface HistogramSnapshot {
   /** Pairs of upper bound and the number of values at or below it (cumulative). The last bound is `Infinity`. */
   readonly buckets: ReadonlyArray<readonly [bound: number, cumulative: number]>
   readonly count: number
   readonly sum: number
+  /** 0 without a value. */
+  readonly min: number
+  /** 0 without a value. */
+  readonly max: number
 }
 
 /** A histogram of durations in seconds. */
@@ -38,6 +45,8 @@ export class Histogram {
   // Doubles, since 32-bit counts wrap after four billion values.
   private readonly counts: Float64Array
   private sum = 0
+  private min = Infinity
+  private max = 0
 
   constructor(bounds: ReadonlyArray<number> = durationBounds) {
     this.bounds = bounds
@@ -52,6 +61,8 @@ export class Histogram {
     while (index < bounds.length && value > bounds[index]!) index++
     this.counts[index]! += 1
     this.sum += value
+    if (value < this.min) this.min = value
+    if (value > this.max) this.max = value
   }
 
   snapshot(): HistogramSnapshot {
@@ -61,9 +72,21 @@ export class Histogram {
       cumulative += this.counts[index]!
       buckets.push([this.bounds[index] ?? Infinity, cumulative])
     }
-    return { buckets, count: cumulative, sum: this.sum }
+    return { buckets, count: cumulative, sum: this.sum, min: cumulative === 0 ? 0 : this.min, max: this.max }
   }
 }
+
+/** What one histogram would have counted of all values together. They must have the same bounds. */
+export const sum = (
+  [first, ...rest]: readonly [HistogramSnapshot, ...ReadonlyArray<HistogramSnapshot>]
+): HistogramSnapshot =>
+  rest.reduce((total, { buckets, count, max, min, sum }) => ({
+    buckets: total.buckets.map(([bound, cumulative], index) => [bound, cumulative + buckets[index]![1]] as const),
+    count: total.count + count,
+    sum: total.sum + sum,
+    min: total.count === 0 ? min : count === 0 ? total.min : Math.min(total.min, min),
+    max: Math.max(total.max, max)
+  }), first)
 
 /** One counter per key, all at 0: a series that is there from the start is what makes its first increment visible. */
 export const counters = <const K extends string>(keys: ReadonlyArray<K>): Record<K, number> =>

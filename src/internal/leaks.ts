@@ -1,5 +1,7 @@
 import * as Effect from "effect/Effect"
 import type * as Fiber from "effect/Fiber"
+import type * as Tracer from "effect/Tracer"
+import type { Logbook } from "./logbook.ts"
 import type { Session } from "./session.ts"
 
 /** One lease, and where it was taken. */
@@ -8,7 +10,7 @@ export interface Lease {
   /** Wall-clock milliseconds. */
   readonly since: number
   readonly fiber: number
-  readonly span: string | undefined
+  readonly span: Tracer.AnySpan | undefined
   /** The functions and spans around the checkout, innermost first, as far as Effect knows them. */
   readonly at: ReadonlyArray<string>
   isReported: boolean
@@ -30,12 +32,12 @@ const callSite = (fiber: Fiber.Fiber<unknown, unknown>): ReadonlyArray<string> =
   return at
 }
 
-const describe = (lease: Lease, heldFor: number) => ({
-  session: lease.sessionId,
-  heldForMillis: heldFor,
-  fiber: lease.fiber,
-  span: lease.span ?? "none",
-  at: lease.at.length === 0 ? "unknown: run the work inside Effect.fn or Effect.withSpan" : lease.at.join(" < ")
+const describe = ({ at, fiber, sessionId, span }: Lease, heldFor: number) => ({
+  "db.connection.id": sessionId,
+  "db.connection.held_ms": heldFor,
+  "db.connection.holder.fiber": fiber,
+  "db.connection.holder.span": span?._tag === "Span" ? span.name : undefined,
+  "db.connection.holder.at": at.length === 0 ? undefined : at.join(" < ")
 })
 
 /**
@@ -45,17 +47,17 @@ const describe = (lease: Lease, heldFor: number) => ({
 export const make = (options: {
   /** Milliseconds. */
   readonly threshold: number
-  readonly pool: string
+  readonly book: Logbook
   readonly now: () => number
   readonly runFork: (effect: Effect.Effect<void>) => Fiber.Fiber<void>
 }): Leaks => {
-  const { now, pool, runFork, threshold } = options
+  const { book, now, runFork, threshold } = options
   const leases = new Set<Lease>()
   let watching: Fiber.Fiber<void> | undefined
   let isClosed = false
 
-  const tell = (log: Effect.Effect<void>, lease: Lease) =>
-    Effect.annotateLogs(log, { pool, ...describe(lease, now() - lease.since) })
+  const tell = (what: "leak" | "leakOver", lease: Lease): void =>
+    book.write(what, () => describe(lease, now() - lease.since), lease.span)
 
   /** Milliseconds until the next lease is late; undefined when none can be any more. */
   const nextIn = (): number | undefined => {
@@ -64,16 +66,13 @@ export const make = (options: {
     return undefined
   }
 
-  const report = Effect.suspend(() =>
-    Effect.forEach(
-      Array.from(leases).filter((lease) => !lease.isReported && now() - lease.since >= threshold),
-      (lease) => {
-        lease.isReported = true
-        return tell(Effect.logWarning("A session has been held for longer than leakThreshold"), lease)
-      },
-      { discard: true }
-    )
-  )
+  const report = Effect.sync(() => {
+    for (const lease of leases) {
+      if (lease.isReported || now() - lease.since < threshold) continue
+      lease.isReported = true
+      tell("leak", lease)
+    }
+  })
 
   const watch: Effect.Effect<void> = Effect.suspend(() => {
     const wait = nextIn()
@@ -95,7 +94,7 @@ export const make = (options: {
         sessionId: session.id,
         since: now(),
         fiber: fiber.id,
-        span: fiber.cache.span?._tag === "Span" ? fiber.cache.span.name : undefined,
+        span: fiber.cache.span,
         at: callSite(fiber),
         isReported: false
       }
@@ -106,7 +105,7 @@ export const make = (options: {
     end: (lease) => {
       leases.delete(lease)
       if (leases.size === 0) rest()
-      if (lease.isReported) runFork(tell(Effect.logInfo("A session that was held for long has come back"), lease))
+      if (lease.isReported) tell("leakOver", lease)
     },
     close: () => {
       isClosed = true

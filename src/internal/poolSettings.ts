@@ -8,6 +8,7 @@ import type { Duplex } from "node:stream"
 import type { ConnectionOptions } from "node:tls"
 import * as Address from "./address.ts"
 import type * as Dial from "./dial.ts"
+import type * as Discretion from "./discretion.ts"
 import type * as Hosts from "./hosts.ts"
 import type * as Login from "./login.ts"
 import { millis } from "./millis.ts"
@@ -192,6 +193,13 @@ export interface PoolOptions {
   /** How many statements a session keeps prepared. Default: 100. */
   readonly preparedStatementCacheSize?: number | undefined
 
+  /**
+   * How much an error shows where it is printed, logged, traced or serialised. `"discreet"`: SQLSTATE and its name, constraint,
+   * table, column, position, and the server's text only where it cannot quote a row or a parameter; errors of hooks and of
+   * the `password` effect by their names. `"full"`: all that was said, for development. Programs read all of it in either
+   * case: see `Errors.serverReply`. Default: `"discreet"`.
+   */
+  readonly errorText?: Discretion.ErrorText | undefined
   /** Runs before each connect; a failure refuses it. */
   readonly beforeConnect?: Effect.Effect<unknown, unknown> | undefined
   /** Runs on each new session before it is lent; a failure closes it and fails the checkout. */
@@ -250,6 +258,7 @@ export interface Settings {
   readonly statementTimeout: number
   readonly queryTimeout: number
   readonly silence: number
+  readonly errorText: Discretion.ErrorText
   readonly beforeConnect: PoolOptions["beforeConnect"]
   readonly afterConnect: PoolOptions["afterConnect"]
   readonly beforeAcquire: PoolOptions["beforeAcquire"]
@@ -307,7 +316,8 @@ const durationRules: ReadonlyArray<Rule> = [
 const choices = [
   ["validate", ["always", "idle"]],
   ["pooler", ["none", "transaction"]],
-  ["reset", ["none", "clean", "discard-all"]]
+  ["reset", ["none", "clean", "discard-all"]],
+  ["errorText", ["discreet", "full"]]
 ] as const
 
 /** Names of `PgClient.layer` that would otherwise be passed over without a word. */
@@ -508,6 +518,7 @@ export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption>
       statementTimeout,
       queryTimeout,
       silence: queryTimeout + grace,
+      errorText: options.errorText ?? "discreet",
       beforeConnect: options.beforeConnect,
       afterConnect: options.afterConnect,
       beforeAcquire: options.beforeAcquire,

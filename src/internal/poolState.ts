@@ -1,6 +1,7 @@
 import type * as Effect from "effect/Effect"
 import type * as Fiber from "effect/Fiber"
 import * as Bell from "./bell.ts"
+import type { Logbook } from "./logbook.ts"
 import * as PoolMachine from "./poolMachine.ts"
 import type { Settings } from "./poolSettings.ts"
 import type { Session } from "./session.ts"
@@ -12,6 +13,7 @@ export interface PoolState<E> {
   /** Wall-clock milliseconds. */
   readonly now: () => number
   readonly runFork: <A, E2>(effect: Effect.Effect<A, E2>) => Fiber.Fiber<A, E2>
+  readonly book: Logbook
   /** Rings when sessions or borrowers have come or gone. */
   readonly changed: Bell.Bell
   max: number
@@ -25,12 +27,14 @@ export interface PoolState<E> {
 export const make = <E>(
   settings: Settings,
   now: PoolState<E>["now"],
-  runFork: PoolState<E>["runFork"]
+  runFork: PoolState<E>["runFork"],
+  book: Logbook
 ): PoolState<E> => ({
   settings,
   machine: PoolMachine.make(settings.concurrency),
   now,
   runFork,
+  book,
   changed: Bell.make(),
   max: settings.max,
   min: settings.min,

@@ -24,6 +24,8 @@ export interface Terms {
   readonly waitForCircuitUntil: number | undefined
   /** False once something of the failed attempt has taken effect. */
   readonly isTraceless: () => boolean
+  /** Hears of an error that nobody has judged, when it is not waited out. */
+  readonly onRefusal: (error: unknown) => void
 }
 
 /** What recovery needs to know of its surroundings. */
@@ -44,11 +46,10 @@ export interface Surroundings<E> {
       readonly deposit: (tokens: number) => void
     }
     | undefined
-  readonly onRetry: (kind: Kind) => void
+  /** An attempt begins after one that failed, in the fiber that it belongs to. */
+  readonly onRetry: (kind: Kind, attempt: History.Attempt, error: unknown) => void
   /** An attempt has failed, and what followed is over, which somebody wants to see. */
   readonly onPause: (since: Spans.Beginning, pause: Spans.Pause) => void
-  /** An error of ours about which the server was not asked. */
-  readonly onLocal: (error: unknown) => void
   readonly exhausted: (last: unknown, history: ReadonlyArray<History.Attempt>, stoppedBy: Stop) => E
 }
 
@@ -124,7 +125,7 @@ export const make = <E0>(surroundings: Surroundings<E0>): Recovery<E0> => {
         const pause = waitForCircuit(error.value, terms)
         if (pause === undefined) {
           paused(0)
-          surroundings.onLocal(error.value)
+          terms.onRefusal(error.value)
           // A refusal of ours says that nothing ran, which after a doubtful attempt is not the whole truth.
           const isDoubtful = history.some(({ effect }) => effect === "Unknown")
           return yield* isDoubtful
@@ -172,7 +173,7 @@ export const make = <E0>(surroundings: Surroundings<E0>): Recovery<E0> => {
         attempted(delay)
         if (delay > 0) yield* Effect.sleep(delay)
         paused(delay)
-        surroundings.onRetry(verdict.kind)
+        surroundings.onRetry(verdict.kind, history.at(-1)!, error.value)
         attempts++
       }
       const exit = yield* Effect.exit(again)

@@ -34,7 +34,7 @@ export interface Retirement {
 }
 
 export const make = <E>(state: PoolState<E>): Retirement => {
-  const { machine, runFork, settings } = state
+  const { book, machine, runFork, settings } = state
   const { members } = machine
 
   const idleFor: Retirement["idleFor"] = (session, borrowers, at) =>
@@ -93,8 +93,11 @@ export const make = <E>(state: PoolState<E>): Retirement => {
     evict,
     expel,
     evictAll: () => {
+      const evicted = staying()
       state.generation++
       for (const session of Array.from(members)) evict(session, "invalid")
+      // Each of many statements that fail together asks for it.
+      if (evicted > 0) book.write("evictAll", () => ({ "db.pool.evicted": evicted }))
     },
     evictOlderThan: ({ openedAt }) => {
       for (const session of Array.from(members)) if (session.openedAt <= openedAt) evict(session, "invalid")

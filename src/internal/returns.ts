@@ -1,5 +1,7 @@
+import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Errand from "./errand.ts"
+import * as LogFields from "./logFields.ts"
 import * as PoolMachine from "./poolMachine.ts"
 import type { SessionUsage } from "./poolSettings.ts"
 import type { PoolState } from "./poolState.ts"
@@ -21,7 +23,7 @@ export const make = <E>(
   usage: (session: Session) => SessionUsage,
   pump: () => void
 ): Returns => {
-  const { changed, machine, now, runFork, settings } = state
+  const { book, changed, machine, now, runFork, settings } = state
   const { members } = machine
 
   /**
@@ -92,7 +94,10 @@ export const make = <E>(
     runFork(
       Errand.run(work, session.wire, bound).pipe(
         Effect.catchCause((cause) =>
-          Effect.as(Effect.logWarning("the afterRelease hook failed; its session is closed", cause), false)
+          Effect.sync(() => {
+            book.write("hookFailed", () => LogFields.ofHook("afterRelease", Cause.squash(cause)))
+            return false
+          })
         ),
         Effect.map((answer) => {
           session.condemned ??= answer === false ? "invalid" : objection(session)

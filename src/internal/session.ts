@@ -3,6 +3,7 @@ import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import type { SqlError } from "effect/sql/SqlError"
 import * as Stream from "effect/Stream"
+import * as Discretion from "./discretion.ts"
 import * as PoolMachine from "./poolMachine.ts"
 import type * as Socket from "./socket.ts"
 
@@ -16,7 +17,10 @@ export interface Session extends PoolMachine.Member<Session> {
   readonly scope: Scope.Closeable
   /** The place of its server in the list of hosts. */
   readonly host: number
+  /** The driver's connection, with its errors as they may be seen. */
   readonly connection: PgConnection.PgConnection
+  /** The driver's connection as it is, for whoever treats its errors. */
+  readonly driver: PgConnection.PgConnection
   readonly wire: Socket.Wire
   /** Wall-clock milliseconds. */
   readonly openedAt: number
@@ -28,6 +32,10 @@ export interface Session extends PoolMachine.Member<Session> {
   uses: number
   /** Whether the last statement that ended had an answer. */
   isAnswering: boolean
+  /** Seconds from the start to the end of the last statement that ended; 0 before there is one. */
+  lastTook: number
+  /** Monotonic nanoseconds at which the last statement that had an answer was sent; 0 when there was none. */
+  answeredSince: bigint
   /** Statements that wait for an answer. */
   busy: number
   /** Pins, streams and listeners of the driver's that are open: it lets nobody else at the session until they end. */
@@ -46,6 +54,7 @@ export interface OpenOptions {
   readonly wire: Socket.Wire
   readonly config: PgConnection.Config
   readonly now: () => number
+  readonly errorText: Discretion.ErrorText
   /** Milliseconds; Infinity for none. */
   readonly lifetime: number
   /** Milliseconds of silence with a statement in flight after which the peer is taken for dead. */
@@ -70,6 +79,7 @@ const countPins = (connection: PgConnection.PgConnection, add: (count: 1 | -1) =
 export const open = (options: OpenOptions): Effect.Effect<Session, SqlError, Scope.Scope> => {
   const { id, scope, host, wire, generation, lifetime, silence } = options
   const startedAt = options.now()
+  const treat = Discretion.treatmentOf(options.errorText)
   return Effect.acquireRelease(
     Effect.void,
     () => Effect.sync(wire.expectClose)
@@ -78,14 +88,16 @@ export const open = (options: OpenOptions): Effect.Effect<Session, SqlError, Sco
     Effect.andThen(Effect.suspend(() => PgConnection.make({ ...options.config, stream: wire.stream }))),
     Effect.map((connection): Session => {
       const openedAt = options.now()
+      const driver = countPins(connection, (count) => {
+        session.pins += count
+      })
       const session: Session = {
         ...PoolMachine.unlisted,
         id,
         scope,
         host,
-        connection: countPins(connection, (count) => {
-          session.pins += count
-        }),
+        connection: Discretion.guard(driver, treat),
+        driver,
         wire,
         openedAt,
         connectTook: Math.max(0, openedAt - startedAt),
@@ -93,6 +105,8 @@ export const open = (options: OpenOptions): Effect.Effect<Session, SqlError, Sco
         generation,
         uses: 0,
         isAnswering: true,
+        lastTook: 0,
+        answeredSince: 0n,
         busy: 0,
         pins: 0,
         committing: 0,
@@ -100,6 +114,7 @@ export const open = (options: OpenOptions): Effect.Effect<Session, SqlError, Sco
       }
       wire.watchSilence(silence, () => session.busy > 0, () => session.committing > 0)
       return session
-    })
+    }),
+    Effect.mapError(treat)
   )
 }

@@ -19,6 +19,8 @@ import * as Scope from "effect/Scope"
 import type { Circuit, HalfOpen, Open, Outcome, Permit } from "./breakerMachine.ts"
 import * as Machine from "./breakerMachine.ts"
 import type { Settings } from "./breakerSettings.ts"
+import * as Logbook from "./logbook.ts"
+import * as LogFields from "./logFields.ts"
 
 interface Tagged {
   readonly _tag: string
@@ -77,7 +79,8 @@ const checkInterval = 1000
 
 class NoAnswer extends Data.TaggedError("NoAnswer") {}
 
-const nonsense = (answer: unknown) => Cause.fail(`It answered ${JSON.stringify(answer)}.`)
+/** The store has answered what none of its kind would. */
+class Nonsense extends Data.TaggedError("Nonsense") {}
 
 export const make = Effect.fnUntraced(
   function*<Rejection extends Tagged>(
@@ -89,6 +92,7 @@ export const make = Effect.fnUntraced(
     const random = yield* Random.Random
     const scope = yield* Effect.scope
     const runFork = Effect.runForkWith(yield* Effect.context())
+    const book = yield* Logbook.make(undefined)
     const inBackground = (effect: Effect.Effect<unknown, NoAnswer>): void => {
       runFork(Effect.forkIn(Effect.ignore(effect), scope))
     }
@@ -117,18 +121,13 @@ export const make = Effect.fnUntraced(
     const noteAnswer = (): void => {
       if (!isSilent) return
       isSilent = false
-      runFork(Effect.logInfo(`The store of the circuit ${key} answers again, and the circuit is shared again`))
+      book.write("breakerStoreBack", () => ({ "db.breaker.key": key }))
     }
 
     const noteSilence = (cause: Cause.Cause<unknown>): void => {
       if (isSilent || isClosed) return
       isSilent = true
-      runFork(
-        Effect.logWarning(
-          `The store of the circuit ${key} gives no answer that can be used: until it does, this process goes by its own`,
-          cause
-        )
-      )
+      book.write("breakerStoreLost", () => ({ "db.breaker.key": key, ...LogFields.ofDefect(Cause.squash(cause)) }))
     }
 
     /** The answer of the store, a rejection being one; fails when there is none that means anything. */
@@ -137,13 +136,13 @@ export const make = Effect.fnUntraced(
       isSense: (answer: A) => boolean
     ): Effect.Effect<A | Rejected, unknown, Scope.Scope> =>
       question.pipe(
-        Effect.filterOrElse(isSense, (answer) => Effect.failCause(nonsense(answer))),
+        Effect.filterOrElse(isSense, () => Effect.fail(new Nonsense())),
         Effect.catchTag("CircuitBreakerError", (error): Effect.Effect<Rejected, unknown> => {
           const { reason } = error
           if (reason._tag === "CircuitBreakerStoreError") return Effect.fail(error)
           return reason._tag === "CircuitHalfOpen" || isWithinBounds(reason)
             ? Effect.succeed(reason)
-            : Effect.failCause(nonsense(reason))
+            : Effect.fail(new Nonsense())
         })
       )
 

@@ -29,7 +29,7 @@ export const make = <E>(pool: {
   readonly closed: () => E
 }): Shutdown => {
   const { attempts, closed, connector, retirement, state, supply } = pool
-  const { changed, machine, settings } = state
+  const { book, changed, machine, now, settings } = state
   const { members } = machine
   const { abandon, abort, allFree, hangUp, taken } = connector
 
@@ -49,6 +49,18 @@ export const make = <E>(pool: {
     }
   })
 
+  const tellOfRest = (cutOff: number, waited: number): void => {
+    if (cutOff === 0) return
+    book.write("drainFailed", () => ({ "db.pool.cut_off": cutOff, "db.pool.waited_ms": Math.max(0, waited) }))
+  }
+
+  let isTold = false
+  const tellOfEnd = Effect.sync(() => {
+    if (isTold) return
+    isTold = true
+    book.write("closed", () => ({ "db.pool.left": taken(), suppressed: book.suppressed() || undefined }))
+  })
+
   const end: Shutdown["end"] = (grace) =>
     Effect.gen(function*() {
       state.phase = "Closed"
@@ -57,12 +69,15 @@ export const make = <E>(pool: {
       retirement.retireUnused("shutdown")
       yield* Effect.timeoutOption(abort, settings.farewell)
       yield* Effect.timeoutOption(allFree, grace)
+      // Without grace nobody was meant to come to an end.
+      if (grace > 0) tellOfRest(machine.borrowed, grace)
       if (taken() > 0) yield* Effect.timeoutOption(Effect.andThen(cancelAll, allFree), cancelGrace)
       yield* destroyAll
       yield* Effect.timeoutOption(allFree, settings.farewell)
       // What is left is saying goodbye to somebody who does not answer.
       if (taken() > 0) yield* Effect.timeoutOption(Effect.andThen(abandon, allFree), settings.farewell)
       yield* hangUp
+      yield* tellOfEnd
     })
 
   const isQuiet = changed.until(() => machine.borrowed === 0 && attempts() === 0)
@@ -73,9 +88,13 @@ export const make = <E>(pool: {
       machine.isSuspended = false
       supply.disappoint(closed())
       supply.pump()
+      const startedAt = now()
       return Effect.timeoutOption(isQuiet, deadline).pipe(
         Effect.map(() => machine.borrowed + machine.waiting),
-        Effect.tap(() => end(0))
+        Effect.tap((left) => {
+          tellOfRest(left, now() - startedAt)
+          return end(0)
+        })
       )
     })
 

@@ -15,10 +15,11 @@ import * as Tracer from "effect/Tracer"
 import type { HostAddress } from "./address.ts"
 import * as Tables from "./classify.ts"
 import { digFailure, nameOf, PoolErrorTypeId } from "./failure.ts"
-import * as OperationName from "./operationName.ts"
+import * as LogFields from "./logFields.ts"
+import * as Operation from "./operation.ts"
 import * as StatementSpan from "./statementSpan.ts"
 import * as UnitOfWork from "./unitOfWork.ts"
-import type { Kind } from "./verdict.ts"
+import type { Circumstances, Kind } from "./verdict.ts"
 
 /** The spans of ours. Those of statements and transactions are Effect's. */
 export const name = {
@@ -29,28 +30,27 @@ export const name = {
 } as const
 
 /**
- * OpenTelemetry's names where it has one, ours elsewhere.
+ * OpenTelemetry's names where it has one, ours elsewhere, and the same as in the logs.
  * https://opentelemetry.io/docs/specs/semconv/db/postgresql/ (1.45)
  */
 export const attribute = {
   pool: "db.client.connection.pool.name",
   operation: "db.operation.name",
-  sqlState: "db.response.status_code",
   errorType: "error.type",
   serverAddress: "server.address",
   serverPort: "server.port",
+  connectOutcome: "db.connection.outcome",
+  acquireOutcome: "db.acquire.outcome",
+  phases: "db.acquire.phases",
+  waited: "db.acquire.waited_ms",
   /** How often a statement was run, when more than once. */
   attempts: "db.retry.attempts",
   /** Which attempt of the surrounding `run` or `transaction` it belongs to, when not the first; on `db.retry`: which follows. */
   attempt: "db.retry.attempt",
   delay: "db.retry.delay_ms",
   reason: "db.retry.reason",
-  waited: "db.pool.acquire.waited_ms",
-  phases: "db.pool.acquire.phases",
-  acquireOutcome: "db.pool.acquire.outcome",
-  connectOutcome: "db.pool.connect.outcome",
-  rejection: "db.circuit_breaker.reason",
-  retryAfter: "db.circuit_breaker.retry_after_ms"
+  breakerState: "db.breaker.state",
+  retryAfter: "db.breaker.retry_after_ms"
 } as const
 
 export type Attributes = Readonly<Record<string, unknown>>
@@ -80,7 +80,7 @@ const visible = (span: Tracer.AnySpan | undefined): Tracer.AnySpan | undefined =
 /** Notes where and when something begins; `undefined` where nobody would see it. */
 export const begin = (fiber: Fiber<unknown, unknown>): Beginning | undefined => {
   if (!StatementSpan.isTraced(fiber) || isMuted(fiber)) return undefined
-  const parent = visible(StatementSpan.around(fiber) ?? fiber.cache.span)
+  const parent = visible(StatementSpan.nearest(fiber))
   if (parent?.sampled === false) return undefined
   const clock = fiber.getRef(Clock.Clock)
   const isTimed = fiber.getRef(References.TracerTimingEnabled)
@@ -147,20 +147,22 @@ const isTyped = (error: unknown): error is { readonly _tag: string; readonly las
   typeof error === "object" && error !== null && PoolErrorTypeId in error
 
 /**
- * An error in the conventions' words: the SQLSTATE when the server has said one, else the tag of the typed error, else the
- * kind of the failure. None of its text.
+ * An error in the words of the logs, and none of its text: the SQLSTATE when the server has said one, else the tag of the
+ * typed error, the socket's code, or the kind of the failure.
  */
 export const describe = (error: unknown, kind?: Kind): Attributes => {
   const own = essence(error)
   const failure = digFailure(own)
-  const { sqlState } = failure
-  const other = isTyped(own)
-    ? own._tag
-    : isSqlError(own)
-    ? kind ?? Tables.classify(failure, { phase: "Connect", reused: false, replied: false }).kind
-    : nameOf(own) ?? "_OTHER"
-  return { [attribute.sqlState]: sqlState, [attribute.errorType]: sqlState ?? other }
+  const judged = kind ?? (isSqlError(own) ? Tables.classify(failure, connectCircumstances).kind : undefined)
+  return {
+    ...LogFields.ofFailure(failure, judged, own),
+    [attribute.errorType]: failure.sqlState ?? (isTyped(own) ? own._tag : failure.code ?? judged ?? nameOf(own)) ??
+      LogFields.unnamed
+  }
 }
+
+/** Of statements somebody has made a judgement. */
+const connectCircumstances: Circumstances = { phase: "Connect", reused: false, replied: false }
 
 /** The same of an exit: who is interrupted has not failed. */
 export const failureOf = (
@@ -190,7 +192,7 @@ export const send = (
   if (span === undefined) return undefined
   const attempt = fiber.getRef(UnitOfWork.CurrentAttempt)
   mark(span, {
-    [attribute.operation]: OperationName.of(sql),
+    [attribute.operation]: Operation.wordOf(sql),
     [attribute.attempt]: attempt > 1 ? attempt : undefined,
     ...(server !== undefined && serverOf(server))
   })
@@ -208,7 +210,7 @@ export const conclude = (
   const sql = span.attributes.get(queryText)
   mark(span, {
     // One that was never sent has not been looked at yet.
-    [attribute.operation]: typeof sql === "string" ? OperationName.of(sql) : undefined,
+    [attribute.operation]: typeof sql === "string" ? Operation.wordOf(sql) : undefined,
     [attribute.attempts]: attempts > 1 ? attempts : undefined,
     ...failureOf(exit, kindOf)
   })
@@ -266,7 +268,7 @@ export const pause = (since: Beginning, pool: string, { attempt, delay, error, k
     name: name.rejected,
     attributes: {
       [attribute.pool]: pool,
-      [attribute.rejection]: reason,
+      [attribute.breakerState]: reason,
       [attribute.retryAfter]: (error as { readonly retryAfter?: number | null }).retryAfter ?? undefined
     },
     // Whoever waits for the circuit has not failed.

@@ -34,8 +34,9 @@ const witnessOf = (fiber: Fiber<unknown, unknown>): Partial<Witness> | undefined
     ? undefined
     : fiber.getRef(Statement.CurrentTransformer) as Partial<Witness> | undefined
 
-/** The span of the statement that a fiber is at work for, whosever it is. */
-export const around = (fiber: Fiber<unknown, unknown>): Tracer.Span | undefined => witnessOf(fiber)?.span
+/** The span of the statement that a fiber is at work for, whosever it is; else the fiber's own. */
+export const nearest = (fiber: Fiber<unknown, unknown>): Tracer.AnySpan | undefined =>
+  witnessOf(fiber)?.span ?? fiber.cache.span
 
 /** The same, if it is one of the pool's, and will be kept. */
 export const of = (fiber: Fiber<unknown, unknown>, pool: string): Tracer.Span | undefined => {

@@ -4,10 +4,12 @@ import * as Classify from "./classify.ts"
 import * as Codel from "./codel.ts"
 import type { Connector } from "./connector.ts"
 import { digFailure } from "./failure.ts"
+import * as LogFields from "./logFields.ts"
 import * as PoolMachine from "./poolMachine.ts"
 import type { PoolState } from "./poolState.ts"
 import type { Retirement } from "./retirement.ts"
 import type { Session } from "./session.ts"
+import type { Kind } from "./verdict.ts"
 
 /** Serves the line from the shelf, and opens what is missing. */
 export interface Supply<E> {
@@ -67,8 +69,20 @@ export const make = <E extends { readonly _tag: string }>(
    */
   const isRefusal = (error: E): boolean => {
     if (error._tag === "HookFailed" || error._tag === "CredentialsFailed") return true
-    const { kind } = Classify.classify(digFailure(error), { phase: "Connect", reused: false, replied: false })
+    const kind = kindOf(error)
     return kind === "Overloaded" || kind === "Denied"
+  }
+
+  const kindOf = (error: E): Kind =>
+    Classify.classify(digFailure(error), { phase: "Connect", reused: false, replied: false }).kind
+
+  const report = (error: E): void => {
+    // What the end of the pool has cut off has not failed.
+    if (state.phase === "Closed") return
+    state.book.write("connectionFailed", () => ({
+      ...LogFields.ofError(error, kindOf(error)),
+      "db.connection.retry_after_ms": connector().pause()
+    }))
   }
 
   /**
@@ -145,6 +159,7 @@ export const make = <E extends { readonly _tag: string }>(
       // Who wants more sessions is not served by those that come back.
       else if (connector().connecting() === 0 && !isRefusal(error)) disappoint(error)
       pump()
+      report(error)
     },
     warm: (count) =>
       Effect.callback((settle) => {

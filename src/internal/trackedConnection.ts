@@ -214,6 +214,7 @@ export class TrackedConnection implements PgConnection.PgConnection {
   private end(statement: Statement, exit: Exit.Exit<unknown, unknown>): void {
     if (exit._tag === "Success") {
       this.session.isAnswering = true
+      this.session.answeredSince = statement.startedAt
       this.replied = true
       if (this.transaction === "Open") this.noteOwnEnd(statement)
       this.observer.succeeded(statement)

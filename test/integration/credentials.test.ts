@@ -305,7 +305,7 @@ describe("a password that cannot be had", () => {
           )
           for (const error of errors) {
             const typed = failedCredentials(error)
-            if (cause !== undefined) assert.strictEqual(typed.cause, cause)
+            if (cause !== undefined) assert.strictEqual(Redacted.value(typed.cause), cause)
             assert.isNull(typed.refusal)
             assert.isTrue(typed.isRetryable)
           }

@@ -36,10 +36,10 @@ describe("with leakThreshold", () => {
         assert.match(lines[0]!.text, /held for longer than leakThreshold/)
         assert.match(lines[1]!.text, /come back/)
         for (const { about } of lines) {
-          assert.strictEqual(about["pool"], "jobs")
-          assert.isAtLeast(Number(about["heldForMillis"]), 3000)
-          assert.include(String(about["at"]), "reindex")
-          assert.include(String(about["at"]), "leaks.test.ts")
+          assert.strictEqual(about["db.client.connection.pool.name"], "jobs")
+          assert.isAtLeast(Number(about["db.connection.held_ms"]), 3000)
+          assert.include(String(about["db.connection.holder.at"]), "reindex")
+          assert.include(String(about["db.connection.holder.at"]), "leaks.test.ts")
         }
         assert.strictEqual(lines.length, 2)
         assert.deepInclude(yield* pool.stats, { active: 0, oldestLease: 0 })

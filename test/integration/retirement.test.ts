@@ -465,7 +465,7 @@ describe("hooks", () => {
           assert.strictEqual(error._tag, "HookFailed")
           if (error._tag === "HookFailed") {
             assert.strictEqual(error.hook, hook)
-            assert.strictEqual(error.cause, "no")
+            assert.strictEqual(Redacted.value(error.cause), "no")
             assert.isFalse(error.isRetryable)
           }
           const errors = yield* Effect.forEach(range(50), () => Effect.flip(pool.use(() => Effect.void)), {

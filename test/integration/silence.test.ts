@@ -387,10 +387,10 @@ describe("a link that went dead under callers with little patience", () => {
       yield* Effect.gen(function*() {
         const { sql } = yield* services
         yield* sql`SELECT 1`
-        assert.strictEqual((yield* Pg.Health.check).status, "up")
+        assert.strictEqual((yield* Pg.Health.check).state, "up")
         proxy.onRequest(() => "drop")
         yield* Effect.exit(Effect.timeout(sql`SELECT 1`, 200))
-        assert.notStrictEqual((yield* Pg.Health.check).status, "up")
+        assert.notStrictEqual((yield* Pg.Health.check).state, "up")
       }).pipe(Effect.provide(Pg.layer({ url: proxy.url, max: 2, multiplex: true, closeTimeout: 100 })))
     }))
 })

@@ -1,0 +1,106 @@
+/** Takes what may be a row's, a parameter's or a secret out of what is printed, and leaves it within reach. */
+import type * as PgConnection from "@effect/sql-pg/PgConnection"
+import * as Effect from "effect/Effect"
+import * as Redacted from "effect/Redacted"
+import { isSqlError, type SqlError } from "effect/sql/SqlError"
+import * as Stream from "effect/Stream"
+import { describe, digFailure, nameOf, sqlStateOf, summaryOf } from "./failure.ts"
+import * as Undisclosed from "./undisclosed.ts"
+
+export const errorTexts = ["discreet", "full"] as const
+
+/** How much of what was said an error shows where it is printed. */
+export type ErrorText = (typeof errorTexts)[number]
+
+/** What a server's reply says in its own words, and never only names. A field that nobody knows is a letter. */
+const inWords = (field: string): boolean => /^(detail|hint|where|internalQuery|.)$/.test(field)
+
+const define = (error: object, key: string, value: unknown, enumerable = false): void => {
+  // One that is frozen is somebody's constant: it has no row in it.
+  Reflect.defineProperty(error, key, { value, enumerable, writable: true, configurable: true })
+}
+
+/** The frames of a stack, without the message above them. */
+const framesOf = (error: Error): string => {
+  const { stack } = error
+  if (typeof stack !== "string") return ""
+  // A message may look like frames.
+  const start = stack.indexOf(error.message)
+  const frames = stack.slice(Math.max(0, start) + error.message.length)
+  const first = frames.indexOf("\n    at ")
+  return first === -1 ? "" : frames.slice(first)
+}
+
+const reword = (error: Error, text: string): void => {
+  if (Undisclosed.has(error)) return
+  const frames = framesOf(error)
+  Undisclosed.keep(error, error.message)
+  // The `toJSON` of Effect's errors prefers what it lists to what they were made of.
+  define(error, "message", text, "toJSON" in error)
+  define(error, "stack", `${error.name}: ${text}${frames}`)
+}
+
+const hush = (reply: Error): void => {
+  reword(reply, summaryOf(reply))
+  for (const field of Object.keys(reply)) {
+    if (!inWords(field)) continue
+    const words: unknown = Reflect.get(reply, field)
+    // Printers that are told to show hidden fields do not call a getter.
+    Object.defineProperty(reply, field, { get: () => words, enumerable: false, configurable: true })
+  }
+}
+
+/** What the driver's codecs say before they quote a value. */
+const beforeValue = (text: string): string =>
+  text.replace(/(,? received |: | ?"| value "| for [^a-z]| type for ).*$/s, "").trim()
+
+/** A value that could not be encoded or decoded may be quoted by whatever went wrong with it. */
+const isAboutValue = ({ reason }: SqlError): boolean =>
+  /^PgConnection: Failed to (encode query|decode row)/.test(reason.message ?? "")
+
+/**
+ * Rewords the error below a `SqlError` of the driver, in place: programs hold on to the object and read its fields, and
+ * everything that prints it finds the summary only. Costs nothing while nothing fails.
+ */
+export const conceal = <E>(error: E): E => {
+  if (!isSqlError(error)) return error
+  const { cause } = error.reason
+  if (!(cause instanceof Error)) return error
+  if (sqlStateOf(cause) !== undefined) hush(cause)
+  else if (isAboutValue(error)) {
+    if (nameOf(cause)?.startsWith("Pg") === true) reword(cause, beforeValue(cause.message))
+    else define(error.reason, "cause", seal(cause), true)
+  }
+  return error
+}
+
+/** How errors of a pool are treated before anybody sees them. */
+export const treatmentOf = (mode: ErrorText): <E>(error: E) => E => mode === "full" ? (error) => error : conceal
+
+/** The same connection for those who are not watched by an executor: their errors are treated here. */
+export const guard = (
+  connection: PgConnection.PgConnection,
+  treat: <E>(error: E) => E
+): PgConnection.PgConnection => {
+  const guarded: Pick<PgConnection.PgConnection, "query" | "queryValues" | "stream" | "listen" | "pin"> = {
+    query: (...args) => Effect.mapError(connection.query(...args), treat),
+    queryValues: (...args) => Effect.mapError(connection.queryValues(...args), treat),
+    stream: (...args) => Stream.mapError(connection.stream(...args), treat),
+    listen: (channel) => Effect.mapError(connection.listen(channel), treat),
+    pin: Effect.map(connection.pin, (pinned) => guard(pinned, treat))
+  }
+  return Object.assign(Object.create(connection) as PgConnection.PgConnection, guarded)
+}
+
+/** What somebody else's code has failed with: it may hold anything, and is told by its name. */
+export const seal = (cause: unknown): Redacted.Redacted<unknown> =>
+  Redacted.isRedacted(cause) ? cause : Redacted.make(cause, { label: nameOf(cause) })
+
+/** What may be said of somebody else's error, if anything. */
+export const wordsOf = (error: unknown, mode: ErrorText): string | undefined => {
+  if (isSqlError(error)) return describe(digFailure(error))
+  const name = nameOf(error)
+  if (mode === "discreet") return name
+  const text = error instanceof Error ? error.message : typeof error === "string" ? error : ""
+  return [name, text].filter((part) => part !== undefined && part !== "").join(": ") || undefined
+}

@@ -1,0 +1,193 @@
+/** What a line says beside its words: the names of its fields, and where they are taken from. */
+import type { HostAddress } from "./address.ts"
+import type { Transition } from "./breakerView.ts"
+import { digFailure, nameOf } from "./failure.ts"
+import type { Attempt } from "./history.ts"
+import type { CloseReason, Session } from "./session.ts"
+import type { Failure, Kind, Outcome } from "./verdict.ts"
+
+/** The fields of all lines. Durations are milliseconds. */
+export interface Fields {
+  readonly "server.address": string
+  readonly "server.port"?: number | undefined
+  readonly "db.connection.id": number
+  readonly "db.connection.pid": number
+  readonly "db.connection.connect_ms": number
+  readonly "db.connection.age_ms": number
+  readonly "db.connection.uses": number
+  readonly "db.connection.close_reason": CloseReason
+  readonly "db.connection.retry_after_ms": number
+  readonly "db.connection.held_ms": number
+  readonly "db.connection.holder.fiber": number
+  readonly "db.connection.holder.span"?: string | undefined
+  readonly "db.connection.holder.at"?: string | undefined
+  readonly "db.hook": string
+  /** The SQLSTATE, else the socket's code, else the name of the error. */
+  readonly "error.type"?: string | undefined
+  /** The SQLSTATE. */
+  readonly "db.response.status_code"?: string | undefined
+  readonly "db.error.kind"?: Kind | undefined
+  readonly "db.error.effect"?: Outcome | undefined
+  readonly "db.error.constraint"?: string | undefined
+  /** The table, as OpenTelemetry calls it. */
+  readonly "db.collection.name"?: string | undefined
+  readonly "db.retry.attempt": number
+  readonly "db.retry.attempts": number
+  readonly "db.retry.delay_ms": number
+  readonly "db.retry.stopped_by": string
+  readonly "db.acquire.phase": string
+  readonly "db.acquire.waited_ms": number
+  readonly "db.pool.total": number
+  readonly "db.pool.idle": number
+  readonly "db.pool.active": number
+  readonly "db.pool.waiting": number
+  readonly "db.pool.connecting": number
+  readonly "db.pool.max": number
+  readonly "db.pool.evicted": number
+  readonly "db.pool.cut_off": number
+  readonly "db.pool.waited_ms": number
+  readonly "db.pool.left": number
+  readonly "db.breaker.key": string
+  readonly "db.breaker.from": string
+  readonly "db.breaker.to": string
+  readonly "db.breaker.retry_after_ms"?: number | undefined
+  readonly "db.breaker.openings"?: number | undefined
+  readonly "db.breaker.reason"?: string | undefined
+  readonly "db.breaker.step": "load" | "read" | "save"
+  readonly "db.credentials.expires_at": string
+  /** Lines that were left out before this one. */
+  readonly suppressed?: number | undefined
+}
+
+/** What an error says, without any of its text. */
+export type FailureFields = Pick<
+  Fields,
+  "error.type" | "db.response.status_code" | "db.error.kind" | "db.error.constraint" | "db.collection.name"
+>
+
+/** What OpenTelemetry calls an error that has no name of its own. */
+export const unnamed = "_OTHER"
+
+/** A name in the schema, and nothing that might be a value. */
+const identifier = /^[\p{L}_][\p{L}\p{M}\p{N}_$]{0,62}$/u
+
+const identifierIn = (fields: object | undefined, key: "constraint" | "table"): string | undefined => {
+  const value = (fields as Record<string, unknown> | undefined)?.[key]
+  return typeof value === "string" && identifier.test(value) ? value : undefined
+}
+
+const isObject = (value: unknown): value is object => typeof value === "object" && value !== null
+
+/** The server's reply itself, below the errors that were made of it. */
+const replyIn = (error: unknown, depth = 0): object | undefined => {
+  if (!isObject(error) || depth > 4) return undefined
+  if ("severity" in error && "code" in error) return error
+  return replyIn("reason" in error ? error.reason : "cause" in error ? error.cause : undefined, depth + 1)
+}
+
+/** What is known of a failure that was read before. */
+export const ofFailure = ({ code, sqlState }: Failure, kind?: Kind, error?: unknown): FailureFields => {
+  const reply = replyIn(error)
+  return {
+    "error.type": sqlState ?? code ?? nameOf(error) ?? unnamed,
+    "db.response.status_code": sqlState,
+    "db.error.kind": kind,
+    "db.error.constraint": identifierIn(reply, "constraint"),
+    "db.collection.name": identifierIn(reply, "table")
+  }
+}
+
+/** Of the caller's own code, whose words are its own. */
+export const ofDefect = (defect: unknown) => ({ "error.type": nameOf(defect) ?? unnamed })
+
+/** What is known of an error of any shape. */
+export const ofError = (error: unknown, kind?: Kind): FailureFields => ofFailure(digFailure(error), kind, error)
+
+/** Calls fail, or would, from then on. */
+export const isAlarm = ({ from, to }: Transition): boolean => to === "Open" || to === "Isolated" || from === to
+
+export const changed = (transition: Transition) => ({
+  "db.breaker.key": transition.key,
+  "db.breaker.from": transition.from,
+  "db.breaker.to": transition.to,
+  ...("reason" in transition && { "db.breaker.reason": transition.reason }),
+  ...("retryAfter" in transition && {
+    "db.breaker.retry_after_ms": Math.round(transition.retryAfter),
+    "db.breaker.openings": transition.consecutiveOpenings
+  }),
+  ...("failure" in transition && transition.failure !== undefined && ofFailure(transition.failure))
+})
+
+export const repeated = ({ attempt, delay, effect, failure, kind }: Attempt, error: unknown) => ({
+  "db.retry.attempt": attempt + 1,
+  "db.retry.delay_ms": Math.round(delay),
+  "db.error.effect": effect,
+  ...ofFailure(failure, kind, error)
+})
+
+export const exhausted = (last: unknown, history: ReadonlyArray<Attempt>, stoppedBy: string) => {
+  const attempt = history.at(-1)
+  return {
+    "db.retry.attempts": history.length,
+    "db.retry.stopped_by": stoppedBy,
+    "db.error.effect": attempt?.effect,
+    ...ofError(last, attempt?.kind)
+  }
+}
+
+export const ofHook = (hook: string, error: unknown) => ({ "db.hook": hook, ...ofError(error) })
+
+interface Servers {
+  readonly targets: ReadonlyArray<{ readonly address: HostAddress }>
+}
+
+/** Which session it is, and on which server. */
+const ofSession = ({ connection, host, id }: Session, { targets }: Servers) => {
+  const { address } = targets[host]!
+  return {
+    "db.connection.id": id,
+    "db.connection.pid": connection.processId,
+    "server.address": address.path ?? address.host,
+    "server.port": address.path === undefined ? address.port : undefined
+  }
+}
+
+export const opened = (session: Session, servers: Servers) => ({
+  ...ofSession(session, servers),
+  "db.connection.connect_ms": session.connectTook
+})
+
+export const closed = (session: Session, servers: Servers, at: number) => ({
+  ...ofSession(session, servers),
+  "db.connection.close_reason": session.condemned ?? "error",
+  "db.connection.age_ms": Math.max(0, at - session.openedAt),
+  "db.connection.uses": session.uses
+})
+
+/** What an `AcquireTimeout` tells. */
+export const waitedInVain = (
+  { lastConnectFailure, phase, stats, waited }: {
+    readonly phase: string
+    readonly waited: number
+    readonly stats: {
+      readonly total: number
+      readonly idle: number
+      readonly active: number
+      readonly waiting: number
+      readonly connecting: number
+      readonly max: number
+    }
+    readonly lastConnectFailure: Failure | null
+  }
+) => ({
+  "db.acquire.phase": phase,
+  "db.acquire.waited_ms": waited,
+  "db.pool.total": stats.total,
+  "db.pool.idle": stats.idle,
+  "db.pool.active": stats.active,
+  "db.pool.waiting": stats.waiting,
+  "db.pool.connecting": stats.connecting,
+  "db.pool.max": stats.max,
+  "error.type": lastConnectFailure?.sqlState ?? lastConnectFailure?.code,
+  "db.response.status_code": lastConnectFailure?.sqlState
+})

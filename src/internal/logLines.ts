@@ -1,0 +1,317 @@
+/**
+ * Every line that is logged here: its event, its level, its fields, and its words. The table in `docs/logs.md` is held to
+ * this one. Lines carry codes, names and numbers, and never a text of the server's, of a statement or of a caller's error.
+ */
+import type * as LogLevel from "effect/LogLevel"
+import type { FailureFields, Fields } from "./logFields.ts"
+import { unnamed } from "./logFields.ts"
+import { conditionOf } from "./sqlState.ts"
+
+/** The level of a line that is written. */
+export type Level = Exclude<LogLevel.Severity, "Fatal" | "Trace">
+
+export interface Line<K extends keyof Fields = keyof Fields> {
+  readonly event: string
+  readonly level: Level
+  readonly fields: ReadonlyArray<K>
+  /** Whose logger, annotations and span it has: the pool's, or those of the fiber that it happens to. */
+  readonly of: "pool" | "caller"
+  readonly says: (about: Pick<Fields, K>) => string
+  /** Which lines of the event are limited together; `false`: it is not limited. */
+  readonly limitedBy: ((about: Pick<Fields, K>) => string) | false
+}
+
+const line = <const K extends keyof Fields>(
+  event: string,
+  level: Level,
+  fields: ReadonlyArray<K>,
+  says: Line<K>["says"],
+  { limitedBy = () => "", of = "pool" }: Partial<Pick<Line<K>, "limitedBy" | "of">> = {}
+): Line<K> => ({ event, level, fields, of, says, limitedBy })
+
+const failureFields = [
+  "error.type",
+  "db.response.status_code",
+  "db.error.kind",
+  "db.error.constraint",
+  "db.collection.name"
+] as const
+
+/** `53300 too_many_connections`, `ECONNREFUSED`. */
+const named = (about: Pick<Fields, "error.type" | "db.response.status_code">): string => {
+  const { "db.response.status_code": sqlState, "error.type": type = unnamed } = about
+  if (type === unnamed) return "an error without a name"
+  const condition = sqlState === undefined ? undefined : conditionOf(sqlState)
+  return condition === undefined ? type : `${type} ${condition}`
+}
+
+const byKind = (about: FailureFields): string => about["db.error.kind"] ?? ""
+
+const sessions = (count: number): string => count === 1 ? "1 session" : `${count} sessions`
+
+const transitionFields = [
+  "db.breaker.key",
+  "db.breaker.from",
+  "db.breaker.to",
+  "db.breaker.retry_after_ms",
+  "db.breaker.openings",
+  "db.breaker.reason",
+  "error.type",
+  "db.response.status_code"
+] as const
+
+const wanting: Readonly<Record<string, string>> = {
+  attempts: "attempts",
+  deadline: "time before the deadline",
+  budget: "retry budget: too much else fails as well",
+  refusal: "a session"
+}
+
+const holderOf = (about: Pick<Fields, "db.connection.holder.at" | "db.connection.holder.fiber">): string =>
+  about["db.connection.holder.at"] ??
+    `fiber ${about["db.connection.holder.fiber"]} (run the work inside Effect.fn or Effect.withSpan to learn where)`
+
+const snapshotTroubles: Readonly<Record<Fields["db.breaker.step"], (key: string) => string>> = {
+  read: (key) => `The snapshot of the circuit ${key} is of no use, so it begins closed`,
+  load: (key) => `The snapshot of the circuit ${key} could not be loaded, so it begins closed`,
+  save: (key) => `The snapshot of the circuit ${key} could not be saved`
+}
+
+const transitionWords = (about: Pick<Fields, typeof transitionFields[number]>): string => {
+  const circuit = `The circuit ${about["db.breaker.key"]}`
+  const why = about["error.type"] === undefined ? "" : `: ${named(about)}`
+  switch (about["db.breaker.to"]) {
+    case "Open":
+      return `${circuit} is open${why}. Calls fail at once; the database is asked again in ${
+        about["db.breaker.retry_after_ms"]
+      } ms.`
+    case "HalfOpen":
+      return `${circuit} is half open: one call finds out whether the database is back.`
+    case "Isolated":
+      return `${circuit} is isolated by hand (${about["db.breaker.reason"]}): every call fails at once.`
+    case "Disabled":
+      return about["db.breaker.from"] === "Disabled"
+        ? `${circuit} would have opened${why}, but it is disabled by hand.`
+        : `${circuit} is disabled by hand: every call is let in.`
+    default:
+      return `${circuit} is closed: calls run again.`
+  }
+}
+
+export const lines = {
+  connectionOpened: line(
+    "db.connection.opened",
+    "Debug",
+    ["db.connection.id", "db.connection.pid", "db.connection.connect_ms", "server.address", "server.port"],
+    (about) =>
+      `Session ${about["db.connection.id"]} is open: the server's process ${about["db.connection.pid"]}, after ${
+        about["db.connection.connect_ms"]
+      } ms.`,
+    { limitedBy: false }
+  ),
+  connectionClosed: line(
+    "db.connection.closed",
+    "Debug",
+    [
+      "db.connection.id",
+      "db.connection.pid",
+      "db.connection.close_reason",
+      "db.connection.age_ms",
+      "db.connection.uses",
+      "server.address",
+      "server.port"
+    ],
+    (about) =>
+      `Session ${about["db.connection.id"]} is closed (${about["db.connection.close_reason"]}) after ${
+        about["db.connection.age_ms"]
+      } ms and ${about["db.connection.uses"]} checkouts.`,
+    { limitedBy: false }
+  ),
+  connectionFailed: line(
+    "db.connection.failed",
+    "Warn",
+    ["db.connection.retry_after_ms", ...failureFields],
+    (about) =>
+      `No session could be opened: ${named(about)}. The next connect is tried in ${
+        about["db.connection.retry_after_ms"]
+      } ms.`,
+    { limitedBy: byKind }
+  ),
+  resetFailed: line(
+    "db.connection.reset_failed",
+    "Warn",
+    ["error.type", "db.response.status_code"],
+    (about) =>
+      `A session could not be reset between two borrowers and was closed (SQLSTATE ${
+        about["db.response.status_code"] ?? "unknown"
+      }). Each lease costs a connect until the server takes what the option reset sends.`
+  ),
+  hookFailed: line(
+    "db.connection.hook_failed",
+    "Warn",
+    ["db.hook", ...failureFields],
+    (about) => `The ${about["db.hook"]} hook failed: ${named(about)}. Its session is closed.`,
+    { limitedBy: (about) => about["db.hook"] }
+  ),
+  acquireTimeout: line(
+    "db.acquire.timeout",
+    "Warn",
+    [
+      "db.acquire.phase",
+      "db.acquire.waited_ms",
+      "db.pool.total",
+      "db.pool.idle",
+      "db.pool.active",
+      "db.pool.waiting",
+      "db.pool.connecting",
+      "db.pool.max",
+      "error.type",
+      "db.response.status_code"
+    ],
+    (about) =>
+      `No session could be had within ${about["db.acquire.waited_ms"]} ms: ${about["db.pool.active"]} of ${
+        about["db.pool.max"]
+      } are in use, ${about["db.pool.waiting"]} others wait (phase ${about["db.acquire.phase"]}).`,
+    { limitedBy: (about) => about["db.acquire.phase"], of: "caller" }
+  ),
+  queryRetry: line(
+    "db.query.retry",
+    "Info",
+    ["db.retry.attempt", "db.retry.delay_ms", "db.error.effect", ...failureFields],
+    (about) =>
+      `Attempt ${about["db.retry.attempt"]} begins, ${about["db.retry.delay_ms"]} ms after the last one failed: ${
+        named(about)
+      }.`,
+    { limitedBy: byKind, of: "caller" }
+  ),
+  queryGaveUp: line(
+    "db.query.gave_up",
+    "Error",
+    ["db.retry.attempts", "db.retry.stopped_by", "db.error.effect", ...failureFields],
+    (about) =>
+      `Given up after ${about["db.retry.attempts"]} attempts, for want of ${
+        wanting[about["db.retry.stopped_by"]] ?? about["db.retry.stopped_by"]
+      }: ${named(about)}.`,
+    { limitedBy: byKind, of: "caller" }
+  ),
+  classifierFailed: line(
+    "db.classifier.failed",
+    "Warn",
+    ["error.type"],
+    (about) =>
+      `A classifier failed; the default verdict stands (${
+        named(about)
+      }). It is not told of again: it has to return a verdict.`
+  ),
+  leak: line(
+    "db.pool.leak",
+    "Warn",
+    [
+      "db.connection.id",
+      "db.connection.held_ms",
+      "db.connection.holder.fiber",
+      "db.connection.holder.span",
+      "db.connection.holder.at"
+    ],
+    (about) =>
+      `Session ${about["db.connection.id"]} has been held for longer than leakThreshold, ${
+        about["db.connection.held_ms"]
+      } ms so far, by ${holderOf(about)}.`
+  ),
+  leakOver: line(
+    "db.pool.leak_over",
+    "Info",
+    [
+      "db.connection.id",
+      "db.connection.held_ms",
+      "db.connection.holder.fiber",
+      "db.connection.holder.span",
+      "db.connection.holder.at"
+    ],
+    (about) =>
+      `Session ${about["db.connection.id"]}, which was held for longer than leakThreshold, has come back after ${
+        about["db.connection.held_ms"]
+      } ms, from ${holderOf(about)}.`
+  ),
+  evictAll: line(
+    "db.pool.evict_all",
+    "Warn",
+    ["db.pool.evicted"],
+    (about) =>
+      `All sessions are given up, ${
+        about["db.pool.evicted"]
+      } of them: idle ones now, lent ones when they come back. Somebody has asked for it, or the server is not what it was.`
+  ),
+  drainFailed: line(
+    "db.pool.drain_failed",
+    "Error",
+    ["db.pool.cut_off", "db.pool.waited_ms"],
+    (about) =>
+      `The pool closes, and after ${about["db.pool.waited_ms"]} ms ${
+        about["db.pool.cut_off"]
+      } borrowers are not done: their statements are cancelled. Stop the work first, or allow more time (closeTimeout, or the deadline of drain).`
+  ),
+  closed: line(
+    "db.pool.closed",
+    // The last word of a program that prints something else, whose loggers write to the same output by default.
+    "Debug",
+    ["db.pool.left", "suppressed"],
+    (about) =>
+      about["db.pool.left"] === 0
+        ? "The pool is closed, and no session is left."
+        : `The pool is closed, and ${sessions(about["db.pool.left"])} had to be left to the server to end.`
+  ),
+  breakerOpened: line(
+    "db.breaker.transition",
+    "Warn",
+    transitionFields,
+    transitionWords,
+    { limitedBy: (about) => about["db.breaker.to"] }
+  ),
+  breakerMoved: line(
+    "db.breaker.transition",
+    "Info",
+    transitionFields,
+    transitionWords,
+    { limitedBy: (about) => about["db.breaker.to"] }
+  ),
+  breakerObserverFailed: line(
+    "db.breaker.observer_failed",
+    "Warn",
+    ["db.breaker.key", "error.type"],
+    (about) => `The onTransition of the circuit ${about["db.breaker.key"]} threw: ${named(about)}.`
+  ),
+  breakerSnapshotFailed: line(
+    "db.breaker.snapshot_failed",
+    "Warn",
+    ["db.breaker.key", "db.breaker.step", "error.type"],
+    (about) => `${snapshotTroubles[about["db.breaker.step"]](about["db.breaker.key"])} (${named(about)}).`,
+    { limitedBy: (about) => about["db.breaker.step"] }
+  ),
+  breakerStoreLost: line(
+    "db.breaker.store_lost",
+    "Warn",
+    ["db.breaker.key", "error.type"],
+    (about) =>
+      `The store of the circuit ${
+        about["db.breaker.key"]
+      } gives no answer that can be used: until it does, this process goes by its own (${named(about)}).`
+  ),
+  breakerStoreBack: line(
+    "db.breaker.store_back",
+    "Info",
+    ["db.breaker.key"],
+    (about) => `The store of the circuit ${about["db.breaker.key"]} answers again, and the circuit is shared again.`
+  ),
+  credentialsNotRenewed: line(
+    "db.credentials.not_renewed",
+    "Warn",
+    ["error.type", "db.credentials.expires_at"],
+    (about) =>
+      `The password could not be renewed: ${named(about)}. The one at hand is good until ${
+        about["db.credentials.expires_at"]
+      }.`,
+    // The cache itself asks less and less often.
+    { limitedBy: false, of: "caller" }
+  )
+}

@@ -1,0 +1,724 @@
+/** What whoever reads the log sees of each event: a line of JSON. The server is in this process, and time is the test's. */
+import { assert, describe, it } from "@effect/vitest"
+import * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
+import * as Layer from "effect/Layer"
+import * as Logger from "effect/Logger"
+import type * as LogLevel from "effect/LogLevel"
+import * as CircuitBreaker from "effect/persistence/CircuitBreaker"
+import * as Redacted from "effect/Redacted"
+import * as References from "effect/References"
+import * as Scope from "effect/Scope"
+import { SqlClient } from "effect/sql/SqlClient"
+import { TestClock } from "effect/testing"
+import { readFileSync } from "node:fs"
+import * as Pg from "../src/index.ts"
+import type { Name } from "../src/internal/logbook.ts"
+import type { Fields } from "../src/internal/logFields.ts"
+import { lines as table } from "../src/internal/logLines.ts"
+import type { MemoryServer } from "./memoryServer.ts"
+import { makeMemoryServer } from "./memoryServer.ts"
+
+interface Line {
+  readonly level: string
+  readonly message: string
+  readonly cause?: unknown
+  readonly annotations: Readonly<Record<string, unknown>>
+}
+
+const parse = (json: string): Line => JSON.parse(json)
+
+/** The lines that are written, as `Logger.consoleJson` would print them. */
+const recorder = (level: LogLevel.LogLevel = "Trace") => {
+  const lines: Array<Line> = []
+  const logger = Logger.map(Logger.formatJson, (json) => void lines.push(parse(json)))
+  const recorded = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
+    effect.pipe(Effect.provide(Logger.layer([logger])), Effect.provideService(References.MinimumLogLevel, level))
+  return { lines, recorded }
+}
+
+interface World {
+  readonly server: MemoryServer
+  readonly pool: Pg.Pool.Pool["Service"]
+  readonly breaker: Pg.Breaker.Breaker["Service"]
+  /** A statement of the client's. */
+  readonly ask: Effect.Effect<unknown, unknown>
+  readonly run: Pg.Executor.Executor["Service"]["run"]
+  readonly close: Effect.Effect<void>
+}
+
+const makeWorld = Effect.fnUntraced(function*(
+  options: Pg.Options = {},
+  prepare: (server: MemoryServer) => void = () => {}
+): Effect.fn.Return<World, Pg.Errors.InvalidOption, Scope.Scope> {
+  const server = makeMemoryServer()
+  prepare(server)
+  const scope = yield* Scope.fork(yield* Effect.scope)
+  const context = yield* Scope.provide(
+    Layer.build(Pg.layer({
+      name: "shop",
+      stream: server.stream,
+      host: "db1",
+      database: "app",
+      username: "nobody",
+      password: Redacted.make("hunter2"),
+      prepare: false,
+      max: 2,
+      retry: { jitter: "none" },
+      breaker: { jitter: "none" },
+      ...options
+    })),
+    scope
+  )
+  const sql = Context.get(context, SqlClient)
+  return {
+    server,
+    pool: Context.get(context, Pg.Pool.Pool),
+    breaker: Context.get(context, Pg.Breaker.Breaker),
+    ask: sql`SELECT 1`,
+    run: Context.get(context, Pg.Executor.Executor).run,
+    close: Scope.close(scope, Exit.void)
+  }
+})
+
+/** A turn of the event loop, in which sockets do what they have to. */
+const turn = Effect.callback<void>((resume) => void setImmediate(() => resume(Effect.void)))
+
+const turns = Effect.repeat(turn, { times: 20 })
+
+/** Lets time go on until the effect has ended. */
+const played = Effect.fnUntraced(function*<A, E, R>(effect: Effect.Effect<A, E, R>, step = 25) {
+  const fiber = yield* Effect.forkChild(effect, { startImmediately: true })
+  for (let steps = 0; fiber.pollUnsafe() === undefined; steps++) {
+    assert.isBelow(steps, 4000, "it does not end")
+    yield* turns
+    if (fiber.pollUnsafe() === undefined) yield* TestClock.adjust(step)
+  }
+  return yield* Fiber.await(fiber)
+})
+
+const refuses = (server: MemoryServer): void => {
+  server.manner = "refuses"
+}
+
+const pooled = { "db.client.connection.pool.name": "shop" }
+const onServer = { "server.address": "db1", "server.port": 5432 }
+const refused = { "error.type": "ECONNREFUSED" }
+const unavailable = Effect.fail(
+  new CircuitBreaker.CircuitBreakerError({
+    reason: new CircuitBreaker.CircuitBreakerStoreError({ message: "hunter2", cause: new Error("hunter2") })
+  })
+)
+
+/** What makes a line, and what it looks like then. */
+interface Scenario {
+  readonly provoke: Effect.Effect<unknown, unknown, Scope.Scope>
+  readonly level: "DEBUG" | "INFO" | "WARN" | "ERROR"
+  readonly message: string
+  readonly annotations: Readonly<Record<string, unknown>>
+}
+
+const breakerOptions = { jitter: "none", key: "db1:5432/app" } as const
+
+const scenarios: { readonly [N in Exclude<Name, "resetFailed">]: Scenario } = {
+  connectionOpened: {
+    provoke: Effect.flatMap(makeWorld(), ({ pool }) => pool.warm(1)),
+    level: "DEBUG",
+    message: "Session 1 is open: the server's process 1, after 0 ms.",
+    annotations: {
+      ...pooled,
+      ...onServer,
+      "db.connection.id": 1,
+      "db.connection.pid": 1,
+      "db.connection.connect_ms": 0
+    }
+  },
+  connectionClosed: {
+    provoke: Effect.gen(function*() {
+      const { ask, pool } = yield* makeWorld()
+      yield* ask
+      yield* TestClock.adjust("3 seconds")
+      yield* pool.evictAll
+      yield* turns
+    }),
+    level: "DEBUG",
+    message: "Session 1 is closed (invalid) after 3000 ms and 1 checkouts.",
+    annotations: {
+      ...pooled,
+      ...onServer,
+      "db.connection.id": 1,
+      "db.connection.pid": 1,
+      "db.connection.close_reason": "invalid",
+      "db.connection.age_ms": 3000,
+      "db.connection.uses": 1
+    }
+  },
+  connectionFailed: {
+    provoke: Effect.gen(function*() {
+      const { ask } = yield* makeWorld({ retry: false }, (server) => {
+        server.manner = "is full"
+      })
+      yield* played(ask)
+    }),
+    level: "WARN",
+    message: "No session could be opened: 53300 too_many_connections. The next connect is tried in 100 ms.",
+    annotations: {
+      ...pooled,
+      "error.type": "53300",
+      "db.response.status_code": "53300",
+      "db.error.kind": "Overloaded",
+      "db.connection.retry_after_ms": 100
+    }
+  },
+  hookFailed: {
+    provoke: Effect.gen(function*() {
+      const quota = Object.assign(new Error("hunter2 has none"), {
+        severity: "ERROR",
+        code: "23514",
+        constraint: "quota_positive",
+        table: "quota",
+        detail: "Failing row contains (hunter2)."
+      })
+      const { ask } = yield* makeWorld({ afterRelease: () => Effect.fail(quota) })
+      yield* ask
+      yield* turns
+    }),
+    level: "WARN",
+    message: "The afterRelease hook failed: 23514 check_violation. Its session is closed.",
+    annotations: {
+      ...pooled,
+      "db.hook": "afterRelease",
+      "error.type": "23514",
+      "db.response.status_code": "23514",
+      "db.error.constraint": "quota_positive",
+      "db.collection.name": "quota"
+    }
+  },
+  acquireTimeout: {
+    provoke: Effect.gen(function*() {
+      const { ask, pool } = yield* makeWorld({ max: 1, acquireTimeout: "2 seconds" })
+      yield* pool.get()
+      yield* played(ask)
+    }),
+    level: "WARN",
+    message: "No session could be had within 2000 ms: 1 of 1 are in use, 0 others wait (phase Queue).",
+    annotations: {
+      ...pooled,
+      "db.acquire.phase": "Queue",
+      "db.acquire.waited_ms": 2000,
+      "db.pool.total": 1,
+      "db.pool.idle": 0,
+      "db.pool.active": 1,
+      "db.pool.waiting": 0,
+      "db.pool.connecting": 0,
+      "db.pool.max": 1
+    }
+  },
+  queryRetry: {
+    provoke: Effect.flatMap(makeWorld({}, refuses), ({ ask }) => played(ask)),
+    level: "INFO",
+    message: "Attempt 2 begins, 100 ms after the last one failed: ECONNREFUSED.",
+    annotations: {
+      ...pooled,
+      ...refused,
+      "db.error.kind": "Unreachable",
+      "db.error.effect": "NotRun",
+      "db.retry.attempt": 2,
+      "db.retry.delay_ms": 100
+    }
+  },
+  queryGaveUp: {
+    provoke: Effect.flatMap(makeWorld({ breaker: false }, refuses), ({ ask }) => played(ask)),
+    level: "ERROR",
+    message: "Given up after 5 attempts, for want of attempts: ECONNREFUSED.",
+    annotations: {
+      ...pooled,
+      ...refused,
+      "db.error.kind": "Unreachable",
+      "db.error.effect": "NotRun",
+      "db.retry.attempts": 5,
+      "db.retry.stopped_by": "attempts"
+    }
+  },
+  classifierFailed: {
+    provoke: Effect.gen(function*() {
+      const classify = () => {
+        throw new RangeError("hunter2")
+      }
+      const { ask } = yield* makeWorld({ classify, retry: false }, refuses)
+      yield* played(ask)
+    }),
+    level: "WARN",
+    message:
+      "A classifier failed; the default verdict stands (RangeError). It is not told of again: it has to return a verdict.",
+    annotations: { ...pooled, "error.type": "RangeError" }
+  },
+  leak: {
+    provoke: Effect.gen(function*() {
+      const { pool } = yield* makeWorld({ leakThreshold: "1 minute" })
+      yield* pool.get()
+      yield* TestClock.adjust("1 minute")
+    }),
+    level: "WARN",
+    message:
+      "Session 1 has been held for longer than leakThreshold, 60000 ms so far, by fiber 0 (run the work inside " +
+      "Effect.fn or Effect.withSpan to learn where).",
+    annotations: {
+      ...pooled,
+      "db.connection.id": 1,
+      "db.connection.held_ms": 60_000,
+      "db.connection.holder.fiber": 0
+    }
+  },
+  leakOver: {
+    provoke: Effect.gen(function*() {
+      const { pool } = yield* makeWorld({ leakThreshold: "1 minute" })
+      yield* Effect.scoped(Effect.andThen(pool.get(), TestClock.adjust("90 seconds")))
+    }),
+    level: "INFO",
+    message:
+      "Session 1, which was held for longer than leakThreshold, has come back after 90000 ms, from fiber 0 (run " +
+      "the work inside Effect.fn or Effect.withSpan to learn where).",
+    annotations: {
+      ...pooled,
+      "db.connection.id": 1,
+      "db.connection.held_ms": 90_000,
+      "db.connection.holder.fiber": 0
+    }
+  },
+  evictAll: {
+    provoke: Effect.gen(function*() {
+      const { pool } = yield* makeWorld()
+      yield* pool.warm(2)
+      yield* pool.evictAll
+    }),
+    level: "WARN",
+    message:
+      "All sessions are given up, 2 of them: idle ones now, lent ones when they come back. Somebody has asked for " +
+      "it, or the server is not what it was.",
+    annotations: { ...pooled, "db.pool.evicted": 2 }
+  },
+  drainFailed: {
+    provoke: Effect.gen(function*() {
+      const { pool } = yield* makeWorld()
+      yield* pool.get()
+      yield* played(pool.drain("2 seconds"))
+    }),
+    level: "ERROR",
+    message:
+      "The pool closes, and after 2000 ms 1 borrowers are not done: their statements are cancelled. Stop the work " +
+      "first, or allow more time (closeTimeout, or the deadline of drain).",
+    annotations: { ...pooled, "db.pool.cut_off": 1, "db.pool.waited_ms": 2000 }
+  },
+  closed: {
+    provoke: Effect.flatMap(makeWorld(), ({ close }) => close),
+    level: "DEBUG",
+    message: "The pool is closed, and no session is left.",
+    annotations: { ...pooled, "db.pool.left": 0 }
+  },
+  breakerOpened: {
+    provoke: Effect.gen(function*() {
+      const { ask } = yield* makeWorld({ breaker: { jitter: "none", failures: 1 }, retry: false }, refuses)
+      yield* played(ask)
+    }),
+    level: "WARN",
+    message: "The circuit db1:5432/app is open: ECONNREFUSED. Calls fail at once; the database is asked again in " +
+      "30000 ms.",
+    annotations: {
+      ...pooled,
+      ...refused,
+      "db.breaker.key": "db1:5432/app",
+      "db.breaker.from": "Closed",
+      "db.breaker.to": "Open",
+      "db.breaker.openings": 1,
+      "db.breaker.retry_after_ms": 30_000
+    }
+  },
+  breakerMoved: {
+    provoke: Effect.gen(function*() {
+      const { ask, server } = yield* makeWorld({ breaker: { jitter: "none", failures: 1 }, retry: false }, refuses)
+      yield* played(ask)
+      server.manner = "accepts"
+      yield* TestClock.adjust("31 seconds")
+      yield* played(ask)
+    }),
+    level: "INFO",
+    message: "The circuit db1:5432/app is half open: one call finds out whether the database is back.",
+    annotations: {
+      ...pooled,
+      "db.breaker.key": "db1:5432/app",
+      "db.breaker.from": "Open",
+      "db.breaker.to": "HalfOpen"
+    }
+  },
+  breakerObserverFailed: {
+    provoke: Effect.gen(function*() {
+      const onTransition = () => {
+        throw new TypeError("hunter2")
+      }
+      const breaker = yield* Pg.Breaker.make({ ...breakerOptions, onTransition })
+      yield* Effect.scoped(breaker.isolate("moving"))
+    }),
+    level: "WARN",
+    message: "The onTransition of the circuit db1:5432/app threw: TypeError.",
+    annotations: { "db.breaker.key": "db1:5432/app", "error.type": "TypeError" }
+  },
+  breakerSnapshotFailed: {
+    provoke: Layer.build(Pg.Breaker.layerHydrated({
+      ...breakerOptions,
+      load: Effect.fail(new Error("hunter2")),
+      save: () => Effect.void
+    })),
+    level: "WARN",
+    message:
+      "The snapshot of the circuit db1:5432/app could not be loaded, so it begins closed (an error without a name).",
+    annotations: { "db.breaker.key": "db1:5432/app", "db.breaker.step": "load", "error.type": "_OTHER" }
+  },
+  breakerStoreLost: {
+    provoke: sharedWith(unavailable),
+    level: "WARN",
+    message:
+      "The store of the circuit db1:5432/app gives no answer that can be used: until it does, this process goes " +
+      "by its own (CircuitBreakerError).",
+    annotations: { "db.breaker.key": "db1:5432/app", "error.type": "CircuitBreakerError" }
+  },
+  breakerStoreBack: {
+    provoke: sharedWith(unavailable),
+    level: "INFO",
+    message: "The store of the circuit db1:5432/app answers again, and the circuit is shared again.",
+    annotations: { "db.breaker.key": "db1:5432/app" }
+  },
+  credentialsNotRenewed: {
+    provoke: Effect.gen(function*() {
+      let calls = 0
+      const password = Pg.Credentials.cached(
+        Effect.suspend(() =>
+          calls++ === 0 ? Effect.succeed(Redacted.make("hunter2")) : Effect.fail(new TypeError("hunter2"))
+        ),
+        { timeToLive: "10 minutes" }
+      )
+      const { pool } = yield* makeWorld({ password })
+      yield* pool.warm(1)
+      yield* TestClock.adjust("9 minutes")
+      yield* pool.warm(2)
+    }),
+    level: "WARN",
+    message: "The password could not be renewed: TypeError. The one at hand is good until 1970-01-01T00:10:00.000Z.",
+    annotations: {
+      ...pooled,
+      "error.type": "TypeError",
+      "db.credentials.expires_at": "1970-01-01T00:10:00.000Z"
+    }
+  }
+}
+
+/** A store that answers first with this, and then as it should. */
+function sharedWith(trouble: Effect.Effect<never, CircuitBreaker.CircuitBreakerError>) {
+  return Effect.gen(function*() {
+    let isDown = true
+    const memory = yield* Layer.build(Layer.fresh(CircuitBreaker.layerStoreMemory()))
+    const healthy = Context.get(memory, CircuitBreaker.CircuitBreakerStore)
+    const store = CircuitBreaker.CircuitBreakerStore.of({
+      ...healthy,
+      state: (key) => Effect.suspend(() => isDown ? trouble : healthy.state(key))
+    })
+    const context = yield* Effect.provideService(
+      Layer.build(Pg.Breaker.layerShared(breakerOptions)),
+      CircuitBreaker.CircuitBreakerStore,
+      store
+    )
+    const breaker = Context.get(context, Pg.Breaker.Breaker)
+    const fail = Effect.exit(breaker.protect(Effect.fail(Object.assign(new Error("gone"), { code: "ECONNRESET" }))))
+    yield* fail
+    yield* turns
+    isDown = false
+    yield* TestClock.adjust("2 seconds")
+    yield* fail
+    yield* turns
+  })
+}
+
+/** Numbers of fibers and of the connect's pauses are not the same each time. */
+const comparable = ({ annotations, level, message }: Line): Line => {
+  const { "db.connection.holder.fiber": fiber, ...rest } = annotations
+  return {
+    level,
+    message: fiber === undefined ? message : message.replace(`fiber ${fiber}`, "fiber 0"),
+    annotations: { ...rest, ...(fiber !== undefined && { "db.connection.holder.fiber": 0 }) }
+  }
+}
+
+const scenarioNames = Object.keys(scenarios) as Array<keyof typeof scenarios>
+
+describe("a line of the log", () => {
+  it.effect.each(scenarioNames)("is JSON that can be understood alone: %s", (name) =>
+    Effect.gen(function*() {
+      const { lines, recorded } = recorder()
+      const { annotations, level, message, provoke } = scenarios[name]
+      yield* recorded(Effect.scoped(provoke))
+      const { event } = table[name]
+      const found = lines.filter((line) => line.annotations["event.name"] === event && line.level === level)
+      assert.isAbove(found.length, 0, `only ${JSON.stringify(lines)}`)
+      assert.deepStrictEqual(comparable(found[0]!), {
+        level,
+        message,
+        annotations: { "event.name": event, ...annotations }
+      })
+      for (const line of lines) {
+        assert.notProperty(line, "cause")
+        assert.notInclude(JSON.stringify(line), "hunter2")
+      }
+    }))
+
+  it.effect("has no fields but those of its table", () =>
+    Effect.gen(function*() {
+      const { lines, recorded } = recorder()
+      for (const name of scenarioNames) yield* recorded(Effect.scoped(scenarios[name].provoke))
+      const allowed = new Map<unknown, Set<string>>()
+      for (const { event, fields } of Object.values(table)) {
+        allowed.set(event, new Set([...allowed.get(event) ?? [], ...fields]))
+      }
+      for (const { annotations } of lines) {
+        const { "db.client.connection.pool.name": _pool, "event.name": event, suppressed: _, ...rest } = annotations
+        for (const field of Object.keys(rest)) assert.include([...allowed.get(event) ?? []], field, String(event))
+      }
+    }))
+})
+
+describe("who reads the log", () => {
+  const provokeAll = Effect.forEach(scenarioNames, (name) => Effect.scoped(scenarios[name].provoke))
+
+  it.effect("reads nothing with the level None", () =>
+    Effect.gen(function*() {
+      const { lines, recorded } = recorder("None")
+      yield* recorded(provokeAll)
+      assert.deepStrictEqual(lines, [])
+    }))
+
+  it.effect("reads nothing without a logger, and nobody else does", () =>
+    Effect.gen(function*() {
+      const { lines, recorded } = recorder()
+      yield* recorded(Effect.provide(provokeAll, Logger.layer([])))
+      assert.deepStrictEqual(lines, [])
+    }))
+
+  it.effect("reads nothing of a layer that is silenced, whatever the level of its callers", () =>
+    Effect.gen(function*() {
+      const { lines, recorded } = recorder()
+      yield* recorded(Effect.scoped(Effect.gen(function*() {
+        const { ask } = yield* Effect.provideService(
+          makeWorld({ breaker: false }, refuses),
+          References.MinimumLogLevel,
+          "None"
+        )
+        assert.isTrue(Exit.isFailure(yield* played(ask)))
+      })))
+      assert.deepStrictEqual(lines, [])
+    }))
+
+  it.effect("reads no more than the level asks for", () =>
+    Effect.gen(function*() {
+      for (
+        const [level, expected] of [["Info", ["ERROR", "INFO", "WARN"]], ["Warn", ["ERROR", "WARN"]], ["Error", [
+          "ERROR"
+        ]]] as const
+      ) {
+        const { lines, recorded } = recorder(level)
+        yield* recorded(provokeAll)
+        assert.deepStrictEqual([...new Set(lines.map(({ level }) => level))].sort(), [...expected])
+      }
+    }))
+
+  it.effect("finds the trace and the annotations of the call that a line is about", () =>
+    Effect.gen(function*() {
+      const { lines, recorded } = recorder()
+      yield* recorded(
+        Effect.gen(function*() {
+          const { ask } = yield* Effect.withSpan(makeWorld({}, refuses), "start")
+          const call = ask.pipe(Effect.withSpan("checkout"), Effect.annotateLogs("order", 7))
+          yield* Effect.withSpan(
+            Effect.gen(function*() {
+              const { traceId } = yield* Effect.currentSpan
+              yield* played(call)
+              const retries = lines.filter(({ annotations }) => annotations["event.name"] === "db.query.retry")
+              assert.isAbove(retries.length, 0)
+              for (const { annotations } of retries) {
+                assert.strictEqual(annotations["trace_id"], traceId)
+                assert.match(String(annotations["span_id"]), /^[0-9a-f]{16}$/)
+                assert.strictEqual(annotations["order"], 7)
+              }
+              // What the pool does for all is nobody's.
+              const failed = lines.find(({ annotations }) => annotations["event.name"] === "db.connection.failed")
+              assert.isDefined(failed)
+              assert.notProperty(failed!.annotations, "trace_id")
+              assert.notProperty(failed!.annotations, "order")
+            }),
+            "request"
+          )
+        }).pipe(Effect.scoped)
+      )
+    }))
+
+  it.effect("finds the trace of a call that has waited in vain", () =>
+    Effect.gen(function*() {
+      const { lines, recorded } = recorder("Info")
+      yield* recorded(Effect.scoped(Effect.gen(function*() {
+        const { ask, pool } = yield* makeWorld({ max: 1, acquireTimeout: "1 second" })
+        yield* pool.get()
+        yield* Effect.withSpan(Effect.andThen(Effect.annotateLogs(played(ask), "order", 7), Effect.void), "request")
+      })))
+      const [line] = lines
+      assert.strictEqual(line?.annotations["event.name"], "db.acquire.timeout")
+      assert.match(String(line?.annotations["trace_id"]), /^[0-9a-f]{32}$/)
+      assert.strictEqual(line?.annotations["order"], 7)
+    }))
+
+  it.effect("reads once that a unit of work was given up, however deep its statements are", () =>
+    Effect.gen(function*() {
+      const { lines, recorded } = recorder("Error")
+      yield* recorded(Effect.scoped(Effect.gen(function*() {
+        const { ask, run } = yield* makeWorld({ breaker: false }, refuses)
+        yield* played(run(run(ask), { idempotent: true }))
+      })))
+      assert.deepStrictEqual(lines.map(({ annotations }) => annotations["event.name"]), ["db.query.gave_up"])
+    }))
+
+  it.effect("learns from which pool a hook's own lines come", () =>
+    Effect.gen(function*() {
+      const { lines, recorded } = recorder()
+      yield* recorded(Effect.scoped(Effect.gen(function*() {
+        const { pool } = yield* makeWorld({ afterConnect: () => Effect.logInfo("mine") })
+        yield* pool.warm(1)
+      })))
+      const mine = lines.find(({ message }) => message === "mine")
+      assert.deepStrictEqual(mine?.annotations, pooled)
+    }))
+
+  it.effect("is not shown what ends in the pool's logger by a defect of it", () =>
+    Effect.gen(function*() {
+      const broken = Logger.make(() => {
+        throw new Error("disk full")
+      })
+      yield* Effect.scoped(Effect.gen(function*() {
+        const { ask, pool } = yield* makeWorld()
+        yield* ask
+        yield* pool.evictAll
+        yield* ask
+      })).pipe(Effect.provide(Logger.layer([broken])), Effect.provideService(References.MinimumLogLevel, "Trace"))
+    }))
+})
+
+describe("a logger that writes into the pool it reads of", () => {
+  it.effect("does not feed on itself while the database is down", () =>
+    Effect.gen(function*() {
+      let written = 0
+      let write: Effect.Effect<unknown, unknown> = Effect.void
+      const toDatabase = Logger.make(({ fiber }) => {
+        written++
+        Effect.runForkWith(fiber.context)(write)
+      })
+      yield* Effect.scoped(Effect.gen(function*() {
+        const { ask } = yield* makeWorld({ breaker: false }, refuses)
+        write = ask
+        yield* played(ask)
+        for (let second = 0; second < 60; second++) {
+          yield* TestClock.adjust("1 second")
+          yield* turns
+        }
+      })).pipe(Effect.provide(Logger.layer([toDatabase])), Effect.provideService(References.MinimumLogLevel, "Trace"))
+      assert.isAbove(written, 3)
+      assert.isBelow(written, 50)
+    }))
+})
+
+describe("a healthy pool", () => {
+  it.effect("writes a line when a session is opened, and none for what is done with it", () =>
+    Effect.gen(function*() {
+      const { lines, recorded } = recorder()
+      yield* recorded(Effect.scoped(Effect.gen(function*() {
+        const { ask, run } = yield* makeWorld()
+        for (let time = 0; time < 100; time++) yield* run(ask)
+        assert.deepStrictEqual(lines.map(({ annotations }) => annotations["event.name"]), ["db.connection.opened"])
+      })))
+    }))
+})
+
+describe("an outage of an hour", () => {
+  it.effect(
+    "under ten callers that never give in is told of in tens of lines, and is over in the log when it is over",
+    () =>
+      Effect.gen(function*() {
+        const { lines, recorded } = recorder("Info")
+        yield* recorded(Effect.scoped(Effect.gen(function*() {
+          const { ask, breaker, pool, server } = yield* makeWorld({ max: 4 })
+          yield* ask
+          server.manner = "refuses"
+          for (const peer of server.peers) peer.close("reset")
+          yield* turns
+          let calls = 0
+          let running = true
+          const caller = Effect.whileLoop({
+            while: () => running,
+            body: () => Effect.andThen(Effect.exit(ask), Effect.sleep("1 second")),
+            step: () => {
+              calls++
+            }
+          })
+          const callers = yield* Effect.forEach(Array.from({ length: 10 }), () => Effect.forkChild(caller))
+          for (let second = 0; second < 3600; second++) {
+            yield* TestClock.adjust("1 second")
+            yield* turn
+          }
+          const during = lines.length
+          assert.isAbove(calls, 30_000)
+          assert.isBelow(during, 100, `${during} lines of ${calls} calls`)
+          assert.isAbove(during, 10)
+          const alarms = lines.filter(({ annotations }) => annotations["db.breaker.to"] === "Open")
+          assert.isAbove(alarms.length, 3)
+          server.manner = "accepts"
+          for (let second = 0; second < 400; second++) {
+            yield* TestClock.adjust("1 second")
+            yield* turns
+          }
+          running = false
+          yield* played(Fiber.joinAll(callers))
+          assert.strictEqual((yield* breaker.state)._tag, "Closed")
+          assert.isAbove((yield* pool.stats).total, 0)
+          assert.strictEqual(lines.at(-1)?.annotations["db.breaker.to"], "Closed")
+        })))
+      }),
+    60_000
+  )
+})
+
+describe("docs/logs.md", () => {
+  const levels: Record<string, string> = { Debug: "debug", Info: "info", Warn: "warning", Error: "error" }
+
+  it("lists the events, levels and fields as the code has them", () => {
+    const written = readFileSync(new URL("../docs/logs.md", import.meta.url), "utf8")
+    const events = written.slice(written.indexOf("## Events"), written.indexOf("## Fields"))
+    const rows = events.split("\n").filter((line) => line.startsWith("| `db.")).map((line) =>
+      line.split("|").map((cell) => cell.trim())
+    )
+    const failure =
+      "`error.type`, `db.response.status_code`, `db.error.kind`, `db.error.constraint`, `db.collection.name`"
+    const documented = rows.map(([, event, level, , fields]) => [
+      event!.replaceAll("`", ""),
+      {
+        level,
+        fields: [...fields!.replace(/[*_]the failure[*_]/, failure).matchAll(/`([^`]+)`/g)].map(([, field]) => field)
+      }
+    ])
+    const coded = new Map<string, { level: string; fields: Array<keyof Fields> }>()
+    for (const { event, fields, level } of Object.values(table)) {
+      const known = coded.get(event)
+      coded.set(event, {
+        level: known === undefined ? levels[level]! : `${levels[level]}, ${known.level}`,
+        fields: [...fields]
+      })
+    }
+    assert.deepStrictEqual(documented, Array.from(coded) as never)
+  })
+})
