@@ -3,6 +3,7 @@ import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
+import * as Logger from "effect/Logger"
 import * as Redacted from "effect/Redacted"
 import * as References from "effect/References"
 import { SqlClient } from "effect/sql/SqlClient"
@@ -116,6 +117,12 @@ describe("the span of a statement", () => {
           ...Array.from({ length: 3 }, () => state("INSERT", "23505")),
           ...Array.from({ length: 3 }, () => state("SELEKT", "42601"))
         ])
+        const [inserted] = statementsOf(recorder)
+        assert.deepStrictEqual(pick(inserted, "db.error.kind", "db.error.constraint", "db.collection.name"), {
+          "db.error.kind": "Rejected",
+          "db.error.constraint": "t_n_idx",
+          "db.collection.name": "t"
+        })
         assert.deepStrictEqual(oursOf(recorder), [])
       }).pipe(recorder.record, Effect.provide(Pg.layer({ url, max: 2 })))
     }))
@@ -149,6 +156,34 @@ describe("the span of a statement", () => {
           assert.isAtMost(Number(delay), 15)
         }
       }).pipe(recorder.record, Effect.provide(Pg.layer({ url, max: 2, retry: { base: 10 } })))
+    }))
+
+  it.live("is what the log line of its retry names", () =>
+    Effect.gen(function*() {
+      const url = yield* freshDatabase
+      const witness = yield* makeWitness(url)
+      yield* makeContended(witness, 1)
+      const recorder = make()
+      const lines: Array<Readonly<Record<string, unknown>>> = []
+      const logger = Logger.make(({ fiber }) => {
+        lines.push(fiber.getRef(References.CurrentLogAnnotations))
+      })
+      yield* Effect.gen(function*() {
+        const sql = yield* warm(recorder)
+        lines.length = 0
+        yield* sql`SELECT contended()`
+        const { spanId, traceId } = only(statementsOf(recorder))
+        const { "event.name": event, span_id, trace_id } = only(lines)
+        assert.deepStrictEqual({ event, span_id, trace_id }, {
+          event: "db.query.retry",
+          span_id: spanId,
+          trace_id: traceId
+        })
+      }).pipe(
+        recorder.record,
+        Effect.provide(Pg.layer({ url, max: 2, retry: { base: 10 } })),
+        Effect.provide(Logger.layer([logger]))
+      )
     }))
 
   it.live("says which attempt of the work around it it belongs to", () =>
