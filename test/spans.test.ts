@@ -1,5 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { ConnectionError, SqlError, UnknownError } from "effect/sql/SqlError"
+import * as Fs from "node:fs"
 import * as Errors from "../src/Errors.ts"
 import * as Operation from "../src/internal/operation.ts"
 import * as Spans from "../src/internal/spans.ts"
@@ -103,4 +104,24 @@ describe("the operation of a statement", () => {
       assert.strictEqual(Operation.wordOf(sql), operation)
     })
   }
+})
+
+describe("the page on traces", () => {
+  const page = Fs.readFileSync(new URL("../docs/traces.md", import.meta.url), "utf8")
+  const written = new Set(Array.from(page.matchAll(/`((?:db|server|error)\.[a-z_.]+)`/g), ([, name]) => name))
+
+  it("has every span and every attribute of ours", () => {
+    for (const name of [...Object.values(Spans.name), ...Object.values(Spans.attribute)]) {
+      assert.isTrue(written.has(name), name)
+    }
+  })
+
+  it("has no other names but those of Effect's statements and of errors", () => {
+    const ours = new Set<string>([...Object.values(Spans.name), ...Object.values(Spans.attribute)])
+    const ofErrors = Object.keys(Spans.describe(new Error("any")))
+    assert.deepStrictEqual(
+      Array.from(written).filter((name) => !ours.has(name!) && !ofErrors.includes(name!)),
+      ["db.system.name", "db.namespace", "db.query.text"]
+    )
+  })
 })
