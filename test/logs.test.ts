@@ -472,6 +472,52 @@ describe("a line of the log", () => {
       }
     }))
 
+  class QuotaExceeded extends Error {
+    override readonly name = "QuotaExceeded"
+  }
+  const unnamed = "an error without a name"
+  const spoken: ReadonlyArray<
+    readonly [what: string, hook: Effect.Effect<never, unknown>, type: string, words: string]
+  > = [
+    ["its class", Effect.fail(new QuotaExceeded("hunter2")), "QuotaExceeded", "QuotaExceeded"],
+    ["its class, if it is a defect", Effect.die(new QuotaExceeded("hunter2")), "QuotaExceeded", "QuotaExceeded"],
+    ["its tag", Effect.fail({ _tag: "OverQuota", quota: "hunter2" }), "OverQuota", "OverQuota"],
+    ["nothing, if it has no name", Effect.fail(new Error("hunter2")), "_OTHER", unnamed],
+    ["nothing, if it is a text", Effect.fail("hunter2"), "_OTHER", unnamed],
+    ["nothing, if it is its own class that would tell", Effect.fail({ _tag: "hunter2 has none" }), "_OTHER", unnamed]
+  ]
+  it.effect.each(spoken)("calls an error of the program's by %s", ([, hook, type, words]) =>
+    Effect.gen(function*() {
+      const { lines, recorded } = recorder("Warn")
+      yield* recorded(Effect.scoped(Effect.gen(function*() {
+        const { ask } = yield* makeWorld({ afterRelease: () => hook })
+        yield* ask
+        yield* turns
+      })))
+      assert.strictEqual(lines[0]?.message, `The afterRelease hook failed: ${words}. Its session is closed.`)
+      assert.strictEqual(lines[0]?.annotations["error.type"], type)
+      assert.notInclude(JSON.stringify(lines), "hunter2")
+    }))
+
+  it.effect("has what was said in a field of its own, and not in its words, where the option errorText asks for it", () =>
+    Effect.gen(function*() {
+      const { lines, recorded } = recorder("Info")
+      yield* recorded(Effect.scoped(Effect.gen(function*() {
+        const hook = Effect.fail(new Error("quota of kate is used up"))
+        const { ask, server } = yield* makeWorld({ errorText: "full", breaker: false, afterRelease: () => hook })
+        yield* ask
+        yield* turns
+        server.manner = "refuses"
+        yield* played(ask)
+      })))
+      const texts = lines.map(({ annotations }) => [annotations["event.name"], annotations["exception.message"]])
+      assert.deepInclude(texts, ["db.connection.hook_failed", "quota of kate is used up"])
+      assert.deepInclude(texts, ["db.connection.failed", "connect ECONNREFUSED"])
+      assert.deepInclude(texts, ["db.query.retry", "connect ECONNREFUSED"])
+      assert.deepInclude(texts, ["db.query.gave_up", "connect ECONNREFUSED"])
+      for (const { message } of lines) assert.notMatch(message, /kate|connect E/)
+    }))
+
   it.effect("has no fields but those of its table", () =>
     Effect.gen(function*() {
       const { lines, recorded } = recorder()
@@ -652,7 +698,10 @@ describe("an outage of an hour", () => {
       Effect.gen(function*() {
         const { lines, recorded } = recorder("Info")
         yield* recorded(Effect.scoped(Effect.gen(function*() {
-          const { ask, breaker, pool, server } = yield* makeWorld({ max: 4 })
+          const { ask, breaker, pool, server } = yield* makeWorld({
+            max: 4,
+            breaker: { jitter: "none", openFor: "1 second", maxOpenFor: "10 seconds" }
+          })
           yield* ask
           server.manner = "refuses"
           for (const peer of server.peers) peer.close("reset")
@@ -703,7 +752,8 @@ describe("docs/logs.md", () => {
       line.split("|").map((cell) => cell.trim())
     )
     const failure =
-      "`error.type`, `db.response.status_code`, `db.error.kind`, `db.error.constraint`, `db.collection.name`"
+      "`error.type`, `db.response.status_code`, `db.error.kind`, `db.error.constraint`, `db.collection.name`, " +
+      "`exception.message`"
     const documented = rows.map(([, event, level, , fields]) => [
       event!.replaceAll("`", ""),
       {

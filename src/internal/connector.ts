@@ -155,7 +155,8 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
     ).pipe(
       Effect.catchCause((cause) =>
         Effect.sync(() =>
-          owner.book.write("hookFailed", () => LogFields.ofHook("beforeDisconnect", Cause.squash(cause)))
+          owner.book.write("hookFailed", () =>
+            LogFields.ofHook("beforeDisconnect", Cause.squash(cause), settings.errorText))
         )
       )
     )
@@ -276,7 +277,7 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
           farewell: settings.farewell,
           requests,
           cancelsAreOurs: settings.cancelsAreOurs,
-          onResetRefused: (sqlState) => owner.book.write("resetFailed", () => LogFields.ofFailure({ sqlState })),
+          onResetRefused: (sqlState) => owner.book.write("resetFailed", () => LogFields.ofReset(sqlState)),
           behindPooler: settings.behindPooler,
           onDeath: mourn,
           onClose

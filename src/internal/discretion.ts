@@ -4,7 +4,7 @@ import * as Effect from "effect/Effect"
 import * as Redacted from "effect/Redacted"
 import { isSqlError, type SqlError } from "effect/sql/SqlError"
 import * as Stream from "effect/Stream"
-import { describe, digFailure, nameOf, sqlStateOf, summaryOf } from "./failure.ts"
+import { describe, digFailure, nameOf, shownReply, sqlStateOf } from "./failure.ts"
 import * as Undisclosed from "./undisclosed.ts"
 
 export const errorTexts = ["discreet", "full"] as const
@@ -32,7 +32,7 @@ const framesOf = (error: Error): string => {
 }
 
 const reword = (error: Error, text: string): void => {
-  if (Undisclosed.has(error)) return
+  if (Undisclosed.has(error) || error.message === text) return
   const frames = framesOf(error)
   Undisclosed.keep(error, error.message)
   // The `toJSON` of Effect's errors prefers what it lists to what they were made of.
@@ -41,7 +41,7 @@ const reword = (error: Error, text: string): void => {
 }
 
 const hush = (reply: Error): void => {
-  reword(reply, summaryOf(reply))
+  reword(reply, shownReply(reply))
   for (const field of Object.keys(reply)) {
     if (!inWords(field)) continue
     const words: unknown = Reflect.get(reply, field)
@@ -52,7 +52,7 @@ const hush = (reply: Error): void => {
 
 /** What the driver's codecs say before they quote a value. */
 const beforeValue = (text: string): string =>
-  text.replace(/(,? received |: | ?"| value "| for [^a-z]| type for ).*$/s, "").trim()
+  text.replace(/(,? received |: | value "| ?"|(?<=PostgreSQL type) for ).*$/s, "").trim()
 
 /** A value that could not be encoded or decoded may be quoted by whatever went wrong with it. */
 const isAboutValue = ({ reason }: SqlError): boolean =>

@@ -21,14 +21,17 @@ export interface Row<Source> {
   /** Kept for dashboards made before this library. */
   readonly legacy?: true
   readonly series: (source: Source) => ReadonlyArray<Series>
-  /** `series` is left out where they are the same. */
-  readonly openTelemetry?: {
-    readonly name: string
-    readonly unit: string
-    readonly series?: (source: Source) => ReadonlyArray<Series>
-    /** The attribute that a label becomes; a label without one is left out. */
-    readonly attributes?: Labels
-  }
+  readonly openTelemetry?: OpenTelemetry<Source>
+}
+
+/** The same instrument as OpenTelemetry has it. */
+export interface OpenTelemetry<in Source> {
+  readonly name: string
+  readonly unit: string
+  /** Default: those of the row. */
+  readonly series?: (source: Source) => ReadonlyArray<Series>
+  /** The attributes that labels become; others stay as they are. */
+  readonly attributes?: Labels
 }
 
 interface Sample {

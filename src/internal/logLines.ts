@@ -34,7 +34,8 @@ const failureFields = [
   "db.response.status_code",
   "db.error.kind",
   "db.error.constraint",
-  "db.collection.name"
+  "db.collection.name",
+  "exception.message"
 ] as const
 
 /** `53300 too_many_connections`, `ECONNREFUSED`. */

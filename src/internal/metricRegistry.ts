@@ -1,0 +1,101 @@
+/**
+ * The instruments of pools in Effect's registry of metrics, from which its exporters to OpenTelemetry read.
+ */
+import * as Context from "effect/Context"
+import * as Metric from "effect/Metric"
+import type { HistogramSnapshot } from "./instruments.ts"
+import type { Labels, OpenTelemetry, Row, Series, Value } from "./instrumentTable.ts"
+
+const ignore = (): void => {}
+
+const bucketsOf = ({ buckets }: HistogramSnapshot) => buckets.map(([bound, count]): [number, number] => [bound, count])
+
+const empty: HistogramSnapshot = { buckets: [], count: 0, sum: 0, min: 0, max: 0 }
+
+const numberOf = (value: Value | undefined): number => typeof value === "number" ? value : 0
+
+const histogramOf = (value: Value | undefined): HistogramSnapshot => typeof value === "object" ? value : empty
+
+const hooks = <State>(get: () => State) => ({ get, update: ignore, modify: ignore })
+
+const register = (
+  { name }: OpenTelemetry<never>,
+  type: Row<never>["type"],
+  options: { readonly description: string; readonly attributes: Labels },
+  read: Series["read"],
+  context: Context.Context<never>
+): Metric.Registration => {
+  switch (type) {
+    case "gauge":
+      return Metric.registerUnsafe(Metric.gauge(name, options), context, hooks(() => ({ value: numberOf(read()) })))
+    case "counter":
+      return Metric.registerUnsafe(
+        Metric.counter(name, { ...options, incremental: true }),
+        context,
+        hooks(() => ({ count: numberOf(read()), incremental: true }))
+      )
+    case "histogram":
+      return Metric.registerUnsafe(
+        Metric.histogram(name, { ...options, boundaries: [] }),
+        context,
+        hooks(() => {
+          const snapshot = histogramOf(read())
+          return { ...snapshot, buckets: bucketsOf(snapshot) }
+        })
+      )
+  }
+}
+
+const attributesOf = <Source>(
+  { attributes = {}, unit }: OpenTelemetry<Source>,
+  labels: Labels,
+  pool: string
+): Labels => ({
+  // Where Effect's exporters look for the unit. Without one they say "1", and backends take a count for a ratio.
+  unit,
+  "db.client.connection.pool.name": pool,
+  ...Object.fromEntries(Object.entries(labels).map(([label, value]) => [attributes[label] ?? label, value]))
+})
+
+const poolsOf = new WeakMap<object, Set<string>>()
+
+/** One pool in a registry. */
+export interface Entry {
+  /** Adds what was not there before. */
+  readonly update: () => void
+  readonly remove: () => void
+}
+
+/** Adds a pool, unless there is one of that name. */
+export const join = <Source>(
+  rows: ReadonlyArray<Row<Source>>,
+  pool: string,
+  source: Source,
+  context: Context.Context<never>
+): Entry | undefined => {
+  const registry = Context.get(context, Metric.MetricRegistry)
+  const pools = poolsOf.get(registry) ?? new Set()
+  if (pools.has(pool)) return undefined
+  poolsOf.set(registry, pools.add(pool))
+
+  const registrations = new Map<string, Metric.Registration>()
+  const update = (): void => {
+    for (const { help, openTelemetry, series, type } of rows) {
+      if (openTelemetry === undefined) continue
+      for (const { labels, read } of (openTelemetry.series ?? series)(source)) {
+        const attributes = attributesOf(openTelemetry, labels, pool)
+        const key = JSON.stringify([openTelemetry.name, attributes])
+        if (registrations.has(key)) continue
+        registrations.set(key, register(openTelemetry, type, { description: help, attributes }, read, context))
+      }
+    }
+  }
+  update()
+  return {
+    update,
+    remove: () => {
+      pools.delete(pool)
+      for (const registration of registrations.values()) registration.remove()
+    }
+  }
+}
