@@ -155,7 +155,7 @@ export const describe = (error: unknown, kind?: Kind): Attributes => {
   const failure = digFailure(own)
   const judged = kind ?? (isSqlError(own) ? Tables.classify(failure, connectCircumstances).kind : undefined)
   return {
-    ...LogFields.ofFailure(failure, judged, own),
+    ...LogFields.ofFailure(failure, own, { kind: judged }),
     [attribute.errorType]: failure.sqlState ?? (isTyped(own) ? own._tag : failure.code ?? judged ?? nameOf(own)) ??
       LogFields.unnamed
   }
