@@ -131,7 +131,7 @@ describe("Otlp, with a collector", () => {
     alone(() =>
       Effect.gen(function*() {
         const receiver = yield* Receiver.make
-        yield* invocation.pipe(Effect.provide(within(receiver.url)))
+        yield* invocation.pipe(Effect.provide(within(receiver.url, { shutdownTimeout: "10 seconds" })))
         assert.deepEqual(paths(receiver), ["/v1/logs", "/v1/metrics", "/v1/traces"])
         assert.strictEqual(counted(receiver), 1)
       })
