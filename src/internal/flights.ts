@@ -97,10 +97,11 @@ export const make = Effect.fnUntraced(function*(
 
   const land = (flight: Flight): Effect.Effect<void> =>
     Effect.suspend(() => {
-      Deferred.doneUnsafe(flight.landed, Effect.void)
       current = next
       next = undefined
-      return current === undefined ? Effect.void : fly(current)
+      // Last, since those who have waited go on at once.
+      const begin = current === undefined ? Effect.void : fly(current)
+      return Effect.andThen(begin, Effect.sync(() => Deferred.doneUnsafe(flight.landed, Effect.void)))
     })
 
   const fly = (flight: Flight): Effect.Effect<void> =>
