@@ -6,6 +6,7 @@
  *
  * @since 0.1.0
  */
+import * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
 import * as DateTime from "effect/DateTime"
 import type * as Duration from "effect/Duration"
@@ -24,6 +25,8 @@ import * as Errors from "./Errors.ts"
 import * as Address from "./internal/address.ts"
 import * as HealthEndpoint from "./internal/healthEndpoint.ts"
 import * as Ladder from "./internal/healthLadder.ts"
+import * as Logbook from "./internal/logbook.ts"
+import * as LogFields from "./internal/logFields.ts"
 import { millis } from "./internal/millis.ts"
 import { exitWithin } from "./internal/patience.ts"
 import * as Traffic from "./internal/traffic.ts"
@@ -704,7 +707,7 @@ export const toWebHandler = <R = never, E = never, RP = Pool.Pool | Breaker.Brea
       return exit.value
     }
     // Nobody else hears why, and balancers ask often.
-    if (!isTold) Effect.runFork(Effect.logError("The services that health is asked of are not there", exit.cause))
+    if (!isTold) Effect.runFork(Logbook.write("healthUnavailable", LogFields.ofBuild(Cause.squash(exit.cause))))
     isTold = true
     return HealthEndpoint.unavailable
   }

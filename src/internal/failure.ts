@@ -25,12 +25,24 @@ export const describe = (failure: Failure): string => {
   return text === undefined ? name : text.includes(name) ? text : `${name}: ${text}`
 }
 
-/** Names that the server gives along with its text. They are the schema's, and not a row's. */
-const named = ["constraint", "column", "dataType", "table"] as const
+/** Names that the server gives along with its text. */
+const named = ["constraint", "column", "dataType", "table", "schema"] as const
 
 /** Who has worded a reply. */
 const authorOf = (reply: unknown): Showable.Author =>
   Showable.authorOf(readText(reply, "file"), readText(reply, "routine"))
+
+/** Whether what a reply calls a name is one: a function may call anything so. */
+const isNamed = (reply: unknown, field: string): boolean => {
+  const name = readText(reply, field)
+  return name !== undefined && (authorOf(reply) === "Server" || /^[\p{L}_][\p{L}\p{M}\p{N}_$]*$/u.test(name))
+}
+
+/** The fields of a reply that may be anything. */
+export const isInWords = (reply: unknown, field: string): boolean =>
+  // What nobody knows is a letter.
+  /^(detail|hint|where|internalQuery|.)$/.test(field) ||
+  (named.some((name) => name === field) && !isNamed(reply, field))
 
 /**
  * What may be shown of a server's reply: its own text where that cannot quote a row, a parameter or a function, else its
@@ -40,10 +52,9 @@ export const shownReply = (reply: unknown): string => {
   const sqlState = sqlStateOf(reply)
   const text = Showable.textOf(sqlState, readMessage(reply), authorOf(reply))
   if (text !== undefined) return text
-  const names = named.flatMap((field) => {
-    const name = readText(reply, field)
-    return name === undefined ? [] : [`${field === "dataType" ? "type" : field} "${Showable.discreet(name)}"`]
-  })
+  const names = named.filter((field) => field !== "schema" && isNamed(reply, field)).map((field) =>
+    `${field === "dataType" ? "type" : field} "${readText(reply, field)}"`
+  )
   const head = sqlState === undefined ? "a reply" : condition(sqlState)
   return `${[head, ...names].join(", ")} (text withheld)`
 }

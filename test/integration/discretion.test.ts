@@ -6,6 +6,7 @@ import * as ConfigProvider from "effect/ConfigProvider"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
+import * as ManagedRuntime from "effect/ManagedRuntime"
 import * as Redacted from "effect/Redacted"
 import { SqlClient } from "effect/sql/SqlClient"
 import { isSqlError } from "effect/sql/SqlError"
@@ -38,6 +39,8 @@ const schema = [
   `CREATE VIEW adults AS SELECT * FROM people WHERE age >= 18 WITH CHECK OPTION`,
   `CREATE FUNCTION complain(code text, said text) RETURNS void LANGUAGE plpgsql AS $$
     BEGIN RAISE EXCEPTION '%', said USING ERRCODE = code, DETAIL = 'the detail ' || said, HINT = 'the hint ' || said; END $$`,
+  `CREATE FUNCTION blame(said text) RETURNS void LANGUAGE plpgsql AS $$
+    BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '23505', CONSTRAINT = said, COLUMN = said, TABLE = 'people', SCHEMA = said; END $$`,
   `CREATE FUNCTION compose(said text) RETURNS void LANGUAGE plpgsql AS $$
     BEGIN EXECUTE format('SELECT %L::int', said); END $$`,
   `CREATE FUNCTION misspell(said text) RETURNS void LANGUAGE plpgsql AS $$
@@ -96,6 +99,7 @@ const replies: ReadonlyArray<Case> = [
   { what: "what a function raises", work: (sql) => sql`SELECT complain('P0001', ${canary})`, said: "P0001 raise_exception (text withheld)" },
   { what: "what a function raises in the name of a code that is shown otherwise", work: (sql) => sql`SELECT complain('42P01', ${canary})`, said: "42P01 undefined_table (text withheld)" },
   { what: "what a function raises in the name of a constraint", work: (sql) => sql`SELECT complain('23505', ${canary})`, said: "23505 unique_violation (text withheld)" },
+  { what: "what a function calls a constraint", work: (sql) => sql`SELECT blame(${email})`, said: `23505 unique_violation, table "people" (text withheld)` },
   { what: "what a function raises with a code of its own", work: (sql) => sql`SELECT complain('Z0001', ${canary})` },
   { what: "what is left when every attempt has failed", work: (sql) => Pg.Executor.run(sql`SELECT complain('40001', ${canary})`, { deadline: "3 seconds" }) },
   { what: "what is left when every transaction has failed", work: (sql) => Pg.Executor.transaction(sql`SELECT complain('40P01', ${canary})`, { deadline: "3 seconds" }) },
@@ -242,7 +246,7 @@ const typos: ReadonlyArray<readonly [what: string, variables: Record<string, str
   ["a DATABASE_URL that is none", { DATABASE_URL: `postgres://app:${encoded}@db:port/app` }],
   ["a DATABASE_URL whose password is not encoded", { DATABASE_URL: `postgres://app:${password}@db/app` }],
   ["a DATABASE_URL of another database", { DATABASE_URL: `mysql://app:${encoded}@db/app` }],
-  ["a DATABASE_URL that begins with blanks", { DATABASE_URL: `\"postgres://app:${encoded}@db/app\"` }],
+  ["a DATABASE_URL in quotes", { DATABASE_URL: `"postgres://app:${encoded}@db/app"` }],
   ["a DATABASE_URL with its name in it", { DATABASE_URL: `DATABASE_URL=postgres://app:${encoded}@db/app` }],
   ["a URL in a wrong variable", { DB_POOL_MAX: `postgres://app:${encoded}@db/app` }],
   ["a URL in PGHOST", { PGHOST: `postgres://app:${encoded}@db/app` }],
@@ -346,6 +350,7 @@ describe("a password", () => {
             outputs.print(`${what}, the configuration`, sql.config)
             outputs.print(`${what}, the figures`, [yield* pool.stats, yield* metrics.snapshot, yield* breaker.state])
             outputs.add(`${what}, the page`, yield* Pg.Metrics.render)
+            outputs.print(`${what}, the health`, yield* Pg.Health.check)
             return yield* first
           })
           const exit = yield* outputs.observe(
@@ -390,4 +395,52 @@ describe("a password", () => {
       )
       assert.isNotEmpty(leaksOf(outputs.all(), "no lease for"))
     }))
+
+  it.live(
+    "is on no page that strangers can see, nor are hosts, users or the server's words",
+    () =>
+      Effect.gen(function*() {
+        const url = yield* freshDatabase
+        const here = new URL(Redacted.value(url))
+        const role = `role_${here.pathname.slice(-12)}`
+        const doors = [
+          ["a server that answers", { url }],
+          ["a password that is wrong", {
+            url: withSecret(url, (own) => {
+              own.username = role
+            })
+          }],
+          ["nobody there", {
+            url: withSecret(url, (own) => {
+              own.port = "1"
+            })
+          }],
+          ["a hook that fails", { url, afterConnect: () => failing }]
+        ] as const
+        for (const [what, options] of doors) {
+          const outputs = yield* makeOutputs
+          const runtime = ManagedRuntime.make(Pg.layer({ ...quick, ...options, name: "strangers" }))
+          yield* Effect.promise(() => runtime.runPromiseExit(ask))
+          const answer = Pg.Health.toWebHandler(runtime)
+          for (const path of ["/health/database", "/livez", "/readyz", "/metrics"]) {
+            const response = yield* Effect.promise(() => answer(new Request(`http://stranger${path}`)))
+            const body = yield* Effect.promise(() => response.text())
+            outputs.add(`${what}, ${path}`, JSON.stringify([...response.headers]) + body)
+          }
+          yield* Effect.promise(() => runtime.dispose())
+          const hidden = [
+            password,
+            ...pieces,
+            here.hostname,
+            here.pathname.slice(1),
+            role,
+            "connect ECONNREFUSED",
+            "no lease for"
+          ]
+          assert.deepStrictEqual(hidden.flatMap((text) => leaksOf(outputs.all(), text)), [], what)
+          assert.isAbove(outputs.all().reduce((sum, { text }) => sum + text.length, 0), 1_000, what)
+        }
+      }),
+    60_000
+  )
 })
