@@ -10,6 +10,9 @@ const below = {
   Schedule: ["Metrics", "Errors"],
   Executor: ["Pool", "Breaker", "Schedule", "Metrics", "Errors"],
   Health: ["Executor", "Pool", "Breaker", "Schedule", "Metrics", "Errors"],
+  // Exporters stay out of Layer and of the barrel: a handler loads those that it names.
+  Otlp: ["Executor", "Metrics", "Errors"],
+  CloudWatch: ["Metrics", "Errors"],
   Serverless: ["Executor", "Pool", "Breaker", "Schedule", "Metrics", "Errors"],
   Layer: ["Serverless", "Health", "Executor", "Pool", "Breaker", "Schedule", "Metrics", "Errors"]
 }

@@ -38,6 +38,7 @@ describe("the environment", () => {
         DB_CONNECT_TIMEOUT: "3 seconds",
         DB_MAX_LIFETIME: "20 minutes",
         DB_MAX_USES: "12",
+        DB_ERROR_TEXT: "full",
         DB_VALIDATE: "always",
         DB_SHEDDING: "on",
         DB_POOLER: "transaction",
@@ -74,6 +75,7 @@ describe("the environment", () => {
       assert.strictEqual(millis(options.connectTimeout), 3000)
       assert.strictEqual(millis(options.maxLifetime), 1_200_000)
       assert.strictEqual(options.maxUses, 12)
+      assert.strictEqual(options.errorText, "full")
       const breaker = options.breaker as Pg.Breaker.Options
       assert.strictEqual(breaker.failures, 9)
       assert.strictEqual(millis(breaker.openFor), 60_000)
@@ -138,7 +140,8 @@ describe("the environment", () => {
     ["DB_BREAKER", "0", "one of on, off"],
     ["DB_RETRY_ATTEMPTS", "0", "a whole number, 1 or more"],
     ["DB_BREAKER_FAILURES", "2.5", "a whole number, 1 or more"],
-    ["DB_BREAKER_OPEN", "later", "\"15 seconds\""]
+    ["DB_BREAKER_OPEN", "later", "\"15 seconds\""],
+    ["DB_ERROR_TEXT", "some", "discreet, full"]
   ]
   it.effect.each(wrong)(
     "names the variable, the value and what is allowed: %s=%s",

@@ -4,6 +4,7 @@ import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
+import * as FetchHttpClient from "effect/http/FetchHttpClient"
 import * as Layer from "effect/Layer"
 import * as Logger from "effect/Logger"
 import type * as LogLevel from "effect/LogLevel"
@@ -15,9 +16,11 @@ import { SqlClient } from "effect/sql/SqlClient"
 import { TestClock } from "effect/testing"
 import { readFileSync } from "node:fs"
 import * as Pg from "../src/index.ts"
-import type { Name } from "../src/internal/logbook.ts"
-import type { Fields } from "../src/internal/logFields.ts"
+import * as HealthEndpoint from "../src/internal/healthEndpoint.ts"
+import * as Logbook from "../src/internal/logbook.ts"
+import * as LogFields from "../src/internal/logFields.ts"
 import { lines as table } from "../src/internal/logLines.ts"
+import * as Otlp from "../src/Otlp.ts"
 import type { MemoryServer } from "./memoryServer.ts"
 import { makeMemoryServer } from "./memoryServer.ts"
 
@@ -120,9 +123,25 @@ interface Scenario {
   readonly annotations: Readonly<Record<string, unknown>>
 }
 
+const invalid = new Pg.Errors.InvalidOption({ option: "max", value: 0, allowed: "a whole number above 0" })
+
+/** Asks where all that the program has given fails. */
+const askHealth = (route: HealthEndpoint.Route) =>
+  Effect.gen(function*() {
+    const endpoint = yield* HealthEndpoint.make({
+      pools: [],
+      checks: {},
+      isTrusted: () => {
+        throw new RangeError("hunter2")
+      },
+      metrics: Effect.fail(new TypeError("hunter2"))
+    })
+    yield* endpoint.answer(route, undefined, { url: "/", headers: new Headers() })
+  })
+
 const breakerOptions = { jitter: "none", key: "db1:5432/app" } as const
 
-const scenarios: { readonly [N in Exclude<Name, "resetFailed">]: Scenario } = {
+const scenarios: { readonly [N in Exclude<Logbook.Name, "resetFailed">]: Scenario } = {
   connectionOpened: {
     provoke: Effect.flatMap(makeWorld(), ({ pool }) => pool.warm(1)),
     level: "DEBUG",
@@ -411,7 +430,63 @@ const scenarios: { readonly [N in Exclude<Name, "resetFailed">]: Scenario } = {
       "error.type": "TypeError",
       "db.credentials.expires_at": "1970-01-01T00:10:00.000Z"
     }
+  },
+  healthOptionFailed: {
+    provoke: askHealth("readyz"),
+    level: "WARN",
+    message: "The option details of the health routes threw, so nobody is shown any: RangeError.",
+    annotations: { "error.type": "RangeError" }
+  },
+  healthUnavailable: {
+    // The loggers are among the services that are not there, so it goes to the console.
+    provoke: Logbook.write("healthUnavailable", LogFields.ofBuild(invalid)),
+    level: "ERROR",
+    message: "The services that health is asked of could not be built, and every question is answered with 503: " +
+      invalid.message,
+    annotations: { "error.type": "InvalidOption", "exception.message": invalid.message }
+  },
+  metricsUnreadable: {
+    provoke: askHealth("metrics"),
+    level: "ERROR",
+    message:
+      "The metrics registry could not be read: TypeError. A collector in it fails, and whoever scrapes is answered " +
+      "with 500.",
+    annotations: { "error.type": "TypeError" }
+  },
+  otlpRefused: {
+    provoke: flushTo(() => Promise.resolve(new Response(null, { status: 401 }))),
+    level: "WARN",
+    message:
+      "The collector has not taken metrics (status 401). What it refuses is not sent for a minute: spans and log records of "
+      + "that time are lost, metrics are made up for.",
+    annotations: { "db.otlp.reasons": "metrics (status 401)" }
+  },
+  otlpLate: {
+    provoke: Effect.suspend(() => {
+      let answer: () => void
+      const answered = new Promise<Response>((resolve) => answer = () => resolve(new Response(null, { status: 200 })))
+      return Effect.andThen(
+        flushTo(() => answered),
+        // The last flush needs its answer: the clock stands still then.
+        Effect.addFinalizer(() => Effect.sync(() => answer()))
+      )
+    }),
+    level: "WARN",
+    message: "The collector has not answered within 300 ms. The next flush waits for it once more.",
+    annotations: { "db.otlp.waited_ms": 300 }
   }
+}
+
+/** Pushes metrics, at the end of an invocation that had 300 milliseconds for it. */
+function flushTo(fetch: typeof globalThis.fetch) {
+  return Effect.gen(function*() {
+    const layer = Otlp.layer({ signals: ["metrics"], resource: { serviceName: "orders" } })
+    const context = yield* Layer.build(layer)
+    const flush = yield* Effect.forkScoped(Effect.provide(Otlp.flush(), context), { startImmediately: true })
+    yield* Effect.promise(() => new Promise((resolve) => setImmediate(resolve)))
+    yield* TestClock.adjust("300 millis")
+    yield* Fiber.join(flush)
+  }).pipe(Effect.provideService(FetchHttpClient.Fetch, fetch))
 }
 
 /** A store that answers first with this, and then as it should. */
@@ -470,6 +545,52 @@ describe("a line of the log", () => {
         assert.notProperty(line, "cause")
         assert.notInclude(JSON.stringify(line), "hunter2")
       }
+    }))
+
+  class QuotaExceeded extends Error {
+    override readonly name = "QuotaExceeded"
+  }
+  const unnamed = "an error without a name"
+  const spoken: ReadonlyArray<
+    readonly [what: string, hook: Effect.Effect<never, unknown>, type: string, words: string]
+  > = [
+    ["its class", Effect.fail(new QuotaExceeded("hunter2")), "QuotaExceeded", "QuotaExceeded"],
+    ["its class, if it is a defect", Effect.die(new QuotaExceeded("hunter2")), "QuotaExceeded", "QuotaExceeded"],
+    ["its tag", Effect.fail({ _tag: "OverQuota", quota: "hunter2" }), "OverQuota", "OverQuota"],
+    ["nothing, if it has no name", Effect.fail(new Error("hunter2")), "_OTHER", unnamed],
+    ["nothing, if it is a text", Effect.fail("hunter2"), "_OTHER", unnamed],
+    ["nothing, if it is its own class that would tell", Effect.fail({ _tag: "hunter2 has none" }), "_OTHER", unnamed]
+  ]
+  it.effect.each(spoken)("calls an error of the program's by %s", ([, hook, type, words]) =>
+    Effect.gen(function*() {
+      const { lines, recorded } = recorder("Warn")
+      yield* recorded(Effect.scoped(Effect.gen(function*() {
+        const { ask } = yield* makeWorld({ afterRelease: () => hook })
+        yield* ask
+        yield* turns
+      })))
+      assert.strictEqual(lines[0]?.message, `The afterRelease hook failed: ${words}. Its session is closed.`)
+      assert.strictEqual(lines[0]?.annotations["error.type"], type)
+      assert.notInclude(JSON.stringify(lines), "hunter2")
+    }))
+
+  it.effect("has what was said in a field of its own, and not in its words, where the option errorText asks for it", () =>
+    Effect.gen(function*() {
+      const { lines, recorded } = recorder("Info")
+      yield* recorded(Effect.scoped(Effect.gen(function*() {
+        const hook = Effect.fail(new Error("quota of kate is used up"))
+        const { ask, server } = yield* makeWorld({ errorText: "full", breaker: false, afterRelease: () => hook })
+        yield* ask
+        yield* turns
+        server.manner = "refuses"
+        yield* played(ask)
+      })))
+      const texts = lines.map(({ annotations }) => [annotations["event.name"], annotations["exception.message"]])
+      assert.deepInclude(texts, ["db.connection.hook_failed", "quota of kate is used up"])
+      assert.deepInclude(texts, ["db.connection.failed", "connect ECONNREFUSED"])
+      assert.deepInclude(texts, ["db.query.retry", "connect ECONNREFUSED"])
+      assert.deepInclude(texts, ["db.query.gave_up", "connect ECONNREFUSED"])
+      for (const { message } of lines) assert.notMatch(message, /kate|connect E/)
     }))
 
   it.effect("has no fields but those of its table", () =>
@@ -652,7 +773,10 @@ describe("an outage of an hour", () => {
       Effect.gen(function*() {
         const { lines, recorded } = recorder("Info")
         yield* recorded(Effect.scoped(Effect.gen(function*() {
-          const { ask, breaker, pool, server } = yield* makeWorld({ max: 4 })
+          const { ask, breaker, pool, server } = yield* makeWorld({
+            max: 4,
+            breaker: { jitter: "none", openFor: "1 second", maxOpenFor: "10 seconds" }
+          })
           yield* ask
           server.manner = "refuses"
           for (const peer of server.peers) peer.close("reset")
@@ -703,7 +827,8 @@ describe("docs/logs.md", () => {
       line.split("|").map((cell) => cell.trim())
     )
     const failure =
-      "`error.type`, `db.response.status_code`, `db.error.kind`, `db.error.constraint`, `db.collection.name`"
+      "`error.type`, `db.response.status_code`, `db.error.kind`, `db.error.constraint`, `db.collection.name`, " +
+      "`exception.message`"
     const documented = rows.map(([, event, level, , fields]) => [
       event!.replaceAll("`", ""),
       {
@@ -711,7 +836,7 @@ describe("docs/logs.md", () => {
         fields: [...fields!.replace(/[*_]the failure[*_]/, failure).matchAll(/`([^`]+)`/g)].map(([, field]) => field)
       }
     ])
-    const coded = new Map<string, { level: string; fields: Array<keyof Fields> }>()
+    const coded = new Map<string, { level: string; fields: Array<keyof LogFields.Fields> }>()
     for (const { event, fields, level } of Object.values(table)) {
       const known = coded.get(event)
       coded.set(event, {

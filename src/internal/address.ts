@@ -56,6 +56,14 @@ const bad = (option: string, value: string, allowed: string): BadAddress => ({
   allowed
 })
 
+/** A piece of a URL, where it is no more than a word: an address in the wrong place has a password in it. */
+const shown = (text: string): string => /^[\w.-]{0,20}$/.test(text) ? text : "<redacted>"
+
+/** An address where a name is wanted would be asked for, shown and traced as one. */
+const isUrl = (name: string | undefined): boolean => name !== undefined && /:\/\/|^[^/].*@/.test(name)
+
+const nameOnly = "the name or address of one server; a URL belongs into url"
+
 const urlShape = "postgres://user:password@host:port/database"
 /** An unencoded "#", "/" or "@" in a password is the usual cause. */
 const encodedShape = `${urlShape}, with special characters of its parts percent-encoded`
@@ -138,7 +146,10 @@ const listed = (options: AddressOptions): ReadonlyArray<Partial<HostAddress>> | 
   if (other !== undefined) return bad(other[0], String(other[1]), "left out where hosts is given")
   if (!Array.isArray(hosts) || hosts.length === 0) return bad("hosts", "empty", "a list of at least one { host, port }")
   for (const [index, each] of hosts.entries()) {
-    if (typeof each?.host !== "string") return bad(`hosts[${index}]`, String(each), "{ host, port }")
+    if (typeof each?.host !== "string") {
+      return bad(`hosts[${index}]`, isUrl(String(each)) ? "<redacted>" : String(each), "{ host, port }")
+    }
+    if (isUrl(each.host)) return bad(`hosts[${index}].host`, "<redacted>", nameOnly)
     if (!/^[^\s,]+$/.test(each.host)) {
       return bad(`hosts[${index}].host`, each.host, "the name or address of one server")
     }
@@ -161,6 +172,8 @@ export const resolve = (options: AddressOptions): Address | BadAddress => {
   if (targetSessionAttrs !== undefined && !Hosts.allSessionAttrs.includes(targetSessionAttrs)) {
     return bad("targetSessionAttrs", String(targetSessionAttrs), `one of ${Hosts.allSessionAttrs.join(", ")}`)
   }
+  if (isUrl(options.host)) return bad("host", "<redacted>", nameOnly)
+  if (isUrl(options.database)) return bad("database", "<redacted>", "the name of a database; a URL belongs into url")
   let ofUrl: ReadonlyArray<Partial<HostAddress>> = [{}]
   let database = options.database
   let username = options.username
@@ -189,19 +202,23 @@ export const resolve = (options: AddressOptions): Address | BadAddress => {
     username ??= searchParams.get("user") ?? (user === "" ? undefined : user)
     const mode = searchParams.get("sslmode")
     sslMode = sslModes.find((known) => known === mode)
-    if (mode !== null && sslMode === undefined) return bad("url", `sslmode=${mode}`, `one of ${sslModes.join(", ")}`)
+    if (mode !== null && sslMode === undefined) {
+      return bad("url", `sslmode=${shown(mode)}`, `one of ${sslModes.join(", ")}`)
+    }
     const flag = searchParams.get("ssl")
-    if (flag !== null && !Object.hasOwn(sslFlags, flag)) return bad("url", `ssl=${flag}`, "ssl=true or ssl=false")
+    if (flag !== null && !Object.hasOwn(sslFlags, flag)) {
+      return bad("url", `ssl=${shown(flag)}`, "ssl=true or ssl=false")
+    }
     sslMode ??= sslFlags[flag ?? ""]
     const seconds = searchParams.get("connect_timeout")
     if (seconds !== null) {
-      if (!/^\d+$/.test(seconds)) return bad("url", `connect_timeout=${seconds}`, "a whole number of seconds")
+      if (!/^\d+$/.test(seconds)) return bad("url", `connect_timeout=${shown(seconds)}`, "a whole number of seconds")
       connectTimeout = seconds === "0" ? Infinity : Number(seconds) * 1000
     }
     const attrs = searchParams.get("target_session_attrs")
     sessionAttrs = Hosts.allSessionAttrs.find((known) => known === attrs)
     if (attrs !== null && sessionAttrs === undefined) {
-      return bad("url", `target_session_attrs=${attrs}`, `one of ${Hosts.allSessionAttrs.join(", ")}`)
+      return bad("url", `target_session_attrs=${shown(attrs)}`, `one of ${Hosts.allSessionAttrs.join(", ")}`)
     }
     database ??= searchParams.get("dbname") ?? (path === "" ? undefined : path)
   }

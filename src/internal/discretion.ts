@@ -4,16 +4,13 @@ import * as Effect from "effect/Effect"
 import * as Redacted from "effect/Redacted"
 import { isSqlError, type SqlError } from "effect/sql/SqlError"
 import * as Stream from "effect/Stream"
-import { describe, digFailure, nameOf, sqlStateOf, summaryOf } from "./failure.ts"
+import { describe, digFailure, isInWords, nameOf, shownReply, sqlStateOf } from "./failure.ts"
 import * as Undisclosed from "./undisclosed.ts"
 
 export const errorTexts = ["discreet", "full"] as const
 
 /** How much of what was said an error shows where it is printed. */
 export type ErrorText = (typeof errorTexts)[number]
-
-/** What a server's reply says in its own words, and never only names. A field that nobody knows is a letter. */
-const inWords = (field: string): boolean => /^(detail|hint|where|internalQuery|.)$/.test(field)
 
 const define = (error: object, key: string, value: unknown, enumerable = false): void => {
   // One that is frozen is somebody's constant: it has no row in it.
@@ -32,7 +29,7 @@ const framesOf = (error: Error): string => {
 }
 
 const reword = (error: Error, text: string): void => {
-  if (Undisclosed.has(error)) return
+  if (Undisclosed.has(error) || error.message === text) return
   const frames = framesOf(error)
   Undisclosed.keep(error, error.message)
   // The `toJSON` of Effect's errors prefers what it lists to what they were made of.
@@ -41,9 +38,9 @@ const reword = (error: Error, text: string): void => {
 }
 
 const hush = (reply: Error): void => {
-  reword(reply, summaryOf(reply))
+  reword(reply, shownReply(reply))
   for (const field of Object.keys(reply)) {
-    if (!inWords(field)) continue
+    if (!isInWords(reply, field)) continue
     const words: unknown = Reflect.get(reply, field)
     // Printers that are told to show hidden fields do not call a getter.
     Object.defineProperty(reply, field, { get: () => words, enumerable: false, configurable: true })
@@ -52,7 +49,7 @@ const hush = (reply: Error): void => {
 
 /** What the driver's codecs say before they quote a value. */
 const beforeValue = (text: string): string =>
-  text.replace(/(,? received |: | ?"| value "| for [^a-z]| type for ).*$/s, "").trim()
+  text.replace(/(,? received |: | value "| ?"|(?<=PostgreSQL type) for ).*$/s, "").trim()
 
 /** A value that could not be encoded or decoded may be quoted by whatever went wrong with it. */
 const isAboutValue = ({ reason }: SqlError): boolean =>
@@ -62,12 +59,17 @@ const isAboutValue = ({ reason }: SqlError): boolean =>
  * Rewords the error below a `SqlError` of the driver, in place: programs hold on to the object and read its fields, and
  * everything that prints it finds the summary only. Costs nothing while nothing fails.
  */
-export const conceal = <E>(error: E): E => {
+const conceal = <E>(error: E): E => {
   if (!isSqlError(error)) return error
   const { cause } = error.reason
   if (!(cause instanceof Error)) return error
-  if (sqlStateOf(cause) !== undefined) hush(cause)
-  else if (isAboutValue(error)) {
+  if (sqlStateOf(cause) !== undefined) {
+    hush(cause)
+    // What the driver says of a violation without a name.
+    if ("constraint" in error.reason && isInWords(cause, "constraint")) {
+      define(error.reason, "constraint", "unknown", true)
+    }
+  } else if (isAboutValue(error)) {
     if (nameOf(cause)?.startsWith("Pg") === true) reword(cause, beforeValue(cause.message))
     else define(error.reason, "cause", seal(cause), true)
   }

@@ -7,6 +7,7 @@ import * as Redacted from "effect/Redacted"
 import * as Address from "./address.ts"
 import { type ErrorText, errorTexts } from "./discretion.ts"
 import * as Hosts from "./hosts.ts"
+import { discreet } from "./showable.ts"
 
 /** The options that environment variables can set. */
 export interface EnvironmentOptions {
@@ -55,7 +56,9 @@ const variable = <A>(name: string, allowed: string, parse: Parse<A>): Config.Con
       const text = Option.getOrElse(found, () => "").trim()
       if (text === "") return Effect.succeed(undefined)
       const value = parse(text)
-      return value !== undefined ? Effect.succeed(value) : refuse(`${name} is "${text}", but must be ${allowed}.`)
+      return value !== undefined
+        ? Effect.succeed(value)
+        : refuse(`${name} is "${discreet(text)}", but must be ${allowed}.`)
     })
   )
 

@@ -4,7 +4,7 @@
 import * as Cause from "effect/Cause"
 import * as Redacted from "effect/Redacted"
 import { isSqlError } from "effect/sql/SqlError"
-import { ruleOfRefusal } from "./refusal.ts"
+import * as Showable from "./showable.ts"
 import { ruleOfText } from "./socketCode.ts"
 import { conditionOf } from "./sqlState.ts"
 import * as Undisclosed from "./undisclosed.ts"
@@ -13,90 +13,50 @@ import type { Failure } from "./verdict.ts"
 /** Marks the typed errors of `Errors.ts`. */
 export const PoolErrorTypeId = "~effect-pg-pool/Errors/PoolError"
 
-const longestText = 300
-
-/** More than this is not even looked at. */
-const longestRead = 1_000
-
-/** The beginning of a long text, without a URL that is cut in half: its credentials could not be told from its host. */
-const beginning = (text: string): string =>
-  text.length <= longestRead ? text : text.slice(0, longestRead).replace(/:\/\/\S*$/, "...")
-
-const urlWithCredentials = /([a-z][a-z0-9+.-]*:\/\/)\S*@/gi
-
-const namedSecret =
-  /(password|passwd|pwd|secret|token|api[_-]?key)(["']?\s*[=:]\s*)("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|\S*[^\s,;&]|\S+)/gi
-
-/** One line, no credentials, not too long. */
-const discreet = (text: string): string => {
-  const line = beginning(text.replace(/\s+/g, " "))
-    .replace(urlWithCredentials, "$1***@")
-    .replace(namedSecret, "$1$2***")
-    .trim()
-  return line.length <= longestText ? line : `${line.slice(0, longestText - 3)}...`
-}
-
-/**
- * Whether a server's text of this SQLSTATE speaks about the server, the session, the transaction, or the names and types
- * in a statement. The others may quote a value of a row or of a parameter (22P02 does), or are whatever a function chose to
- * raise.
- */
-const speaksOfItself = (sqlState: string, message: string): boolean =>
-  /^(03|08|0A|21|25|26|28|2B|34|3B|3D|3F|40|42|44|53|54|55|57)/.test(sqlState) ||
-  ruleOfRefusal(sqlState, message) !== undefined
-
-/** Source files of the procedural languages: what they report is a function's choice, under whichever SQLSTATE. */
-const ofLanguage = /^(pl_|plpy|plperl|pltcl|plv8|plr)/
-
-/** Whether a function has raised it, as far as the server tells. */
-const isRaised = (reply: unknown): boolean => ofLanguage.test(readText(reply, "file") ?? "")
-
-/** What a syntax error points at is a piece of the statement: names and signs are shown, literals are not. */
-const withoutLiterals = (text: string): string =>
-  text.replace(/(["«„“])(?!([\p{L}_][\p{L}\p{N}_$.]*|[^\p{L}\p{N}\s'"$]{1,3})["»“”]).*/su, "$1...")
-
-/** The text of a failure that may be shown, if any. */
-const shownText = (sqlState: string | undefined, message: string | undefined): string | undefined =>
-  message === undefined || message === "" || (sqlState !== undefined && !speaksOfItself(sqlState, message))
-    ? undefined
-    : discreet(sqlState === "42601" ? withoutLiterals(message) : message)
-
 /** A SQLSTATE and its name. */
 const condition = (sqlState: string): string =>
   [sqlState, conditionOf(sqlState)].filter((part) => part !== undefined).join(" ")
 
 /** A failure in half a sentence, for the messages of errors. */
 export const describe = (failure: Failure): string => {
-  const text = shownText(failure.sqlState, failure.message)?.replace(/[.\s]+$/, "")
+  const text = Showable.textOf(failure.sqlState, failure.message)?.replace(/[.\s]+$/, "")
   const name = failure.sqlState === undefined ? failure.code : condition(failure.sqlState)
   if (name === undefined) return text ?? "a failure of unknown kind"
   return text === undefined ? name : text.includes(name) ? text : `${name}: ${text}`
 }
 
-/** Names that the server gives along with its text. They are the schema's, and not a row's. */
-const named = ["constraint", "column", "dataType", "table"] as const
+/** Names that the server gives along with its text. */
+const named = ["constraint", "column", "dataType", "table", "schema"] as const
+
+/** Who has worded a reply. */
+const authorOf = (reply: unknown): Showable.Author =>
+  Showable.authorOf(readText(reply, "file"), readText(reply, "routine"))
+
+/** Whether what a reply calls a name is one: a function may call anything so. */
+const isNamed = (reply: unknown, field: string): boolean => {
+  const name = readText(reply, field)
+  return name !== undefined && (authorOf(reply) === "Server" || /^[\p{L}_][\p{L}\p{M}\p{N}_$]*$/u.test(name))
+}
+
+/** The fields of a reply that may be anything. */
+export const isInWords = (reply: unknown, field: string): boolean =>
+  // What nobody knows is a letter.
+  /^(detail|hint|where|internalQuery|.)$/.test(field) ||
+  (named.some((name) => name === field) && !isNamed(reply, field))
 
 /**
- * A server's reply in one line, without anything of a row: the text where it cannot quote a value, and the names of what it
- * is about in any case.
+ * What may be shown of a server's reply: its own text where that cannot quote a row, a parameter or a function, else its
+ * SQLSTATE and the names of what it is about.
  */
-export const summaryOf = (reply: unknown): string => {
+export const shownReply = (reply: unknown): string => {
   const sqlState = sqlStateOf(reply)
-  const message = readMessage(reply)
-  const text = sqlState === undefined || isRaised(reply) ? undefined : shownText(sqlState, message)
-  const names = named.flatMap((field) => {
-    const name = readText(reply, field)
-    return name === undefined || text?.includes(`"${name}"`) === true
-      ? []
-      : [`${field === "dataType" ? "type" : field} "${discreet(name)}"`]
-  })
-  const position = readText(reply, "position")
-  const head = sqlState === undefined ? "a reply without a SQLSTATE" : condition(sqlState)
-  return [
-    text === undefined ? head : `${head}: ${text}`,
-    ...names,
-    ...(position === undefined ? [] : [`at character ${position}`])
-  ].join(", ") + (text === undefined ? " (text withheld)" : "")
+  const text = Showable.textOf(sqlState, readMessage(reply), authorOf(reply))
+  if (text !== undefined) return text
+  const names = named.filter((field) => field !== "schema" && isNamed(reply, field)).map((field) =>
+    `${field === "dataType" ? "type" : field} "${readText(reply, field)}"`
+  )
+  const head = sqlState === undefined ? "a reply" : condition(sqlState)
+  return `${[head, ...names].join(", ")} (text withheld)`
 }
 
 /** A value for the message of `InvalidOption`. */
@@ -104,7 +64,7 @@ export const shown = (option: string, value: unknown): string => {
   if (Redacted.isRedacted(value) || /passw|secret|token|credential/i.test(option)) return "a secret that is not shown"
   switch (typeof value) {
     case "string":
-      return JSON.stringify(discreet(value))
+      return JSON.stringify(Showable.discreet(value))
     case "number":
     case "boolean":
     case "bigint":
@@ -168,12 +128,27 @@ export const nameOf = (error: unknown): string | undefined =>
   [readShaped(error, "_tag", nameShape), readShaped(error, "name", nameShape), readShaped(error, "code", nameShape)]
     .find((name) => name !== undefined && name !== "Error" && name.length <= longestName)
 
+/** An identifier of PostgreSQL's as it usually looks; what is quoted to look otherwise might be anything. */
+const identifierShape = /^[\p{L}_][\p{L}\p{M}\p{N}_$]{0,62}$/u
+
+/** The names that the server's reply below an error gives of what it is about. */
+export const namesIn = (
+  error: unknown,
+  depth = 0
+): { readonly constraint?: string | undefined; readonly table?: string | undefined } => {
+  if (depth > deepest || typeof error !== "object" || error === null) return {}
+  if (sqlStateOf(error) === undefined) return namesIn(read(error, "reason") ?? read(error, "cause"), depth + 1)
+  return {
+    constraint: readShaped(error, "constraint", identifierShape),
+    table: readShaped(error, "table", identifierShape)
+  }
+}
+
 const isSqlReason = (self: unknown): boolean => read(self, "~effect/sql/SqlError/Reason") !== undefined
 
 interface Findings {
   reply: Failure | undefined
-  /** Whether the reply is a function's own. */
-  isRaised: boolean
+  author: Showable.Author
   coded: Failure | undefined
   /** The driver's own sentence, and what it says of the cause. */
   sentence: string | undefined
@@ -206,7 +181,7 @@ const digInto = (error: object, findings: Findings, seen: Set<unknown>): void =>
   const message = readMessage(error)
   const sqlState = sqlStateOf(error)
   if (sqlState !== undefined) {
-    findings.isRaised = isRaised(error)
+    findings.author = authorOf(error)
     findings.reply = {
       sqlState,
       // The localized severity reads otherwise in every language.
@@ -297,8 +272,8 @@ const textOf = ({ innermost, operation, sentence }: Findings): string | undefine
   return operation === "connect" || ruleOfText(innermost) !== undefined ? `${sentence}: ${innermost}` : sentence
 }
 
-const compact = ({ code, message, severity, sqlState }: Failure, isRaised: boolean): Failure => {
-  const text = isRaised ? undefined : shownText(sqlState, message)
+const compact = ({ code, message, severity, sqlState }: Failure, author: Showable.Author): Failure => {
+  const text = Showable.textOf(sqlState, message, author)
   return {
     ...(sqlState !== undefined && { sqlState }),
     ...(severity !== undefined && { severity }),
@@ -310,7 +285,7 @@ const compact = ({ code, message, severity, sqlState }: Failure, isRaised: boole
 const look = (error: unknown): Findings => {
   const findings: Findings = {
     reply: undefined,
-    isRaised: false,
+    author: "Server",
     coded: undefined,
     sentence: undefined,
     operation: undefined,
@@ -328,5 +303,5 @@ export const digWhole = (error: unknown): Failure => wholeOf(look(error))
 /** The failure, with as much of its text as may be shown. */
 export const digFailure = (error: unknown): Failure => {
   const findings = look(error)
-  return compact(wholeOf(findings), findings.isRaised)
+  return compact(wholeOf(findings), findings.author)
 }

@@ -1,7 +1,8 @@
 /** What a line says beside its words: the names of its fields, and where they are taken from. */
 import type { HostAddress } from "./address.ts"
 import type { Transition } from "./breakerView.ts"
-import { digFailure, nameOf } from "./failure.ts"
+import type { ErrorText } from "./discretion.ts"
+import { digFailure, digWhole, nameOf, namesIn } from "./failure.ts"
 import type { Attempt } from "./history.ts"
 import type { CloseReason, Session } from "./session.ts"
 import type { Failure, Kind, Outcome } from "./verdict.ts"
@@ -31,6 +32,8 @@ export interface Fields {
   readonly "db.error.constraint"?: string | undefined
   /** The table, as OpenTelemetry calls it. */
   readonly "db.collection.name"?: string | undefined
+  /** All that was said, with `errorText: "full"` alone; of a layer that cannot be built, what may be shown. */
+  readonly "exception.message"?: string | undefined
   readonly "db.retry.attempt": number
   readonly "db.retry.attempts": number
   readonly "db.retry.delay_ms": number
@@ -55,6 +58,9 @@ export interface Fields {
   readonly "db.breaker.reason"?: string | undefined
   readonly "db.breaker.step": "load" | "read" | "save"
   readonly "db.credentials.expires_at": string
+  /** By signal: `metrics (status 500), traces (ECONNREFUSED)`. */
+  readonly "db.otlp.reasons": string
+  readonly "db.otlp.waited_ms": number
   /** Lines that were left out before this one. */
   readonly suppressed?: number | undefined
 }
@@ -62,46 +68,53 @@ export interface Fields {
 /** What an error says, without any of its text. */
 export type FailureFields = Pick<
   Fields,
-  "error.type" | "db.response.status_code" | "db.error.kind" | "db.error.constraint" | "db.collection.name"
+  | "error.type"
+  | "db.response.status_code"
+  | "db.error.kind"
+  | "db.error.constraint"
+  | "db.collection.name"
+  | "exception.message"
 >
 
 /** What OpenTelemetry calls an error that has no name of its own. */
 export const unnamed = "_OTHER"
 
-/** A name in the schema, and nothing that might be a value. */
-const identifier = /^[\p{L}_][\p{L}\p{M}\p{N}_$]{0,62}$/u
-
-const identifierIn = (fields: object | undefined, key: "constraint" | "table"): string | undefined => {
-  const value = (fields as Record<string, unknown> | undefined)?.[key]
-  return typeof value === "string" && identifier.test(value) ? value : undefined
-}
-
-const isObject = (value: unknown): value is object => typeof value === "object" && value !== null
-
-/** The server's reply itself, below the errors that were made of it. */
-const replyIn = (error: unknown, depth = 0): object | undefined => {
-  if (!isObject(error) || depth > 4) return undefined
-  if ("severity" in error && "code" in error) return error
-  return replyIn("reason" in error ? error.reason : "cause" in error ? error.cause : undefined, depth + 1)
-}
-
-/** What is known of a failure that was read before. */
-export const ofFailure = ({ code, sqlState }: Failure, kind?: Kind, error?: unknown): FailureFields => {
-  const reply = replyIn(error)
+/** What is known of a failure that was read out of an error before. */
+export const ofFailure = (
+  { code, sqlState }: Failure,
+  error: unknown,
+  { errorText, kind }: { readonly kind?: Kind | undefined; readonly errorText?: ErrorText | undefined } = {}
+): FailureFields => {
+  const { constraint, table } = namesIn(error)
   return {
     "error.type": sqlState ?? code ?? nameOf(error) ?? unnamed,
     "db.response.status_code": sqlState,
     "db.error.kind": kind,
-    "db.error.constraint": identifierIn(reply, "constraint"),
-    "db.collection.name": identifierIn(reply, "table")
+    "db.error.constraint": constraint,
+    "db.collection.name": table,
+    "exception.message": errorText === "full" ? digWhole(error).message : undefined
   }
 }
 
 /** Of the caller's own code, whose words are its own. */
 export const ofDefect = (defect: unknown) => ({ "error.type": nameOf(defect) ?? unnamed })
 
+/** Of what has kept a layer from being built, with as much of its text as may be shown. */
+export const ofBuild = (error: unknown) => ({ ...ofDefect(error), "exception.message": digFailure(error).message })
+
 /** What is known of an error of any shape. */
-export const ofError = (error: unknown, kind?: Kind): FailureFields => ofFailure(digFailure(error), kind, error)
+const ofError = (error: unknown, errorText: ErrorText, kind?: Kind): FailureFields =>
+  ofFailure(digFailure(error), error, { errorText, kind })
+
+export const ofConnect = (error: unknown, kind: Kind, errorText: ErrorText, retryAfter: number) => ({
+  ...ofError(error, errorText, kind),
+  "db.connection.retry_after_ms": Math.round(retryAfter)
+})
+
+export const ofReset = (sqlState: string | undefined) => ({
+  "error.type": sqlState ?? unnamed,
+  "db.response.status_code": sqlState
+})
 
 /** Calls fail, or would, from then on. */
 export const isAlarm = ({ from, to }: Transition): boolean => to === "Open" || to === "Isolated" || from === to
@@ -115,27 +128,42 @@ export const changed = (transition: Transition) => ({
     "db.breaker.retry_after_ms": Math.round(transition.retryAfter),
     "db.breaker.openings": transition.consecutiveOpenings
   }),
-  ...("failure" in transition && transition.failure !== undefined && ofFailure(transition.failure))
+  ...("failure" in transition && transition.failure !== undefined && {
+    "error.type": transition.failure.sqlState ?? transition.failure.code ?? unnamed,
+    "db.response.status_code": transition.failure.sqlState
+  })
 })
 
-export const repeated = ({ attempt, delay, effect, failure, kind }: Attempt, error: unknown) => ({
+export const repeated = (
+  { attempt, delay, effect, failure, kind }: Attempt,
+  error: unknown,
+  errorText: ErrorText
+) => ({
   "db.retry.attempt": attempt + 1,
   "db.retry.delay_ms": Math.round(delay),
   "db.error.effect": effect,
-  ...ofFailure(failure, kind, error)
+  ...ofFailure(failure, error, { errorText, kind })
 })
 
-export const exhausted = (last: unknown, history: ReadonlyArray<Attempt>, stoppedBy: string) => {
+export const exhausted = (
+  last: unknown,
+  history: ReadonlyArray<Attempt>,
+  stoppedBy: string,
+  errorText: ErrorText
+) => {
   const attempt = history.at(-1)
   return {
     "db.retry.attempts": history.length,
     "db.retry.stopped_by": stoppedBy,
     "db.error.effect": attempt?.effect,
-    ...ofError(last, attempt?.kind)
+    ...ofError(last, errorText, attempt?.kind)
   }
 }
 
-export const ofHook = (hook: string, error: unknown) => ({ "db.hook": hook, ...ofError(error) })
+export const ofHook = (hook: string, error: unknown, errorText: ErrorText) => ({
+  "db.hook": hook,
+  ...ofError(error, errorText)
+})
 
 interface Servers {
   readonly targets: ReadonlyArray<{ readonly address: HostAddress }>

@@ -23,11 +23,15 @@ export const checked = (password: Redacted.Redacted): Redacted.Redacted => {
   throw new TypeError("expected a text that is wrapped by Redacted.make")
 }
 
+/** An effect is printed with what it yields, one that was suspended is not. */
+export const unseen = (password: Password | undefined): Password | undefined =>
+  Effect.isEffect(password) ? Effect.suspend(() => password) : password
+
 /** The driver takes an effect that cannot fail. */
 export const infallible = (
   password: Password | undefined
 ): Redacted.Redacted | Effect.Effect<Redacted.Redacted> | undefined =>
-  Effect.isEffect(password) ? Effect.orDie(password) : password
+  Effect.isEffect(password) ? Effect.suspend(() => Effect.orDie(password)) : password
 
 /** In a fiber of its own: whoever gives up does not wait until the effect has noticed. */
 const evaluate = (password: Effect.Effect<Redacted.Redacted, unknown>) =>

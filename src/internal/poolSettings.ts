@@ -10,7 +10,7 @@ import * as Address from "./address.ts"
 import type * as Dial from "./dial.ts"
 import type * as Discretion from "./discretion.ts"
 import type * as Hosts from "./hosts.ts"
-import type * as Login from "./login.ts"
+import * as Login from "./login.ts"
 import { millis } from "./millis.ts"
 import * as Reset from "./reset.ts"
 import * as Sizing from "./sizing.ts"
@@ -338,6 +338,7 @@ const shapes: ReadonlyArray<
     (value) => Redacted.isRedacted(value) || Effect.isEffect(value),
     true
   ],
+  ["ssl", "true, false or TLS options", (value) => typeof value === "boolean" || value === Object(value), true],
   ["shedding", "true, false or { target, interval }", (value) => value === Object(value) || typeof value === "boolean"],
   ["beforeConnect", "an Effect", Effect.isEffect],
   ["afterConnect", hookShape, isFunction],
@@ -492,7 +493,7 @@ export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption>
       transactionSettings: behindPooler
         ? Object.entries(timeLimits).map(([name, limit]) => `SET LOCAL ${name} = ${limit}`)
         : [],
-      password: options.password,
+      password: Login.unseen(options.password),
       connectTimeout: time(options.connectTimeout, address.connectTimeout ?? 5000),
       max,
       min: Math.min(options.min ?? size.min, max),

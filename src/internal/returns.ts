@@ -95,7 +95,7 @@ export const make = <E>(
       Errand.run(work, session.wire, bound).pipe(
         Effect.catchCause((cause) =>
           Effect.sync(() => {
-            book.write("hookFailed", () => LogFields.ofHook("afterRelease", Cause.squash(cause)))
+            book.write("hookFailed", () => LogFields.ofHook("afterRelease", Cause.squash(cause), settings.errorText))
             return false
           })
         ),

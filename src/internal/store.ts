@@ -51,6 +51,8 @@ export interface Store {
   readonly errors: Readonly<Record<ErrorOperation, Record<Kind, number>>>
   readonly retries: Record<Kind, number>
   lastFailure: LastFailure | undefined
+  /** Most callers that have waited at a time, since whoever reads it has set it back. */
+  peakWaiting: number
   breakerState: BreakerState
   readonly breakerTransitions: Record<BreakerState, number>
   readonly breakerRejections: Record<Rejection, number>
@@ -141,6 +143,7 @@ export const make = (onAppear: () => void): Store => {
     ) as Store["errors"],
     retries: Instruments.counters(kinds),
     lastFailure: undefined,
+    peakWaiting: 0,
     breakerState: "Closed",
     breakerTransitions: Instruments.counters(["Closed", "Open", "HalfOpen", "Isolated", "Disabled"]),
     breakerRejections: Instruments.counters(["open", "half_open", "isolated"])

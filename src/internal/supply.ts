@@ -79,10 +79,10 @@ export const make = <E extends { readonly _tag: string }>(
   const report = (error: E): void => {
     // What the end of the pool has cut off has not failed.
     if (state.phase === "Closed") return
-    state.book.write("connectionFailed", () => ({
-      ...LogFields.ofError(error, kindOf(error)),
-      "db.connection.retry_after_ms": connector().pause()
-    }))
+    state.book.write(
+      "connectionFailed",
+      () => LogFields.ofConnect(error, kindOf(error), settings.errorText, connector().pause())
+    )
   }
 
   /**

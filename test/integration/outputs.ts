@@ -30,6 +30,8 @@ export interface Outputs {
   readonly add: (by: string, text: string) => void
   /** Adds a value as everything prints it that is known to print values. */
   readonly print: (by: string, value: unknown) => void
+  /** Runs an effect with every logger at level Trace. */
+  readonly heard: <A, E, R>(what: string, effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
   /**
    * Runs an effect inside a span, once for each tracer, with every logger at level Trace, and logs what it ends with. Gives
    * the exit of the last run.
@@ -175,19 +177,24 @@ export const makeOutputs: Effect.Effect<Outputs, never, Scope.Scope> = Effect.ge
       return Effect.provide(Effect.ensuring(effect, keep), sdk)
     })
 
+  const heard = <A, E, R>(what: string, effect: Effect.Effect<A, E, R>) =>
+    effect.pipe(
+      Effect.provide(loggers),
+      Effect.provideService(References.MinimumLogLevel, "Trace"),
+      Effect.provideService(Console.Console, captured(what))
+    )
+
   const observe = <A, E, R>(what: string, effect: Effect.Effect<A, E, R>) => {
     const told = Effect.withSpan(effect, what).pipe(
       Effect.tapCause((cause) => Effect.logError(`${what} ended`, cause)),
       Effect.tapError((error) => Effect.annotateLogs(Effect.logError(`${what} failed`, error), { error })),
       Effect.withSpan("the caller"),
-      Effect.exit,
-      Effect.provideService(References.MinimumLogLevel, "Trace"),
-      Effect.provideService(Console.Console, captured(what))
+      Effect.exit
     )
     // The collector is told of everything when its layer closes.
     return Effect.andThen(
-      Effect.provide(told, Layer.provideMerge(otlp, loggers), { local: true }),
-      underSdk(what, Effect.provide(told, loggers))
+      heard(what, Effect.provide(told, otlp, { local: true })),
+      underSdk(what, heard(what, told))
     ).pipe(
       Effect.tap((exit) =>
         Effect.sync(() => {
@@ -199,7 +206,7 @@ export const makeOutputs: Effect.Effect<Outputs, never, Scope.Scope> = Effect.ge
     )
   }
 
-  return { all: () => found, add, print, observe }
+  return { all: () => found, add, print, heard, observe }
 })
 
 /** A text as it may look inside of others. */

@@ -10,7 +10,7 @@ import * as Scope from "effect/Scope"
 import { SqlClient } from "effect/sql/SqlClient"
 import type { SqlError } from "effect/sql/SqlError"
 import { afterAll, beforeAll } from "vitest"
-import type { Deviations } from "../suites/client/deviations.ts"
+import { type Deviations, discreet } from "../suites/client/deviations.ts"
 import type { Engine } from "../suites/client/engine.ts"
 import { eventually, reasonOf } from "../suites/client/engine.ts"
 import { clientSuite } from "../suites/clientSuite.ts"
@@ -65,6 +65,7 @@ const unnamed = "statements have no names"
 const unset = "settings at the start are refused"
 
 const deviations: Deviations = {
+  ...discreet,
   "a reserved connection is one session until its scope closes": {
     because: lent,
     instead: Effect.gen(function*() {

@@ -1,9 +1,11 @@
 /** What does not hold for some engine, why, and what holds instead. */
 import type { PgClient } from "@effect/sql-pg/PgClient"
-import type * as Effect from "effect/Effect"
+import { assert } from "@effect/vitest"
+import * as Errors from "effect-pg-pool/Errors"
+import * as Effect from "effect/Effect"
 import type * as Reactivity from "effect/reactivity/Reactivity"
 import type * as Scope from "effect/Scope"
-import type { SqlClient } from "effect/sql/SqlClient"
+import { SqlClient } from "effect/sql/SqlClient"
 import type { Database, It, Onlooker, Room } from "./engine.ts"
 
 type Services = PgClient | SqlClient | Database | Onlooker | Reactivity.Reactivity | Scope.Scope
@@ -16,6 +18,25 @@ interface Deviation {
 
 /** By the name of the test that does not hold. */
 export type Deviations = Readonly<Record<string, Deviation>>
+
+/** Of our client with its usual `errorText`. */
+export const discreet: Deviations = {
+  "an exception of the database's own is told with its code, detail and hint": {
+    because: "what a function raises may be a row's, and is told to who asks for it",
+    instead: Effect.gen(function*() {
+      const sql = yield* SqlClient
+      yield* sql`CREATE FUNCTION complain() RETURNS void LANGUAGE plpgsql AS $$
+        BEGIN RAISE EXCEPTION 'no thanks' USING ERRCODE = 'Z0001', DETAIL = 'the detail', HINT = 'the hint'; END $$`
+      const error = yield* Effect.flip(sql`SELECT complain()`)
+      const cause = error.reason.cause as Error & { readonly detail?: string; readonly hint?: string }
+      assert.deepStrictEqual(
+        [cause.message, cause.detail, cause.hint],
+        ["Z0001 (text withheld)", "the detail", "the hint"]
+      )
+      assert.strictEqual(Errors.serverReply(error)?.message, "no thanks")
+    })
+  }
+}
 
 /** The room with its deviating tests replaced. */
 export const deviate = (room: Room, deviations: Deviations) => {
