@@ -332,6 +332,7 @@ describe("a password", () => {
         ["a hook after each use", { url, afterRelease: () => failing }],
         ["a hook before the end", { url, beforeDisconnect: () => failing }],
         ["a classifier that throws", { url: unreachable, classify: () => { throw new VaultError() } }],
+        ["a socket of its own that throws", { url, stream: () => { throw new VaultError() } }],
         ["retries that are exhausted", { url: unreachable, retry: { attempts: 2 } }],
         ["retries of a hook", { url, afterConnect: () => failing, retry: { attempts: 2 } }],
         ["a circuit that opens", { url: unreachable, breaker: { failures: 1, onTransition: () => { throw new VaultError() } } }]
