@@ -1,8 +1,10 @@
 // What one healthy statement costs beyond the plain driver: both run on the same scripted connection that answers at
-// once, in turns, so that what is left is the layer's own work. Prints microseconds of CPU per statement.
-//   npm run bench:layer-cost
+// once, in turns, so that what is left is the layer's own work. Prints microseconds of CPU per statement, and how many
+// nanoseconds of them count what is measured: by running the same layer without the counting, which is within the noise,
+// and by running the counting alone.
+//   npm run bench -- --only layer-cost
 import { PgClient } from "@effect/sql-pg"
-import { Effect, Layer } from "effect"
+import { Context, Effect, Layer } from "effect"
 import * as Pg from "effect-pg-pool"
 import { SqlClient } from "effect/sql"
 import { Duplex } from "node:stream"
@@ -81,21 +83,59 @@ const round = Effect.gen(function*() {
 
 const median = (values: ReadonlyArray<number>) => values.toSorted((a, b) => a - b)[values.length >> 1]!
 
+/** What is counted of one healthy statement, and nothing else. */
+const count = (store: Pg.Metrics.Store, seconds: number): void => {
+  store.acquire.acquired.observe(0)
+  store.queries.succeeded("SELECT 1 AS one", seconds)
+  store.use.observe(seconds)
+}
+
+const counting = (store: Pg.Metrics.Store): number => {
+  const calls = 1_000_000
+  // From 0.1 milliseconds to 3 seconds.
+  const durations = Float64Array.from({ length: 1024 }, (_, index) => 0.0001 * 1.01 ** index)
+  const times: Array<number> = []
+  for (let index = 0; index < 15; index++) {
+    const before = process.cpuUsage()
+    for (let call = 0; call < calls; call++) count(store, durations[call & 1023]!)
+    const { system, user } = process.cpuUsage(before)
+    times.push(((user + system) * 1000) / calls)
+  }
+  return median(times)
+}
+
+const nothing = (): void => {}
+
+/** From now on nothing is counted of healthy statements. */
+const silence = ({ acquire, queries, use }: Pg.Metrics.Store): void => {
+  acquire.acquired.observe = nothing
+  queries.succeeded = nothing
+  use.observe = nothing
+}
+
 const program = Effect.gen(function*() {
   const driver = yield* Layer.build(PgClient.layer({ stream, username: "bench", maxConnections: 10 }))
-  const pool = yield* Layer.build(Pg.layer({ stream, username: "bench", max: 10, maxUses }))
+  const makePool = Layer.build(Layer.fresh(Pg.layer({ stream, username: "bench", max: 10, maxUses })))
+  const pool = yield* makePool
+  const uncounted = yield* makePool
+  silence(Context.get(uncounted, Pg.Metrics.Metrics).store)
   const differences: Array<number> = []
   const costs: Array<number> = []
+  const shares: Array<number> = []
   for (let index = 0; index < rounds; index++) {
     const plain = yield* Effect.provide(round, driver)
     const ours = yield* Effect.provide(round, pool)
+    const silent = yield* Effect.provide(round, uncounted)
     // The first rounds are the compiler's.
     if (index < 20) continue
     costs.push(plain)
     differences.push(ours - plain)
+    shares.push(ours - silent)
   }
   console.log(`plain driver            ${median(costs).toFixed(2)} us`)
   console.log(`the layer on top of it  ${median(differences).toFixed(2)} us (${differences.length} rounds, median)`)
+  console.log(`  with counting minus without  ${(1000 * median(shares)).toFixed(0)} ns`)
+  console.log(`  the counting alone           ${counting(Context.get(pool, Pg.Metrics.Metrics).store).toFixed(0)} ns`)
 })
 
 await Effect.runPromise(Effect.scoped(program))

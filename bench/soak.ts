@@ -13,6 +13,7 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
+import * as Logger from "effect/Logger"
 import * as Random from "effect/Random"
 import * as Schedule from "effect/Schedule"
 import * as Scope from "effect/Scope"
@@ -318,7 +319,8 @@ const report = ({ closing, found, ledger, life, scene, watched }: Report) => {
 }
 
 // Whatever is stranded must not keep the process.
-Effect.runPromise(soak).then(
+// It is after trouble, and tells of it by itself.
+Effect.runPromise(Effect.provide(soak, Logger.layer([]))).then(
   (holds) => process.exit(holds ? 0 : 1),
   (error) => {
     console.error(error)

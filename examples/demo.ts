@@ -20,6 +20,7 @@ import * as Effect from "effect/Effect"
 import * as HttpRouter from "effect/http/HttpRouter"
 import * as HttpServer from "effect/http/HttpServer"
 import * as Layer from "effect/Layer"
+import * as Logger from "effect/Logger"
 import * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
 import { randomUUID } from "node:crypto"
@@ -51,7 +52,10 @@ const poolOf = ({ name, url }: Sessions.Options) =>
     startupParameters: { search_path: name },
     // 30 seconds and more by default, which is longer than this demo wants to last.
     breaker: { openFor: "1 second", maxOpenFor: "1 second" }
-  })
+  }).pipe(
+    // The demo says itself what happens.
+    Layer.provide(Logger.layer([]))
+  )
 
 const startServer = Effect.gen(function*() {
   const startedAt = yield* Clock.currentTimeMillis

@@ -24,7 +24,9 @@ const Stock = HttpRouter.add(
   "/stock",
   Effect.gen(function*() {
     const sql = yield* SqlClient.SqlClient
-    return yield* HttpServerResponse.json(yield* sql`SELECT product, pieces FROM stock ORDER BY pieces LIMIT 10`)
+    const scarce = sql`SELECT product, pieces FROM stock ORDER BY pieces LIMIT 10`
+    // Reading twice does no harm: it may be repeated even when its answer was lost.
+    return yield* HttpServerResponse.json(yield* Pg.Executor.idempotent(scarce))
   })
 )
 
@@ -38,7 +40,7 @@ const Orders = HttpRouter.add(
       sql`UPDATE stock SET pieces = pieces - 1 WHERE product = ${product}`,
       sql`INSERT INTO orders (product) VALUES (${product}) RETURNING id`
     )
-    return yield* HttpServerResponse.json(yield* sql.withTransaction(order), { status: 201 })
+    return yield* HttpServerResponse.json(yield* Pg.Executor.transaction(order), { status: 201 })
   })
 )
 

@@ -1,8 +1,9 @@
 // A Lambda handler: one runtime per environment, made outside of the handler, so that warm calls reuse its connection.
 import "./support/database.ts"
 import { PgConnection } from "@effect/sql-pg"
-import { Config, Effect, ManagedRuntime, Redacted } from "effect"
+import { Config, Effect, Layer, ManagedRuntime, Redacted } from "effect"
 import * as Pg from "effect-pg-pool"
+import * as CloudWatch from "effect-pg-pool/CloudWatch"
 import { SqlClient } from "effect/sql"
 import assert from "node:assert/strict"
 
@@ -13,14 +14,14 @@ interface LambdaContext {
   readonly getRemainingTimeInMillis: () => number
 }
 
-const DatabaseLive = Pg.layerConfig(
+const PoolLive = Pg.layerConfig(
   Config.map(Pg.fromEnvironment, (options): Pg.Options => ({
     ...Pg.Pool.sizeServerless(),
     ...options, // DB_POOL_MAX wins where it is set
     closeTimeout: "200 millis" // SIGTERM leaves half a second at most.
   }))
 )
-const runtime = ManagedRuntime.make(DatabaseLive)
+const runtime = ManagedRuntime.make(CloudWatch.layer().pipe(Layer.provideMerge(PoolLive)))
 process.once("SIGTERM", () => runtime.dispose())
 
 const greet = Effect.fn("greet")(function*(name: string) {
@@ -31,8 +32,12 @@ const greet = Effect.fn("greet")(function*(name: string) {
 })
 
 // The deadline is a little shorter than Lambda's, so that a database that is too slow is an error and not a timeout.
+// What it has done is one line on standard output, of which CloudWatch makes metrics.
 export const handler = (event: Event, context: LambdaContext) =>
-  runtime.runPromise(Pg.Executor.run(greet(event.name), { deadline: context.getRemainingTimeInMillis() - 250 }))
+  Pg.Executor.run(greet(event.name), { deadline: context.getRemainingTimeInMillis() - 250 }).pipe(
+    CloudWatch.withEmission(),
+    runtime.runPromise
+  )
 
 // What Lambda does, done by hand: two calls to one environment, then its end.
 const context: LambdaContext = { getRemainingTimeInMillis: () => 3000 }

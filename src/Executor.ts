@@ -43,6 +43,8 @@ import * as LostCommit from "./internal/lostCommit.ts"
 import { millis } from "./internal/millis.ts"
 import * as Recovery from "./internal/recovery.ts"
 import type { Session } from "./internal/session.ts"
+import * as Spans from "./internal/spans.ts"
+import * as StatementSpan from "./internal/statementSpan.ts"
 import * as Store from "./internal/store.ts"
 import * as TimeLimit from "./internal/timeLimit.ts"
 import { TrackedConnection } from "./internal/trackedConnection.ts"
@@ -204,6 +206,7 @@ export const make = Effect.fnUntraced(function*(
 ): Effect.fn.Return<Executor["Service"], Errors.InvalidOption, Pool.Pool | Breaker.Breaker | Metrics.Metrics> {
   const pool = yield* Pool.Pool
   const breaker = yield* Breaker.Breaker
+  const { targets } = pool.settings
   const metrics = yield* Metrics.Metrics
   const { store } = metrics
   const book = yield* Logbook.make(metrics.pool)
@@ -241,6 +244,8 @@ export const make = Effect.fnUntraced(function*(
     },
     complete: (error, session) => treat(withLastWords(error, session)),
     enforce: (work, deadlineAt, unit) => enforce(work, deadlineAt, unit),
+    traced: (fiber, session, sql) =>
+      Spans.send(fiber, pool.name, sql, targets.length > 1 ? targets[session.host]?.address : undefined),
     tell: ({ session, transaction }, error, { elapsed, failure, verdict }) =>
       session.wire.obituary()?.by === "silence"
         ? Errors.toSqlError(
@@ -262,6 +267,8 @@ export const make = Effect.fnUntraced(function*(
     const typed = Errors.fromSqlError(error)
     return typed === undefined ? undefined : evidence.find(typed)
   }
+
+  const kindOf = (error: unknown): Errors.Kind | undefined => find(error)?.verdict.kind
 
   /** Statements are judged where they fail, so a checkout's `SqlError` without a judgement is a connect that failed. */
   const isFailedConnect = (error: unknown): error is SqlError | Errors.CredentialsFailed | Errors.NoSuitableHost =>
@@ -335,6 +342,7 @@ export const make = Effect.fnUntraced(function*(
       store.retries[kind]++
       book.write("queryRetry", () => LogFields.repeated(attempt, error, pool.settings.errorText))
     },
+    onPause: (since, pause) => Spans.pause(since, pool.name, pause),
     exhausted: (last, history, stoppedBy) => {
       book.write("queryGaveUp", () => LogFields.exhausted(last, history, stoppedBy, pool.settings.errorText))
       return new Errors.RetriesExhausted({
@@ -365,6 +373,18 @@ export const make = Effect.fnUntraced(function*(
       ? terms.deadlineAt
       : now() + (terms.acquireTimeout ?? pool.settings.acquireTimeout)
 
+  /** Tells the span of a statement how it ended. */
+  const concluded = <A, E, R>(
+    work: Effect.Effect<A, E, R>,
+    fiber: Fiber.Fiber<unknown, unknown>,
+    failedAttempts: () => number = () => 0
+  ): Effect.Effect<A, E, R> => {
+    const span = StatementSpan.of(fiber, pool.name)
+    return span === undefined
+      ? work
+      : Effect.onExit(work, (exit) => Effect.sync(() => Spans.conclude(span, exit, failedAttempts(), kindOf)))
+  }
+
   /** A statement is repeated by itself wherever that is safe, on the terms of the unit around it. */
   const recoverStatement = <A, E, R>(
     cause: Cause.Cause<E>,
@@ -381,7 +401,9 @@ export const make = Effect.fnUntraced(function*(
       isTraceless: () => true,
       onRefusal: countRejection
     }
-    return Effect.mapError(recover(cause, () => attempt, terms, []), asSqlError)
+    const history: Array<Errors.Attempt> = []
+    const recovered = Effect.mapError(recover(cause, () => attempt, terms, history), asSqlError)
+    return concluded(recovered, fiber, () => history.length)
   }
 
   const deadlineExceeded = (allowed: number, unit: UnitOfWork.UnitOfWork): SqlError =>
@@ -391,7 +413,8 @@ export const make = Effect.fnUntraced(function*(
     work: Effect.Effect<A, E, R>,
     deadlineAt: number,
     unit?: UnitOfWork.UnitOfWork
-  ): Effect.Effect<A, E | SqlError, R> => Deadlines.enforce(work, deadlineAt, now, deadlineExceeded, unit)
+  ): Effect.Effect<A, E | SqlError, R> =>
+    Effect.withFiber((fiber) => concluded(Deadlines.enforce(work, deadlineAt, now, deadlineExceeded, unit), fiber))
 
   const underDeadline = <A, R>(
     work: (fiber: Fiber.Fiber<unknown, unknown>, unit: UnitOfWork.UnitOfWork | undefined) => Effect.Effect<

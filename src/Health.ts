@@ -6,6 +6,7 @@
  *
  * @since 0.1.0
  */
+import * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
 import * as DateTime from "effect/DateTime"
 import type * as Duration from "effect/Duration"
@@ -24,6 +25,8 @@ import * as Errors from "./Errors.ts"
 import * as Address from "./internal/address.ts"
 import * as HealthEndpoint from "./internal/healthEndpoint.ts"
 import * as Ladder from "./internal/healthLadder.ts"
+import * as Logbook from "./internal/logbook.ts"
+import * as LogFields from "./internal/logFields.ts"
 import { millis } from "./internal/millis.ts"
 import { exitWithin } from "./internal/patience.ts"
 import * as Traffic from "./internal/traffic.ts"
@@ -153,7 +156,7 @@ export interface Sources {
   /** What can be told of the database without asking it. */
   readonly signs: () => VitalSigns.VitalSigns
   /** The last failure of real traffic. */
-  readonly lastFailure: () => Ladder.LastFailure | undefined
+  readonly lastFailure: () => Metrics.LastFailure | undefined
   /** Sessions that have ended here, and not yet on the server. */
   readonly leaving: () => number
   /** Until the next connect is tried after failed ones. */
@@ -240,7 +243,10 @@ export const make = (sources: Sources, options: Options = {}): Effect.Effect<Mon
   Effect.flatMap(checkedSettings(options), (settings) =>
     Effect.gen(function*() {
       const { deadline } = settings
-      let failedAsk: { readonly at: number; readonly error: unknown } | undefined
+      /** Of the questions, whatever was answered since. */
+      let lastFailedAsk: Metrics.LastFailure | undefined
+      /** Of the last question, if that failed. */
+      let lastError: unknown
       const traffic = Traffic.make(sources.traffic)
 
       const asked = yield* Effect.cachedWithTTL(
@@ -248,37 +254,48 @@ export const make = (sources: Sources, options: Options = {}): Effect.Effect<Mon
           const clock = yield* Clock.Clock
           const started = clock.monotonicTimeNanosUnsafe()
           const exit = yield* exitWithin(sources.ping(deadline), deadline)
-          failedAsk = undefined
-          if (Option.isNone(exit)) return { _tag: "Silent", after: deadline } satisfies Ladder.Answer
-          if (Exit.isSuccess(exit.value)) {
+          lastError = undefined
+          if (Option.isSome(exit) && Exit.isSuccess(exit.value)) {
             const latency = Number(clock.monotonicTimeNanosUnsafe() - started) / 1e6
             return { _tag: "Answered", latency } satisfies Ladder.Answer
           }
-          const error = Option.getOrUndefined(Exit.findErrorOption(exit.value))
-          if (isCrowded(error)) return { _tag: "Crowded" } satisfies Ladder.Answer
-          if (error !== undefined) failedAsk = { at: clock.currentTimeMillisUnsafe(), error }
-          return { _tag: "Failed", name: error === undefined ? undefined : nameOf(error) } satisfies Ladder.Answer
+          const error = Option.isSome(exit) ? Option.getOrUndefined(Exit.findErrorOption(exit.value)) : undefined
+          const { active, max } = sources.stats()
+          // Others may have taken the last connection in the meantime.
+          if (isCrowded(error) || (Option.isNone(exit) && active >= max)) {
+            return { _tag: "Crowded" } satisfies Ladder.Answer
+          }
+          const at = clock.currentTimeMillisUnsafe()
+          if (Option.isNone(exit)) {
+            lastFailedAsk = { kind: "Unreachable", code: undefined, at }
+            return { _tag: "Silent", after: deadline } satisfies Ladder.Answer
+          }
+          if (error === undefined) return { _tag: "Failed", name: undefined } satisfies Ladder.Answer
+          const { code, sqlState } = Errors.failureOf(error)
+          lastError = error
+          lastFailedAsk = { kind: kindOf(error), code: sqlState ?? code, at }
+          return { _tag: "Failed", name: nameOf(error) } satisfies Ladder.Answer
         }),
         "1 second"
       )
 
-      const lastFailure = (): Ladder.LastFailure | undefined => {
+      const lastFailure = (): Metrics.LastFailure | undefined => {
         const ofTraffic = sources.lastFailure()
-        if (failedAsk === undefined || (ofTraffic !== undefined && ofTraffic.at > failedAsk.at)) return ofTraffic
-        const { code, sqlState } = Errors.failureOf(failedAsk.error)
-        return { at: failedAsk.at, kind: kindOf(failedAsk.error), code: sqlState ?? code }
+        return lastFailedAsk !== undefined && lastFailedAsk.at >= (ofTraffic?.at ?? 0) ? lastFailedAsk : ofTraffic
       }
 
       const look = Effect.gen(function*() {
-        const now = yield* Clock.currentTimeMillis
         const breaker = yield* sources.breaker
         const stats = sources.stats()
+        const signs = sources.signs()
+        const clock = yield* Clock.Clock
         const facts: Ladder.Facts = {
-          now,
+          // Read last: what was noted a moment ago must not lie in the future.
+          now: clock.currentTimeMillisUnsafe(),
           breaker,
           isClosing: sources.isClosing(),
           pool: { ...stats, leaving: sources.leaving() },
-          signs: sources.signs(),
+          signs,
           lastFailure: lastFailure(),
           connectPause: sources.connectPause()
         }
@@ -336,7 +353,7 @@ export const make = (sources: Sources, options: Options = {}): Effect.Effect<Mon
         })
 
       const failureText = (breaker: Breaker.State): string | undefined => {
-        const error = failedAsk?.error ?? sources.connectFailure()
+        const error = lastError ?? sources.connectFailure()
         if (error !== undefined) return Errors.failureOf(error).message
         return breaker._tag === "Open" ? breaker.lastFailure?.message : undefined
       }
@@ -690,7 +707,7 @@ export const toWebHandler = <R = never, E = never, RP = Pool.Pool | Breaker.Brea
       return exit.value
     }
     // Nobody else hears why, and balancers ask often.
-    if (!isTold) Effect.runFork(Effect.logError("The services that health is asked of are not there", exit.cause))
+    if (!isTold) Effect.runFork(Logbook.write("healthUnavailable", LogFields.ofBuild(Cause.squash(exit.cause))))
     isTold = true
     return HealthEndpoint.unavailable
   }

@@ -22,6 +22,7 @@ import * as ListenerPool from "./internal/listenerPool.ts"
 import * as Logbook from "./internal/logbook.ts"
 import * as LogFields from "./internal/logFields.ts"
 import { infallible } from "./internal/login.ts"
+import * as Spans from "./internal/spans.ts"
 import * as Metrics from "./Metrics.ts"
 import * as Pool from "./Pool.ts"
 import type * as Schedule from "./Schedule.ts"
@@ -259,12 +260,14 @@ const client = (options: Options) =>
         resolve: executor.resolve
       },
       {
+        pool: pool.name,
         config: { ...options, password: infallible(options.password) },
         listenOn: yield* listeners(options),
         transactionSettings: pool.settings.transactionSettings,
         spanAttributes: [
           ...Object.entries(options.spanAttributes ?? {}),
           ["db.system.name", "postgresql"],
+          [Spans.attribute.pool, pool.name],
           ...Object.entries(Address.attributes(address))
         ]
       }

@@ -39,6 +39,7 @@ import * as Option from "effect/Option"
 import * as Tracer from "effect/Tracer"
 import * as Errors from "./Errors.ts"
 import * as Deadlines from "./internal/deadline.ts"
+import * as Deltas from "./internal/deltas.ts"
 import * as Flights from "./internal/flights.ts"
 import { millis } from "./internal/millis.ts"
 
@@ -214,6 +215,14 @@ const exporter = (shutdownTimeout: number): Layer.Layer<Exporter | OtlpExporter.
     })
   )
 
+const serialization = (encoding: Options["encoding"]): Layer.Layer<OtlpSerialization.OtlpSerialization> =>
+  Layer.effect(
+    OtlpSerialization.OtlpSerialization,
+    OtlpSerialization.OtlpSerialization.use((inner) =>
+      Effect.succeed({ ...inner, metrics: (data) => inner.metrics(Deltas.withoutZeros(data)) })
+    )
+  ).pipe(Layer.provide(encoding === "json" ? OtlpSerialization.layerJson : OtlpSerialization.layerProtobuf))
+
 const build = (settings: Settings): Layer.Layer<Exporter | OtlpExporter.Flusher> => {
   const { baseUrl, compression, encoding, headers, resource, shutdownTimeout, temporality } = settings
   const signals = settings.signals ?? allSignals
@@ -235,7 +244,7 @@ const build = (settings: Settings): Layer.Layer<Exporter | OtlpExporter.Flusher>
   )
   return exporter(shutdownTimeout).pipe(
     Layer.provideMerge(exporters),
-    Layer.provide([transport, encoding === "json" ? OtlpSerialization.layerJson : OtlpSerialization.layerProtobuf])
+    Layer.provide([transport, serialization(encoding)])
   )
 }
 

@@ -15,6 +15,7 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
 import * as Random from "effect/Random"
 import * as Schedule from "effect/Schedule"
 import * as Scope from "effect/Scope"
@@ -33,12 +34,14 @@ import * as LogFields from "./internal/logFields.ts"
 import { millis } from "./internal/millis.ts"
 import * as PoolMachine from "./internal/poolMachine.ts"
 import * as PoolSettings from "./internal/poolSettings.ts"
+import * as PoolSpans from "./internal/poolSpans.ts"
 import * as PoolState from "./internal/poolState.ts"
 import * as Retirement from "./internal/retirement.ts"
 import * as Returns from "./internal/returns.ts"
 import type * as Session from "./internal/session.ts"
 import * as Shutdown from "./internal/shutdown.ts"
 import * as Sizing from "./internal/sizing.ts"
+import type * as Spans from "./internal/spans.ts"
 import * as Store from "./internal/store.ts"
 import * as Supply from "./internal/supply.ts"
 import * as VitalSigns from "./internal/vitalSigns.ts"
@@ -236,7 +239,8 @@ export const make = Effect.fnUntraced(function*(
   const store = metrics.store
   const runFork = Effect.runForkWith(Logbook.naming(yield* Effect.context<never>(), metrics.pool))
   const book = yield* Logbook.make(metrics.pool)
-  const dispatcher = yield* Effect.withFiber((fiber) => Effect.succeed(fiber.currentDispatcher))
+  const home = yield* Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => Effect.succeed(fiber))
+  const dispatcher = home.currentDispatcher
   const now = () => clock.currentTimeMillisUnsafe()
   const monotonicNanos = () => clock.monotonicTimeNanosUnsafe()
   const secondsSince = (since: bigint) => Number(monotonicNanos() - since) / 1e9
@@ -253,6 +257,13 @@ export const make = Effect.fnUntraced(function*(
   const retirement = Retirement.make(state)
   const vitalSigns = VitalSigns.make(state, () => clock.monotonicTimeNanosUnsafe())
   const supply = Supply.make(state, retirement, () => connector, (waited) => saturated("Lateness", waited))
+  const spans = PoolSpans.make({
+    pool: metrics.pool,
+    database: settings.target.address.database,
+    home,
+    machine,
+    connecting: () => connector.connecting()
+  })
   const connector: Connector.Connector<AcquireError> = Connector.make<AcquireError>({
     settings,
     now,
@@ -278,6 +289,7 @@ export const make = Effect.fnUntraced(function*(
         }))
       }),
     evict: (session) => retirement.evict(session, "invalid"),
+    onSetOut: spans.connecting,
     onOpen: (session) => {
       vitalSigns.met(session)
       store.connectionsOpened++
@@ -477,7 +489,7 @@ export const make = Effect.fnUntraced(function*(
     isExclusive: boolean,
     restore: Restore
   ): Effect.Effect<Session.Session, AcquireError> =>
-    Effect.suspend((): Effect.Effect<Session.Session, AcquireError> => {
+    Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>): Effect.Effect<Session.Session, AcquireError> => {
       if (state.phase !== "Open") return countRefusal(new Errors.PoolClosed())
       const ready = options?.prove === true ? undefined : takeReady(isExclusive)
       if (ready !== undefined) return Effect.succeed(ready)
@@ -489,8 +501,10 @@ export const make = Effect.fnUntraced(function*(
       const attempt: Attempt = {
         waiter: PoolMachine.makeWaiter(machine, startedAt, isExclusive),
         spentOn: undefined,
-        refused: 0
+        refused: 0,
+        phases: new Set()
       }
+      const trace = spans.begin(fiber, attempt.waiter)
       attempts++
       const worthy = Effect.timeoutOrElse(firstWorthy(attempt, options), {
         duration: timeoutOf(options),
@@ -498,12 +512,28 @@ export const make = Effect.fnUntraced(function*(
       })
       return Effect.onExitPrimitive(restore(worthy), (exit) => {
         if (exit._tag === "Failure" || !isExclusive || !isPinnedLater) countAcquire(exit, since)
+        if (trace !== undefined) tellOfWait(trace, attempt, elapsed(startedAt), exit)
         if (exit._tag === "Failure") abandon(attempt.waiter)
         attempts--
         if (state.phase !== "Open") state.changed.notify()
         return undefined
       })
     })
+
+  /** A hook that is content is no wait. */
+  const tellOfWait = (
+    since: Spans.Beginning,
+    { phases }: Attempt,
+    waited: number,
+    exit: Exit.Exit<unknown, AcquireError>
+  ): void => {
+    const error = Exit.findErrorOption(exit)
+    if (Option.isSome(error) && error.value._tag === "AcquireTimeout") phases.add(error.value.phase)
+    else if (Exit.isFailure(exit) && phases.size === 0) phases.add(lineFor())
+    if (Exit.isFailure(exit) || phases.size > (phases.has("Hook") ? 1 : 0)) {
+      spans.acquired(since, phases, waited, exit)
+    }
+  }
 
   const abandon = (waiter: Waiter): void => {
     PoolMachine.dequeue(machine, waiter)
@@ -513,15 +543,16 @@ export const make = Effect.fnUntraced(function*(
   }
 
   /** Stands in line until a session is there, in `waiter.session`, which is the waiter's from that moment on. */
-  const stand = (waiter: Waiter): Effect.Effect<Session.Session, AcquireError> =>
+  const stand = ({ phases, waiter }: Attempt): Effect.Effect<Session.Session, AcquireError> =>
     Effect.callback((resume) => {
       // Nobody is served, nor refused, any more.
       if (state.phase === "Closed") return resume(Effect.fail(new Errors.PoolClosed()))
       let isArriving = true
       waiter.onServed = (refusal) => {
         const answer = refusal === undefined ? Effect.sync(() => waiter.session!) : Effect.fail(refusal)
-        if (isArriving) resume(answer)
-        else dispatcher.scheduleTask(() => resume(answer), 0)
+        if (isArriving) return resume(answer)
+        phases.add(waiter.session === undefined ? lineFor() : waiter.session.uses === 0 ? "Connect" : "Queue")
+        dispatcher.scheduleTask(() => resume(answer), 0)
       }
       PoolMachine.enqueue(machine, waiter)
       retirement.retireIdle(now())
@@ -536,7 +567,7 @@ export const make = Effect.fnUntraced(function*(
     attempt: Attempt,
     options: CheckoutOptions | undefined
   ): Effect.Effect<Session.Session, AcquireError> =>
-    Effect.flatMap(stand(attempt.waiter), (session) => {
+    Effect.flatMap(stand(attempt), (session) => {
       const again = (reason: Metrics.CloseReason) => {
         retirement.evict(session, reason)
         abandon(attempt.waiter)
@@ -550,6 +581,7 @@ export const make = Effect.fnUntraced(function*(
       if (isProved) return welcome(session, attempt, again)
       const isNew = session.uses === 0 && at - session.openedAt < settings.validateAfter
       attempt.spentOn = "Validate"
+      attempt.phases.add("Validate")
       return Effect.flatMap(
         Effect.scoped(Effect.andThen(exclude(session), Liveness.prove(session, proofTimeoutOf(options)))),
         (objection) => {
@@ -583,6 +615,7 @@ export const make = Effect.fnUntraced(function*(
     }
     const work = Effect.suspend(() => hook(session.connection, usage(session)))
     attempt.spentOn = "Hook"
+    attempt.phases.add("Hook")
     // A shared session is others' as well, so its socket stays.
     const welcomed = settings.concurrency === 1
       ? Errand.run(work, session.wire)
@@ -602,6 +635,13 @@ export const make = Effect.fnUntraced(function*(
     })
   }
 
+  /** What those in line wait for. */
+  const lineFor = (): "Suspended" | "Queue" | "Connect" => {
+    if (machine.isSuspended) return "Suspended"
+    const { active, max } = statsUnsafe()
+    return active >= max ? "Queue" : "Connect"
+  }
+
   const timeoutOf = (options: CheckoutOptions | undefined): number =>
     options?.timeout === undefined ? settings.acquireTimeout : millis(options.timeout)
 
@@ -612,7 +652,7 @@ export const make = Effect.fnUntraced(function*(
     const stats = statsUnsafe()
     const lastConnectFailure = connector.lastFailure()
     const error = new Errors.AcquireTimeout({
-      phase: phase ?? (machine.isSuspended ? "Suspended" : stats.active >= stats.max ? "Queue" : "Connect"),
+      phase: phase ?? lineFor(),
       waited: elapsed(startedAt),
       stats,
       lastConnectFailure: lastConnectFailure === undefined ? null : Errors.failureOf(lastConnectFailure)
@@ -749,6 +789,8 @@ interface Attempt {
   spentOn: "Validate" | "Hook" | undefined
   /** New sessions that the hook did not want, or that died under it. */
   refused: number
+  /** What it has had to wait for. */
+  readonly phases: Set<PoolSpans.Phase>
 }
 
 /**

@@ -111,7 +111,7 @@ describe("Health.make", () => {
       world.lastReplyAt = 1_000
       yield* TestClock.adjust("2 seconds")
       for (const kind of ["Rejected", "Contention", "Cancelled", "Denied", "Local"] as const) {
-        world.lastFailure = { kind, at: 1_500 }
+        world.lastFailure = { kind, code: undefined, at: 1_500 }
         assert.strictEqual((yield* check).state, "up")
       }
       world.lastFailure = { kind: "Unreachable", code: "57P01", at: 900 }
@@ -127,6 +127,21 @@ describe("Health.make", () => {
       ])
       assert.strictEqual(report.lastFailure && DateTime.toEpochMillis(report.lastFailure.at), 1_500)
       assert.strictEqual(report.lastSuccessAt && DateTime.toEpochMillis(report.lastSuccessAt), 1_000)
+    }))
+
+  it.effect("a success that comes while the state of the breaker is fetched is not taken for one of the future", () =>
+    Effect.gen(function*() {
+      const { sources, world } = makeWorld()
+      const { check } = yield* Health.make({
+        ...sources,
+        breaker: Effect.as(Effect.sleep("20 millis"), world.breaker)
+      })
+      const fiber = yield* Effect.forkChild(check)
+      yield* TestClock.adjust("10 millis")
+      world.lastReplyAt = 10
+      yield* TestClock.adjust("10 millis")
+      assert.deepStrictEqual((yield* Fiber.join(fiber)).reasons, ["The database answered 0.0 s ago."])
+      assert.strictEqual(world.pings, 0)
     }))
 
   it.effect("a success that lies in the future, because the clock was set back, proves nothing", () =>
@@ -252,7 +267,7 @@ describe("Health.make", () => {
       assert.deepStrictEqual(yield* told, ["up", "The database has not been used yet; not asked."])
       world.lastReplyAt = 30_000
       assert.deepStrictEqual(yield* told, ["up", "The database answered 30.0 s ago; not asked since."])
-      world.lastFailure = { kind: "Unreachable", at: 40_000 }
+      world.lastFailure = { kind: "Unreachable", code: undefined, at: 40_000 }
       assert.deepStrictEqual(yield* told, ["degraded", "The last use failed 20.0 s ago; not asked."])
       world.breaker = { _tag: "Open", retryAfter: 0, lastFailure: null }
       assert.deepStrictEqual(yield* told, [
@@ -317,6 +332,19 @@ describe("Health.make", () => {
       for (const word of ["db.internal", "shop", "clerk", "went away"]) assert.notInclude(report, word)
     }))
 
+  it.effect("remembers the last failure when the database is back, but not why it could not be reached", () =>
+    Effect.gen(function*() {
+      const { check, details, world } = makeWorld()
+      world.ping = Effect.fail(sqlError({ code: "57P03", severity: "FATAL", message: "starting up" }))
+      assert.strictEqual((yield* check).state, "down")
+      assert.include((yield* details).failure, "starting up")
+      world.ping = Effect.void
+      yield* TestClock.adjust("2 seconds")
+      const { lastFailure, state } = yield* check
+      assert.deepStrictEqual([state, lastFailure?.code], ["up", "57P03"])
+      assert.isUndefined((yield* details).failure)
+    }))
+
   it.effect("refuses impossible options by name", () =>
     Effect.gen(function*() {
       const { sources } = makeWorld()
@@ -360,6 +388,7 @@ describe("Health.make", () => {
       const report = yield* Fiber.join(fiber)
       assert.strictEqual(report.state, "down")
       assert.deepStrictEqual(report.reasons, ["The database did not answer SELECT 1 within 1.0 s."])
+      assert.deepInclude(report.lastFailure, { kind: "Unreachable", code: undefined })
       assert.isTrue(interrupted)
     }))
 

@@ -1,8 +1,10 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as Metrics from "effect-pg-pool/Metrics"
 import * as Effect from "effect/Effect"
-import { readFileSync } from "node:fs"
+import { readdirSync, readFileSync } from "node:fs"
 import { render } from "../scripts/dashboard/grafana.ts"
+import { rows } from "../scripts/dashboard/panels.ts"
+import { fileOf } from "../scripts/dashboard/svg.ts"
 
 interface Panel {
   readonly id: number
@@ -17,6 +19,25 @@ const read = (path: string) => readFileSync(new URL(`../${path}`, import.meta.ur
 const written = read("dashboards/grafana.json")
 const { panels } = JSON.parse(written) as { readonly panels: ReadonlyArray<Panel> }
 const shown = panels.filter(({ type }) => type !== "row")
+
+describe("docs/observability.md", () => {
+  it("has a picture of each row, in which each of its panels is; if not, run: npm run docs:dashboard", () => {
+    const page = read("docs/observability.md")
+    for (const { panels, title } of rows) {
+      const start = fileOf(title).slice(0, -".svg".length)
+      const pictures = readdirSync(new URL("../docs/dashboard", import.meta.url)).filter((file) =>
+        file.startsWith(start)
+      )
+      assert.isNotEmpty(pictures, title)
+      for (const picture of pictures) {
+        assert.include(page, `(dashboard/${picture})`)
+        const svg = read(`docs/dashboard/${picture}`)
+        for (const panel of panels) assert.include(svg, `>${panel.title}</text>`, picture)
+        assert.notInclude(svg, ">no data<", picture)
+      }
+    }
+  })
+})
 
 describe("the Grafana dashboard", () => {
   it("is the one that its panels describe; if not, run: npm run dashboard", () => {

@@ -1,4 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
+import * as renamedProm from "@prometheus-io/client"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as HttpRouter from "effect/http/HttpRouter"
@@ -265,12 +266,16 @@ for (const [by, serve] of Object.entries(servers)) {
 
     it.live("/metrics serves a registry, under its own content type", () =>
       Effect.gen(function*() {
-        const register = new prom.Registry()
-        new prom.Counter({ name: "orders_total", help: "Orders", registers: [register] }).inc(3)
-        const ask = yield* serve({ pools: only(makeWorld()), metrics: register })
-        const { headers, text } = yield* ask("/metrics")
-        assert.strictEqual(headers.get("content-type"), register.contentType)
-        assert.include(text, "orders_total 3")
+        const old = new prom.Registry()
+        new prom.Counter({ name: "orders_total", help: "Orders", registers: [old] }).inc(3)
+        const renamed = new renamedProm.Registry()
+        new renamedProm.Counter({ name: "orders_total", help: "Orders", registers: [renamed] }).inc(3)
+        for (const register of [old, renamed]) {
+          const ask = yield* serve({ pools: only(makeWorld()), metrics: register })
+          const { headers, text } = yield* ask("/metrics")
+          assert.strictEqual(headers.get("content-type"), register.contentType)
+          assert.include(text, "orders_total 3")
+        }
       }))
 
     it.live("a registry that cannot be read is a 500 without its error, and the next route is unharmed", () =>

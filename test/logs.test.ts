@@ -4,6 +4,7 @@ import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
+import * as FetchHttpClient from "effect/http/FetchHttpClient"
 import * as Layer from "effect/Layer"
 import * as Logger from "effect/Logger"
 import type * as LogLevel from "effect/LogLevel"
@@ -15,9 +16,11 @@ import { SqlClient } from "effect/sql/SqlClient"
 import { TestClock } from "effect/testing"
 import { readFileSync } from "node:fs"
 import * as Pg from "../src/index.ts"
-import type { Name } from "../src/internal/logbook.ts"
-import type { Fields } from "../src/internal/logFields.ts"
+import * as HealthEndpoint from "../src/internal/healthEndpoint.ts"
+import * as Logbook from "../src/internal/logbook.ts"
+import * as LogFields from "../src/internal/logFields.ts"
 import { lines as table } from "../src/internal/logLines.ts"
+import * as Otlp from "../src/Otlp.ts"
 import type { MemoryServer } from "./memoryServer.ts"
 import { makeMemoryServer } from "./memoryServer.ts"
 
@@ -120,9 +123,25 @@ interface Scenario {
   readonly annotations: Readonly<Record<string, unknown>>
 }
 
+const invalid = new Pg.Errors.InvalidOption({ option: "max", value: 0, allowed: "a whole number above 0" })
+
+/** Asks where all that the program has given fails. */
+const askHealth = (route: HealthEndpoint.Route) =>
+  Effect.gen(function*() {
+    const endpoint = yield* HealthEndpoint.make({
+      pools: [],
+      checks: {},
+      isTrusted: () => {
+        throw new RangeError("hunter2")
+      },
+      metrics: Effect.fail(new TypeError("hunter2"))
+    })
+    yield* endpoint.answer(route, undefined, { url: "/", headers: new Headers() })
+  })
+
 const breakerOptions = { jitter: "none", key: "db1:5432/app" } as const
 
-const scenarios: { readonly [N in Exclude<Name, "resetFailed">]: Scenario } = {
+const scenarios: { readonly [N in Exclude<Logbook.Name, "resetFailed">]: Scenario } = {
   connectionOpened: {
     provoke: Effect.flatMap(makeWorld(), ({ pool }) => pool.warm(1)),
     level: "DEBUG",
@@ -411,7 +430,63 @@ const scenarios: { readonly [N in Exclude<Name, "resetFailed">]: Scenario } = {
       "error.type": "TypeError",
       "db.credentials.expires_at": "1970-01-01T00:10:00.000Z"
     }
+  },
+  healthOptionFailed: {
+    provoke: askHealth("readyz"),
+    level: "WARN",
+    message: "The option details of the health routes threw, so nobody is shown any: RangeError.",
+    annotations: { "error.type": "RangeError" }
+  },
+  healthUnavailable: {
+    // The loggers are among the services that are not there, so it goes to the console.
+    provoke: Logbook.write("healthUnavailable", LogFields.ofBuild(invalid)),
+    level: "ERROR",
+    message: "The services that health is asked of could not be built, and every question is answered with 503: " +
+      invalid.message,
+    annotations: { "error.type": "InvalidOption", "exception.message": invalid.message }
+  },
+  metricsUnreadable: {
+    provoke: askHealth("metrics"),
+    level: "ERROR",
+    message:
+      "The metrics registry could not be read: TypeError. A collector in it fails, and whoever scrapes is answered " +
+      "with 500.",
+    annotations: { "error.type": "TypeError" }
+  },
+  otlpRefused: {
+    provoke: flushTo(() => Promise.resolve(new Response(null, { status: 401 }))),
+    level: "WARN",
+    message:
+      "The collector has not taken metrics (status 401). What it refuses is not sent for a minute: spans and log records of "
+      + "that time are lost, metrics are made up for.",
+    annotations: { "db.otlp.reasons": "metrics (status 401)" }
+  },
+  otlpLate: {
+    provoke: Effect.suspend(() => {
+      let answer: () => void
+      const answered = new Promise<Response>((resolve) => answer = () => resolve(new Response(null, { status: 200 })))
+      return Effect.andThen(
+        flushTo(() => answered),
+        // The last flush needs its answer: the clock stands still then.
+        Effect.addFinalizer(() => Effect.sync(() => answer()))
+      )
+    }),
+    level: "WARN",
+    message: "The collector has not answered within 300 ms. The next flush waits for it once more.",
+    annotations: { "db.otlp.waited_ms": 300 }
   }
+}
+
+/** Pushes metrics, at the end of an invocation that had 300 milliseconds for it. */
+function flushTo(fetch: typeof globalThis.fetch) {
+  return Effect.gen(function*() {
+    const layer = Otlp.layer({ signals: ["metrics"], resource: { serviceName: "orders" } })
+    const context = yield* Layer.build(layer)
+    const flush = yield* Effect.forkScoped(Effect.provide(Otlp.flush(), context), { startImmediately: true })
+    yield* Effect.promise(() => new Promise((resolve) => setImmediate(resolve)))
+    yield* TestClock.adjust("300 millis")
+    yield* Fiber.join(flush)
+  }).pipe(Effect.provideService(FetchHttpClient.Fetch, fetch))
 }
 
 /** A store that answers first with this, and then as it should. */
@@ -761,7 +836,7 @@ describe("docs/logs.md", () => {
         fields: [...fields!.replace(/[*_]the failure[*_]/, failure).matchAll(/`([^`]+)`/g)].map(([, field]) => field)
       }
     ])
-    const coded = new Map<string, { level: string; fields: Array<keyof Fields> }>()
+    const coded = new Map<string, { level: string; fields: Array<keyof LogFields.Fields> }>()
     for (const { event, fields, level } of Object.values(table)) {
       const known = coded.get(event)
       coded.set(event, {

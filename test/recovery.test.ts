@@ -52,6 +52,7 @@ const setUp = Effect.fnUntraced(function*(budget?: Schedule.Budget) {
     connectPause: () => 0,
     circuitPause: (error) => error instanceof Errors.CircuitOpen ? error.retryAfter : undefined,
     budget,
+    onPause: () => {},
     onRetry: (kind) => retries.push(kind),
     exhausted: (last, history, stoppedBy) =>
       new Errors.RetriesExhausted({ attempts: history.length, last, history, stoppedBy })

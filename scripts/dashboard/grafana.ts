@@ -51,6 +51,9 @@ const drawn = (panel: Panel) => {
           justifyMode: "auto",
           orientation: "auto",
           textMode: "value",
+          wideLayout: true,
+          showPercentChange: false,
+          percentChangeColorMode: "standard",
           reduceOptions: { calcs: ["lastNotNull"], fields: "", values: false }
         }
       }
@@ -74,7 +77,7 @@ const drawn = (panel: Panel) => {
         options: {
           calculate: false,
           cellGap: 1,
-          color: { mode: "scheme", scheme: "Spectral", steps: 64, exponent: 0.5, reverse: true },
+          color: { mode: "scheme", fill: "dark-orange", scheme: "Spectral", steps: 64, exponent: 0.5, reverse: true },
           filterValues: { le: 1e-9 },
           legend: { show: true },
           rowsFrame: { layout: "auto" },
@@ -94,7 +97,7 @@ const drawn = (panel: Panel) => {
               drawStyle: "line",
               lineWidth: 1,
               fillOpacity: panel.stacked ? 30 : 8,
-              showPoints: "never",
+              showPoints: "auto",
               spanNulls: false,
               stacking: { mode: panel.stacked ? "normal" : "none", group: "A" }
             }

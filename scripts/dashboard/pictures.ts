@@ -7,11 +7,9 @@ import { join } from "node:path"
 import { type Panel, type Row, rows } from "./panels.ts"
 import * as Prometheus from "./prometheus.ts"
 import * as Scene from "./scene.ts"
-import { draw, type Drawn, type Period } from "./svg.ts"
+import { draw, type Drawn, fileOf, type Period } from "./svg.ts"
 
 const seconds = Effect.map(Clock.currentTimeMillis, (millis) => Math.floor(millis / 1000))
-
-export const fileOf = (title: string): string => `${title.toLowerCase().replaceAll(/[^a-z]+/g, "-")}.svg`
 
 const nameOf = (legend: string, labels: Readonly<Record<string, string>>): string =>
   legend.replaceAll(/\{\{(\w+)\}\}/g, (_, label: string) => labels[label] ?? "").trim()

@@ -52,7 +52,7 @@ const config = (address: string, interval: number): string =>
   JSON.stringify({
     global: { scrape_interval: `${interval}s`, scrape_timeout: `${interval}s`, evaluation_interval: `${interval}s` },
     rule_files: [alerts],
-    scrape_configs: [{ job_name: "shop", static_configs: [{ targets: [address] }] }]
+    scrape_configs: [{ job_name: "shop", static_configs: [{ targets: [address], labels: { instance: "shop-1" } }] }]
   })
 
 const launch = (folder: string) =>

@@ -100,7 +100,7 @@ export const acts = {
   kills: { title: "every session of the pool is killed, once per beat", beats: 3, letter: "A" },
   rush: { title: "ten times as many customers, and a network that takes 15 ms each way", beats: 4, letter: "B" },
   pause: { title: "ordinary traffic", beats: 3 },
-  outage: { title: "nothing answers on the address of the database", beats: 3.5, letter: "C" },
+  outage: { title: "nothing answers on the address of the database", beats: 3, letter: "C" },
   recovery: { title: "the database is back", beats: 5, letter: "D" }
 } satisfies Record<string, Act>
 

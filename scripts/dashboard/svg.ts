@@ -46,7 +46,7 @@ const rect = ({ height, width, x, y }: Box, attributes: string): string =>
 const line = (x1: number, y1: number, x2: number, y2: number, attributes: string): string =>
   `<path d="M${n(x1)} ${n(y1)}L${n(x2)} ${n(y2)}" ${attributes}/>`
 /** About as wide as these letters are. */
-const widthOf = (what: string, size: number): number => what.length * size * 0.55
+const widthOf = (what: string, size: number): number => what.length * size * 0.6
 
 const digits = (value: number): string => String(Number(value.toPrecision(3)))
 
@@ -118,12 +118,25 @@ const telling = ({ panel, series }: Drawn): Drawn["series"] => {
   return some.length === 0 ? series : some
 }
 
+/** In pieces, where something is missing in between. */
+const unbroken = <A extends { readonly at: number }>(
+  points: ReadonlyArray<A>,
+  step: number
+): ReadonlyArray<ReadonlyArray<A>> => {
+  const starts = points.flatMap((
+    { at },
+    index
+  ) => (at - (points[index - 1]?.at ?? -Infinity) > 1.5 * step ? [index] : []))
+  return starts.map((start, index) => points.slice(start, starts[index + 1]))
+}
+
 const timeseries = (box: Box, drawn: Drawn, period: Period): string => {
   const { panel } = drawn
   const plot = plotOf(box)
   const times = Array.from(new Set(drawn.series.flatMap(({ points }) => points.map(([at]) => at)))).sort((a, b) =>
     a - b
   )
+  const step = Math.min(...times.map((at, index) => at - (times[index - 1] ?? -Infinity)))
   const below = new Map<number, number>()
   const lines = telling(drawn).map(({ name, points }, index) => {
     const isLimit = name === panel.limit
@@ -151,17 +164,20 @@ const timeseries = (box: Box, drawn: Drawn, period: Period): string => {
       + text(plot.x - 6, y(tick) + 3, shown(tick, panel.unit), 10, ink.dim, "end")
     ),
     axis.svg,
-    ...lines.filter(({ shape }) => shape.length > 0).flatMap(({ color, isLimit, shape }) => {
-      const top = points(shape.map(({ at, top }) => [at, top]))
-      if (isLimit) return [`<path d="M${top}" fill="none" stroke="${color}" stroke-dasharray="6 4"/>`]
-      const base = panel.stacked
-        ? points(shape.map(({ at, base }) => [at, base] as const).toReversed())
-        : points([[shape.at(-1)!.at, 0], [shape[0]!.at, 0]])
-      return [
-        `<path d="M${top}L${base}Z" fill="${color}" fill-opacity="${panel.stacked ? ".3" : ".06"}"/>`,
-        `<path d="M${top}" fill="none" stroke="${color}" stroke-width="1.3" stroke-linejoin="round"/>`
-      ]
-    }),
+    // The first series comes last, so that none is hidden by one that adds nothing to it.
+    ...lines.toReversed().flatMap(({ color, isLimit, shape }) =>
+      unbroken(shape, step).map((piece) => {
+        const top = points(piece.map(({ at, top }) => [at, top]))
+        if (isLimit) return `<path d="M${top}" fill="none" stroke="${color}" stroke-dasharray="6 4"/>`
+        const base = panel.stacked
+          ? points(piece.map(({ at, base }) => [at, base] as const).toReversed())
+          : points([[piece.at(-1)!.at, 0], [piece[0]!.at, 0]])
+        return `<path d="M${top}L${base}Z" fill="${color}" fill-opacity="${panel.stacked ? ".3" : ".06"}"/>`
+          // The stroke of a single point is as long as wide.
+          + `<path d="M${top}h0" fill="none" stroke="${color}" stroke-width="${piece.length > 1 ? 1.3 : 4}" `
+          + `stroke-linejoin="round" stroke-linecap="round"/>`
+      })
+    ),
     legendOf(box, lines.map(({ color, name }) => [name, color]))
   ].join("")
 }
@@ -254,6 +270,9 @@ const kinds = { stat, timeseries, heatmap, "state-timeline": stateTimeline }
 
 const pageWidth = 1200
 const gap = 8
+
+/** The name of a row's picture. */
+export const fileOf = (title: string): string => `${title.toLowerCase().replaceAll(/[^a-z]+/g, "-")}.svg`
 
 /** The panels of a row side by side. */
 export const draw = (row: Row, panels: ReadonlyArray<Drawn>, period: Period): string => {

@@ -12,7 +12,9 @@ import * as Begin from "./begin.ts"
 import type * as CommitFate from "./commitFate.ts"
 import * as Deadline from "./deadline.ts"
 import { SqlConnection } from "./sqlConnection.ts"
+import * as TracedStatement from "./tracedStatement.ts"
 import type { TrackedConnection } from "./trackedConnection.ts"
+import * as TransactionSpan from "./transactionSpan.ts"
 import * as UnitOfWork from "./unitOfWork.ts"
 
 /** Where the client gets its connections. */
@@ -33,6 +35,8 @@ export interface Source {
 }
 
 export interface ClientOptions {
+  /** The name of the pool. */
+  readonly pool: string
   readonly config: PgClient.PgClientConfig
   readonly spanAttributes: ReadonlyArray<readonly [string, unknown]>
   /** Where a listener gets its session, or why it gets none. */
@@ -89,7 +93,7 @@ export const make = (
       ? undefined
       : Statement.defaultTransforms(config.transformResultNames, config.transformJson).array
 
-    const client = yield* SqlClient.make({
+    const plain = yield* SqlClient.make({
       acquirer: Effect.map(source.lease, asSqlConnection),
       borrower: (f) => source.borrow((tracked) => f(asSqlConnection(tracked)) as Effect.Effect<any, SqlError, any>),
       transactionAcquirer: Effect.map(source.reserve(), asSqlConnection),
@@ -98,6 +102,7 @@ export const make = (
       spanAttributes,
       transformRows
     })
+    const client = TracedStatement.client(plain, options.pool)
 
     // A statement that fails because its session is gone must not turn the rollback into a defect: with the session
     // gone, the server has rolled back.
@@ -121,11 +126,12 @@ export const make = (
       transactionService: client.transactionService as never,
       spanAttributes,
       // BEGIN belongs to the checkout: until it has succeeded, another session will do.
-      acquireConnection: (restore) => restore(Effect.map(source.reserve(transactions.begin), asSqlConnection)),
+      acquireConnection: (restore) =>
+        restore(TransactionSpan.edge(Effect.map(source.reserve(transactions.begin), asSqlConnection))),
       begin: () => Effect.void,
       savepoint: ({ tracked }, id) => Effect.asVoid(tracked.query(`SAVEPOINT effect_sql_${id}`)),
       releaseSavepoint: (connection, id) => rollBack(`RELEASE SAVEPOINT effect_sql_${id}`)(connection),
-      commit,
+      commit: (connection) => TransactionSpan.edge(commit(connection)),
       rollback: rollBack("ROLLBACK"),
       rollbackSavepoint: (connection, id) => rollBack(`ROLLBACK TO SAVEPOINT effect_sql_${id}`)(connection)
     })
@@ -149,7 +155,10 @@ export const make = (
       [PgClient.TypeId]: PgClient.TypeId,
       config,
       withTransaction: <R, E, A>(self: Effect.Effect<A, E, R>) => {
-        const transaction = inTransaction(Effect.provideService(self, UnitOfWork.InTransaction, true))
+        const transaction = TransactionSpan.transact(
+          Effect.provideService(self, UnitOfWork.InTransaction, true),
+          inTransaction
+        )
         return Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
           const deadlineAt = Deadline.unenforced(fiber, UnitOfWork.of(fiber))
           return deadlineAt === Infinity ? transaction : source.enforce(transaction, deadlineAt)

@@ -18,6 +18,7 @@ import type { Logbook } from "./logbook.ts"
 import * as LogFields from "./logFields.ts"
 import * as Login from "./login.ts"
 import type { Settings } from "./poolSettings.ts"
+import type { Onlooker } from "./poolSpans.ts"
 import * as Session from "./session.ts"
 import * as Socket from "./socket.ts"
 
@@ -39,6 +40,8 @@ export interface Owner<E> {
   readonly noSuitableHost: (findings: ReadonlyArray<Finding>) => E
   /** Takes a session out of circulation whose server is not what it was. */
   readonly evict: (session: Session.Session) => void
+  /** A connect is about to begin. Whoever wants to see what becomes of it is told. */
+  readonly onSetOut: () => Onlooker | undefined
   /** A session is open, and its hooks have run. */
   readonly onReady: (session: Session.Session) => void
   readonly onFailed: (error: E | SqlError) => void
@@ -339,7 +342,7 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
         })
       )
     const hasAnswer = () => Array.from(findings.values()).some(({ role }) => role !== undefined)
-    return { connect, giveUp, hasAnswer }
+    return { connect, giveUp, hasAnswer, host: () => targets[host]!.address }
   }
 
   const fail = (error: E | SqlError, round: number, hasAnswer = false): void => {
@@ -373,15 +376,17 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
     decide: () => ConnectGate.decide(gate, now()),
     connect: () => {
       taken++
+      const onlooker = owner.onSetOut()
       const round = ConnectGate.begin(gate)
       const startedAt = owner.monotonicNanos()
-      const { connect, giveUp, hasAnswer } = attempt()
+      const { connect, giveUp, hasAnswer, host } = attempt()
       const fiber = owner.runFork(connect)
       underWay.set(fiber, giveUp)
       // An observer also hears of a fiber that was interrupted before it began.
       fiber.addObserver((exit) => {
         underWay.delete(fiber)
         if (Exit.isFailure(exit)) owner.runFork(giveUp)
+        onlooker?.(exit, host())
         conclude(exit, round, hasAnswer(), startedAt)
       })
       // What it begins with may have closed the pool.

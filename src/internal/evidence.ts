@@ -6,6 +6,7 @@ import * as Commits from "./commits.ts"
 import { digFailure, digWhole } from "./failure.ts"
 import * as Operation from "./operation.ts"
 import type { Session } from "./session.ts"
+import * as Spans from "./spans.ts"
 import * as Store from "./store.ts"
 import type { Observer, Statement, TrackedConnection } from "./trackedConnection.ts"
 import type { Circumstances, Failure, Phase, Signal, Verdict } from "./verdict.ts"
@@ -43,6 +44,7 @@ export interface Bench {
   /** The error as its caller shall see it. */
   readonly tell: (connection: TrackedConnection, error: SqlError, judgement: Judgement) => SqlError
   readonly enforce: Observer["enforce"]
+  readonly traced: Observer["traced"]
   /** The driver's error, with the server's last words where the driver has lost them. */
   readonly complete: (error: SqlError, session: Session) => SqlError
 }
@@ -170,6 +172,7 @@ export const make = (bench: Bench): Evidence => {
     observer: {
       monotonicNanos: bench.monotonicNanos,
       enforce: bench.enforce,
+      traced: bench.traced,
       succeeded: ({ connection, permit, sql, startedAt }) => {
         const seconds = secondsSince(startedAt)
         connection.session.lastTook = seconds
@@ -188,7 +191,7 @@ export const make = (bench: Bench): Evidence => {
         }
       },
       failed: (statement, error, written) => {
-        const { connection, permit, sql, startedAt } = statement
+        const { connection, permit, span, sql, startedAt } = statement
         const seconds = secondsSince(startedAt)
         connection.session.lastTook = seconds
         const complete = bench.complete(error, connection.session)
@@ -201,6 +204,8 @@ export const make = (bench: Bench): Evidence => {
         Store.countFailure(store, Operation.of(sql), verdict, failure, bench.now())
         const told = bench.tell(connection, complete, judgement)
         judgements.set(told, judgement)
+        // What was borrowed for one statement may be borrowed again for it.
+        if (span !== undefined && permit === undefined) Spans.mark(span, Spans.describe(told, verdict.kind))
         if (permit !== undefined) bench.settle(permit, verdict.breaker, { ...failure, source })
         return { error: told, traceless: verdict.effect !== "Unknown" }
       }

@@ -1,4 +1,3 @@
-import * as Clock from "effect/Clock"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import { identity } from "effect/Function"
@@ -6,8 +5,10 @@ import * as HttpClient from "effect/http/HttpClient"
 import type * as HttpClientError from "effect/http/HttpClientError"
 import type * as HttpClientRequest from "effect/http/HttpClientRequest"
 import * as HttpClientResponse from "effect/http/HttpClientResponse"
+import * as References from "effect/References"
 import * as Schedule from "effect/Schedule"
 import * as Scope from "effect/Scope"
+import * as Logbook from "./logbook.ts"
 
 /** How a flush ended. */
 export type Outcome = "Sent" | "Failed" | "Late" | "Skipped"
@@ -36,9 +37,6 @@ export interface Flights {
   /** The same for the last time. */
   readonly close: (millis: number) => Effect.Effect<void>
 }
-
-/** How long an exporter of Effect's sends nothing after a failure. */
-const restMillis = 60_000
 
 /** A request that nobody waits for: one that an exporter sends by itself, because it has collected much. */
 const unattendedTimeout = "10 seconds"
@@ -77,12 +75,11 @@ export const make = Effect.fnUntraced(function*(
   connect: HttpClient.HttpClient
 ): Effect.fn.Return<Flights, never, Scope.Scope> {
   const scope = yield* Scope.Scope
-  const clock = yield* Clock.Clock
+  const logbook = yield* Logbook.make(undefined)
   const exporters = new Set<Effect.Effect<void>>()
   let current: Flight | undefined
   let next: Flight | undefined
   let isClosed = false
-  let toldLateAt = -Infinity
 
   const plan = (): Flight => ({
     landed: Deferred.makeUnsafe(),
@@ -92,42 +89,30 @@ export const make = Effect.fnUntraced(function*(
     failures: new Map()
   })
 
-  const tell = ({ failures }: Flight): Effect.Effect<void> =>
-    failures.size === 0 ? Effect.void : Effect.logWarning(
-      "The collector has not taken all telemetry: what it refuses is not sent for a minute. Metrics are made up for then."
-    ).pipe(
-      Effect.annotateLogs({
-        "event.name": "db.otlp.refused",
-        reasons: Array.from(failures, ([signal, reason]) => `${signal}: ${reason}`).join(", ")
-      })
-    )
+  const tell = ({ failures }: Flight): void => {
+    if (failures.size === 0) return
+    const reasons = Array.from(failures, ([signal, reason]) => `${signal} (${reason})`).join(", ")
+    logbook.write("otlpRefused", () => ({ "db.otlp.reasons": reasons }))
+  }
 
   const land = (flight: Flight): Effect.Effect<void> =>
     Effect.suspend(() => {
-      Deferred.doneUnsafe(flight.landed, Effect.void)
       current = next
       next = undefined
-      return current === undefined ? Effect.void : fly(current)
+      // Last, since those who have waited go on at once.
+      const begin = current === undefined ? Effect.void : fly(current)
+      return Effect.andThen(begin, Effect.sync(() => Deferred.doneUnsafe(flight.landed, Effect.void)))
     })
 
   const fly = (flight: Flight): Effect.Effect<void> =>
     Effect.suspend(() => Effect.forEach(exporters, identity, { concurrency: "unbounded", discard: true })).pipe(
-      Effect.andThen(Effect.suspend(() => tell(flight))),
+      // What the exporters have to say of a failure is told below, once for all of them.
+      Effect.provideService(References.MinimumLogLevel, "None"),
+      Effect.andThen(Effect.sync(() => tell(flight))),
       Effect.ensuring(land(flight)),
       Effect.forkIn(scope, { startImmediately: true }),
       Effect.asVoid
     )
-
-  /** Told once a minute. */
-  const tellLate = (millis: number): Effect.Effect<void> =>
-    Effect.suspend(() => {
-      const now = clock.currentTimeMillisUnsafe()
-      if (now - toldLateAt < restMillis) return Effect.void
-      toldLateAt = now
-      return Effect.logWarning(`The collector has not answered within ${millis} ms: telemetry will arrive late`).pipe(
-        Effect.annotateLogs({ "event.name": "db.otlp.late" })
-      )
-    })
 
   const flush = (millis: number): Effect.Effect<Outcome> =>
     Effect.suspend(() => {
@@ -149,7 +134,8 @@ export const make = Effect.fnUntraced(function*(
           } // Not that of others which has just begun: it has its time still.
 
           ;(ahead ?? mine).isLate = true
-          return Effect.as(tellLate(millis), "Late")
+          logbook.write("otlpLate", () => ({ "db.otlp.waited_ms": Math.round(millis) }))
+          return Effect.succeed("Late")
         })
       )
     })

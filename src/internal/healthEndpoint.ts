@@ -6,6 +6,8 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Option from "effect/Option"
 import * as HealthJson from "./healthJson.ts"
+import * as Logbook from "./logbook.ts"
+import * as LogFields from "./logFields.ts"
 import { exitWithin } from "./patience.ts"
 
 /** What is to be answered: one pool or all of them, whether the process lives, whether it is ready, its metrics. */
@@ -118,6 +120,7 @@ const wantsProbe = (url: string): boolean => {
 export const make = (terms: Terms): Effect.Effect<Endpoint> =>
   Effect.gen(function*() {
     const { isTrusted, metrics, pools } = terms
+    const book = yield* Logbook.make(undefined)
     // Shared by all who ask at the same time, like the pools' own: strangers may ask often.
     const ownChecks = yield* Effect.cachedWithTTL(
       Effect.forEach(Object.entries(terms.checks), ([name, check]) => ownCheck(name, check), {
@@ -130,7 +133,11 @@ export const make = (terms: Terms): Effect.Effect<Endpoint> =>
     const trusts = (inquiry: Inquiry): Effect.Effect<boolean> =>
       Effect.catchCause(
         Effect.sync(() => isTrusted(inquiry)),
-        (cause) => Effect.as(Effect.logWarning("The option details of the health routes threw", cause), false)
+        (cause) =>
+          Effect.sync(() => {
+            book.write("healthOptionFailed", () => LogFields.ofDefect(Cause.squash(cause)))
+            return false
+          })
       )
 
     const ofPool = (subject: Subject, inquiry: Inquiry): Effect.Effect<Answer> =>
@@ -169,10 +176,10 @@ export const make = (terms: Terms): Effect.Effect<Endpoint> =>
         onSuccess: ({ contentType, text }) => Effect.succeed(answerOf(200, contentType, text)),
         // One bad collector of the program's fails a whole registry. The scraper learns that, but not the error's text.
         onFailure: (cause) =>
-          Effect.as(
-            Effect.logError("The metrics registry could not be read", cause),
-            answerOf(500, "text/plain; charset=utf-8", "The metrics could not be read.\n")
-          )
+          Effect.sync(() => {
+            book.write("metricsUnreadable", () => LogFields.ofDefect(Cause.squash(cause)))
+            return answerOf(500, "text/plain; charset=utf-8", "The metrics could not be read.\n")
+          })
       }
     )
 

@@ -1,17 +1,9 @@
 import type { State as BreakerState } from "./breakerView.ts"
-import type { Kind } from "./verdict.ts"
+import type { LastFailure } from "./store.ts"
 import type { VitalSigns } from "./vitalSigns.ts"
 
 /** `up`: it answers. `degraded`: send work, but expect delays or some failures. `down`: send work elsewhere. */
 export type State = "up" | "degraded" | "down"
-
-/** A failure by its name. */
-export interface LastFailure {
-  readonly kind: Kind
-  readonly code?: string | undefined
-  /** Wall-clock milliseconds. */
-  readonly at: number
-}
 
 /** All that can be known without asking. Times are milliseconds, those that something happened at of the wall clock. */
 export interface Facts {
@@ -159,19 +151,15 @@ export const judge = (facts: Facts, rules: Rules, insists: boolean): Findings =>
 
 /** What the facts say once the database was asked. */
 export const conclude = (facts: Facts, answer: Answer): Findings => {
-  const crowded = "No connection came free to ask the database by."
   switch (answer._tag) {
     case "Answered":
       return isDue(facts.breaker)
         ? findingsOf(facts, "degraded", "The database answers again; the circuit breaker closes with the next call.")
         : findingsOf(facts, "up", "The database answered SELECT 1.")
     case "Crowded":
-      return findingsOf(facts, "degraded", crowded)
+      return findingsOf(facts, "degraded", "No connection came free to ask the database by.")
     case "Silent":
-      // Others may have taken the last connection in the meantime.
-      return isFull(facts.pool)
-        ? findingsOf(facts, "degraded", crowded)
-        : findingsOf(facts, "down", `The database did not answer SELECT 1 within ${seconds(answer.after)}.`)
+      return findingsOf(facts, "down", `The database did not answer SELECT 1 within ${seconds(answer.after)}.`)
     case "Failed":
       return findingsOf(
         facts,

@@ -32,7 +32,7 @@ export interface Fields {
   readonly "db.error.constraint"?: string | undefined
   /** The table, as OpenTelemetry calls it. */
   readonly "db.collection.name"?: string | undefined
-  /** All that was said, with `errorText: "full"` alone. */
+  /** All that was said, with `errorText: "full"` alone; of a layer that cannot be built, what may be shown. */
   readonly "exception.message"?: string | undefined
   readonly "db.retry.attempt": number
   readonly "db.retry.attempts": number
@@ -58,6 +58,9 @@ export interface Fields {
   readonly "db.breaker.reason"?: string | undefined
   readonly "db.breaker.step": "load" | "read" | "save"
   readonly "db.credentials.expires_at": string
+  /** By signal: `metrics (status 500), traces (ECONNREFUSED)`. */
+  readonly "db.otlp.reasons": string
+  readonly "db.otlp.waited_ms": number
   /** Lines that were left out before this one. */
   readonly suppressed?: number | undefined
 }
@@ -95,6 +98,9 @@ export const ofFailure = (
 
 /** Of the caller's own code, whose words are its own. */
 export const ofDefect = (defect: unknown) => ({ "error.type": nameOf(defect) ?? unnamed })
+
+/** Of what has kept a layer from being built, with as much of its text as may be shown. */
+export const ofBuild = (error: unknown) => ({ ...ofDefect(error), "exception.message": digFailure(error).message })
 
 /** What is known of an error of any shape. */
 const ofError = (error: unknown, errorText: ErrorText, kind?: Kind): FailureFields =>

@@ -314,5 +314,49 @@ export const lines = {
       }.`,
     // The cache itself asks less and less often.
     { limitedBy: false, of: "caller" }
+  ),
+  healthOptionFailed: line(
+    "db.health.option_failed",
+    "Warn",
+    ["error.type"],
+    (about) => `The option details of the health routes threw, so nobody is shown any: ${named(about)}.`,
+    { of: "caller" }
+  ),
+  healthUnavailable: line(
+    "db.health.unavailable",
+    "Error",
+    ["error.type", "exception.message"],
+    (about) =>
+      `The services that health is asked of could not be built, and every question is answered with 503: ${
+        about["exception.message"] ?? named(about)
+      }`
+  ),
+  metricsUnreadable: line(
+    "db.metrics.unreadable",
+    "Error",
+    ["error.type"],
+    (about) =>
+      `The metrics registry could not be read: ${
+        named(about)
+      }. A collector in it fails, and whoever scrapes is answered with 500.`,
+    { of: "caller" }
+  ),
+  otlpRefused: line(
+    "db.otlp.refused",
+    "Warn",
+    ["db.otlp.reasons"],
+    (about) =>
+      `The collector has not taken ${
+        about["db.otlp.reasons"]
+      }. What it refuses is not sent for a minute: spans and log records of that time are lost, metrics are made up for.`,
+    { of: "caller" }
+  ),
+  otlpLate: line(
+    "db.otlp.late",
+    "Warn",
+    ["db.otlp.waited_ms"],
+    (about) =>
+      `The collector has not answered within ${about["db.otlp.waited_ms"]} ms. The next flush waits for it once more.`,
+    { of: "caller" }
   )
 }

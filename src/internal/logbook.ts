@@ -14,6 +14,7 @@ import type { Fields } from "./logFields.ts"
 import * as LogLimit from "./logLimit.ts"
 import type { Line } from "./logLines.ts"
 import { lines } from "./logLines.ts"
+import * as StatementSpan from "./statementSpan.ts"
 
 export type Name = keyof typeof lines
 
@@ -61,7 +62,7 @@ export const naming = (context: Context.Context<never>, pool: string): Context.C
 
 /** The line as an effect of the fiber that it happens to, without any limit: for what happens rarely. */
 export const write = <N extends Name>(name: N, about: About<N>): Effect.Effect<void> =>
-  Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => entry(name, about, trace(fiber.cache.span)))
+  Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => entry(name, about, trace(StatementSpan.nearest(fiber))))
 
 /** A logbook of the pool, or of what belongs to none, for the rest of the life of what is built here. */
 export const make = (pool: string | undefined): Effect.Effect<Logbook> =>
@@ -101,7 +102,7 @@ const open = (pool: string | undefined, built: Context.Context<never>): Logbook 
       if (suppressed === undefined) return
       const more = {
         [poolName]: pool,
-        ...trace(span ?? fiber?.cache.span),
+        ...trace(span ?? (fiber && StatementSpan.nearest(fiber))),
         suppressed: suppressed === 0 ? undefined : suppressed
       }
       Effect.runForkWith(context)(entry(name, told, more))

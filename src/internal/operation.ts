@@ -50,6 +50,14 @@ export const indexOf = (sql: string): number => {
 /** The first word of a statement, as far as it is one of {@link operations}. */
 export const of = (sql: string): Operation => operations[indexOf(sql)]!
 
+/** The first word of a statement in capitals, whatever it is; `undefined` where there is none. For the few that are traced. */
+export const wordOf = (sql: string): string | undefined => {
+  const from = startOf(sql)
+  let to = from
+  while (isLetter(lowerAt(sql, to))) to++
+  return to === from ? undefined : sql.slice(from, to).toUpperCase()
+}
+
 /** The bit that tells small ASCII letters from capital ones. */
 const lowerAt = (sql: string, at: number): number => sql.charCodeAt(at) | 0x20
 
@@ -59,6 +67,8 @@ const spells = (sql: string, at: number, word: string): boolean => {
   }
   return !isInWord(sql.charCodeAt(at + word.length))
 }
+
+const isLetter = (code: number): boolean => code >= 0x61 && code <= 0x7a
 
 const isInWord = (code: number): boolean =>
   (code >= 0x61 && code <= 0x7a) || (code >= 0x41 && code <= 0x5a) || (code >= 0x30 && code <= 0x39) ||

@@ -1,9 +1,11 @@
 import * as Cause from "effect/Cause"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import type * as Fiber from "effect/Fiber"
 import * as EffectSchedule from "effect/Schedule"
 import type { Judgement } from "./evidence.ts"
 import * as History from "./history.ts"
+import * as Spans from "./spans.ts"
 import type { Kind, Verdict } from "./verdict.ts"
 import { isSafeToRepeat } from "./verdict.ts"
 
@@ -46,6 +48,8 @@ export interface Surroundings<E> {
     | undefined
   /** An attempt begins after one that failed, in the fiber that it belongs to. */
   readonly onRetry: (kind: Kind, attempt: History.Attempt, error: unknown) => void
+  /** An attempt has failed, and what followed is over, which somebody wants to see. */
+  readonly onPause: (since: Spans.Beginning, pause: Spans.Pause) => void
   readonly exhausted: (last: unknown, history: ReadonlyArray<History.Attempt>, stoppedBy: Stop) => E
 }
 
@@ -91,6 +95,7 @@ export const make = <E0>(surroundings: Surroundings<E0>): Recovery<E0> => {
     let took = 0
     let usedFreshConnection = false
     let spent = 0
+    const fiber = yield* Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => Effect.succeed(fiber))
     const step = terms.retry === false ? undefined : yield* EffectSchedule.toStep(terms.retry)
 
     const again = Effect.suspend(() => {
@@ -110,9 +115,16 @@ export const make = <E0>(surroundings: Surroundings<E0>): Recovery<E0> => {
       const error = Cause.findErrorOption(cause)
       if (error._tag === "None") return yield* Effect.failCause(cause)
       const judgement = find(error.value)
+      const pausedAt = Spans.begin(fiber)
+      const paused = (delay: number) => {
+        if (pausedAt === undefined) return
+        const kind = judgement?.verdict.kind
+        surroundings.onPause(pausedAt, { attempt: attempts + 1, delay, error: error.value, kind })
+      }
       if (judgement === undefined) {
         const pause = waitForCircuit(error.value, terms)
         if (pause === undefined) {
+          paused(0)
           terms.onRefusal(error.value)
           // A refusal of ours says that nothing ran, which after a doubtful attempt is not the whole truth.
           const isDoubtful = history.some(({ effect }) => effect === "Unknown")
@@ -121,6 +133,7 @@ export const make = <E0>(surroundings: Surroundings<E0>): Recovery<E0> => {
             : failAsItIs()
         }
         yield* Effect.sleep(pause)
+        paused(pause)
       } else {
         if (step === undefined || terms.inTransaction) return yield* failAsItIs()
         const { elapsed, failure, source, verdict } = judgement
@@ -159,6 +172,7 @@ export const make = <E0>(surroundings: Surroundings<E0>): Recovery<E0> => {
         }
         attempted(delay)
         if (delay > 0) yield* Effect.sleep(delay)
+        paused(delay)
         surroundings.onRetry(verdict.kind, history.at(-1)!, error.value)
         attempts++
       }

@@ -6,6 +6,7 @@ import type * as Queue from "effect/Queue"
 import type * as Scope from "effect/Scope"
 import type { SqlError } from "effect/sql/SqlError"
 import * as Stream from "effect/Stream"
+import type * as Tracer from "effect/Tracer"
 import type { Permit } from "./breakerMachine.ts"
 import * as Commits from "./commits.ts"
 import * as Deadline from "./deadline.ts"
@@ -20,6 +21,8 @@ export type TransactionPhase = "None" | "Open" | "Committing"
 /** Who learns what became of each statement, and judges the failed ones. */
 export interface Observer {
   readonly monotonicNanos: () => bigint
+  /** Completes the span of a statement that is about to be sent, if it has one that somebody will see. */
+  readonly traced: (fiber: Fiber.Fiber<unknown, unknown>, session: Session, sql: string) => Tracer.Span | undefined
   readonly succeeded: (statement: Statement) => void
   readonly interrupted: (statement: Statement) => void
   /** Returns the error as the caller shall see it, and says whether the statement is proved to have left no trace. */
@@ -50,6 +53,7 @@ export interface Statement {
   readonly counts: boolean
   /** Whether it is a COMMIT that the caller has written. */
   readonly commits: boolean
+  readonly span: Tracer.Span | undefined
 }
 
 /**
@@ -143,7 +147,7 @@ export class TrackedConnection implements PgConnection.PgConnection {
       const deadlineAt = Deadline.unenforced(fiber, outer)
       // All pulls are one statement, so they are done for one unit.
       const unit = deadlineAt === Infinity ? outer : Deadline.unitUntil(deadlineAt, outer)
-      const statement = this.begin(sql, unit)
+      const statement = this.begin(sql, unit, fiber)
       let isOwed = false
       const owe = (next: boolean) => {
         if (next === isOwed) return
@@ -176,7 +180,11 @@ export class TrackedConnection implements PgConnection.PgConnection {
     return Effect.andThen(this.exclude, this.track("LISTEN", this.base.listen(channel)))
   }
 
-  private begin(sql: string, unit: UnitOfWork.UnitOfWork | undefined): Statement {
+  private begin(
+    sql: string,
+    unit: UnitOfWork.UnitOfWork | undefined,
+    fiber: Fiber.Fiber<unknown, unknown>
+  ): Statement {
     const commits = this.transaction === "Open" && Commits.isByHand(sql)
     const counts = commits || this.transaction !== "Open"
     if (unit !== undefined) {
@@ -191,7 +199,8 @@ export class TrackedConnection implements PgConnection.PgConnection {
       unit,
       mark: this.session.wire.mark(),
       counts,
-      commits
+      commits,
+      span: fiber.cache.tracer === undefined ? undefined : this.observer.traced(fiber, this.session, sql)
     }
   }
 
@@ -251,7 +260,7 @@ export class TrackedConnection implements PgConnection.PgConnection {
       // The finalizer stands before anything is owed: a fiber can be interrupted between any two steps.
       return Effect.onExitPrimitive(
         Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
-          const own = begun = this.begin(sql, UnitOfWork.of(fiber))
+          const own = begun = this.begin(sql, UnitOfWork.of(fiber), fiber)
           this.owe(own.unit, 1)
           isCommit = own.commits || this.transaction === "Committing"
           if (isCommit) this.session.committing++

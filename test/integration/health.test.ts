@@ -14,6 +14,7 @@ import { createServer } from "node:http"
 import * as Pg from "../../src/index.ts"
 import { makeCluster } from "./cluster.ts"
 import { databaseUrl, freshDatabase } from "./database.ts"
+import { makePgBouncer } from "./pgbouncer.ts"
 import { makeImpostor, makeProxy } from "./proxy.ts"
 import { eventually, makeWitness } from "./witness.ts"
 
@@ -67,6 +68,9 @@ const serve = Effect.fnUntraced(function*(
   }).pipe(Effect.provideContext(context))
 })
 
+/** A machine that is busy with other tests must not be taken for a database that is down. */
+const patient = { monitor: { deadline: "10 seconds" } } as const
+
 const unreachable = { code: "ECONNREFUSED", message: "connect ECONNREFUSED 10.1.2.3:5432" }
 
 const openCircuit = (breaker: Pg.Breaker.Breaker["Service"]) =>
@@ -80,7 +84,7 @@ describe("a pool that nobody uses", () => {
   it.live("is asked once by a hundred who want to know, opened for it or not, and tells what it has found", () =>
     Effect.gen(function*() {
       const proxy = yield* makeProxy(yield* freshDatabase)
-      const { get, health, pool } = yield* serve({ url: proxy.url, name: "main", max: 4 })
+      const { get, health, pool } = yield* serve({ url: proxy.url, name: "main", max: 4 }, patient)
       const answers = yield* Effect.all(range(100).map(() => health), { concurrency: "unbounded" })
       for (const { body, status } of answers) assert.deepStrictEqual([status, body["state"]], [200, "up"])
       assert.strictEqual(proxy.statements(), 1)
@@ -100,7 +104,7 @@ describe("a pool that nobody uses", () => {
   it.live("has a connection that has fallen silent replaced by the question, and is up", () =>
     Effect.gen(function*() {
       const proxy = yield* makeProxy(yield* freshDatabase)
-      const { get, sql } = yield* serve({ url: proxy.url, max: 4 }, { monitor: { deadline: "4 seconds" } })
+      const { get, sql } = yield* serve({ url: proxy.url, max: 4 }, patient)
       yield* sql`SELECT 1`
       let isFirst = true
       proxy.onRequest((_, link) => {
@@ -117,7 +121,9 @@ describe("a pool that nobody uses", () => {
   it.live("is left alone with probe: false, and opens nothing", () =>
     Effect.gen(function*() {
       const proxy = yield* makeProxy(yield* freshDatabase)
-      const { get, state } = yield* serve({ url: proxy.url, max: 4 }, { monitor: { probe: false } })
+      const { get, state } = yield* serve({ url: proxy.url, max: 4 }, {
+        monitor: { ...patient.monitor, probe: false }
+      })
       assert.deepStrictEqual(yield* state, [200, "up"])
       assert.strictEqual((yield* get("/readyz")).status, 200)
       assert.strictEqual(proxy.accepted(), 0)
@@ -128,7 +134,7 @@ describe("a pool that nobody uses", () => {
   it.live("can be asked although it has one connection at most", () =>
     Effect.gen(function*() {
       const proxy = yield* makeProxy(yield* freshDatabase)
-      const { state } = yield* serve({ url: proxy.url, max: 1 })
+      const { state } = yield* serve({ url: proxy.url, max: 1 }, patient)
       assert.deepStrictEqual(yield* state, [200, "up"])
       assert.strictEqual(proxy.statements(), 1)
       assert.strictEqual(proxy.mostSessions(), 1)
@@ -218,6 +224,7 @@ describe("a database that is gone", () => {
       assert.strictEqual(down.body["status"], "fail")
       assert.isNotNull(down.headers.get("retry-after"))
       assert.deepInclude(down.body["lastFailure"], { kind: "Unreachable" })
+      assert.isString(down.body["lastSuccessAt"])
       assert.strictEqual((yield* get("/readyz")).status, 503)
       assert.strictEqual((yield* get("/livez")).status, 200)
 
@@ -240,6 +247,22 @@ describe("a database that is gone", () => {
       const { body, status } = yield* health
       assert.deepStrictEqual([status, body["state"]], [503, "down"])
       assert.include(body["reasons"], "The database did not answer SELECT 1 within 1.0 s.")
+    }))
+
+  it.live("is down when a pooler goes on opening sessions that nobody answers, and up when it answers again", () =>
+    Effect.gen(function*() {
+      const bouncer = yield* makePgBouncer()
+      // To be told what the server is, a pooler must have seen it once.
+      const before = yield* serve({ url: bouncer.through(databaseUrl), max: 4, pooler: "transaction" })
+      yield* before.sql`SELECT 1`
+      const { get, health, pool } = yield* serve({ url: bouncer.through(databaseUrl), max: 4, pooler: "transaction" })
+      yield* bouncer.say("PAUSE")
+      yield* pool.warm(1)
+      const { body, status } = yield* health
+      assert.deepStrictEqual([status, body["state"]], [503, "down"])
+      assert.notProperty(body, "lastSuccessAt")
+      yield* bouncer.say("RESUME")
+      yield* eventually("an answer", Effect.map(get("/health/database?probe=1"), ({ status }) => status === 200))
     }))
 
   it.live("is told of without host, user, database or password, but to those who may know", () =>
@@ -281,12 +304,12 @@ describe("a circuit breaker", () => {
       const { breaker, get, health, sql, state } = yield* serve({
         url: proxy.url,
         max: 4,
-        breaker: { openFor: "1500 millis", jitter: "none" }
-      })
+        breaker: { openFor: "3 seconds", jitter: "none" }
+      }, patient)
       yield* openCircuit(breaker)
       const { body, headers, status, text } = yield* get("/health/database?probe=1")
       assert.deepStrictEqual([status, body["breaker"]], [503, "Open"])
-      assert.match(headers.get("retry-after") ?? "", /^[12]$/)
+      assert.match(headers.get("retry-after") ?? "", /^[123]$/)
       assert.notInclude(text, "10.1.2.3")
       assert.strictEqual(proxy.accepted(), 0)
 
@@ -320,7 +343,7 @@ describe("a circuit breaker", () => {
   it.live("keeps counting as if nobody had asked: a probe neither ends a streak of failures nor adds to it", () =>
     Effect.gen(function*() {
       const proxy = yield* makeProxy(yield* freshDatabase)
-      const { breaker, get } = yield* serve({ url: proxy.url, max: 4 })
+      const { breaker, get } = yield* serve({ url: proxy.url, max: 4 }, patient)
       const permit = breaker.closedPermitUnsafe()
       if (permit === undefined) return assert.fail("the circuit was not closed")
       for (const source of range(4)) breaker.settleUnsafe(permit, "Failure", Date.now(), { ...unreachable, source })
@@ -357,10 +380,12 @@ describe("a standby", () => {
     Effect.gen(function*() {
       const { primary, standby } = yield* makeCluster
       const role = (url: Redacted.Redacted) =>
-        Effect.map(serve({ url, max: 2 }, { details: true }), ({ get }) => ({
+        Effect.map(serve({ url, max: 2 }, { ...patient, details: true }), ({ get }) => ({
           get,
-          role: Effect.map(get("/health/database?probe=1"), ({ body }) =>
-            (body["server"] as Pg.Health.Report["server"])?.role)
+          role: Effect.map(
+            get("/health/database?probe=1"),
+            ({ body }) => (body["server"] as Pg.Health.Report["server"])?.role
+          )
         }))
       const [first, second] = yield* Effect.all([role(primary.url), role(standby.url)])
       assert.deepStrictEqual(yield* Effect.all([first.role, second.role]), ["primary", "standby"])
@@ -375,7 +400,10 @@ describe("a plain handler behind node:http", () => {
   it.live("answers over a socket of its own, and is not ready once the runtime has ended", () =>
     Effect.gen(function*() {
       const runtime = ManagedRuntime.make(Pg.layer({ url: yield* freshDatabase, name: "main", max: 4 }))
-      const health = Pg.Health.toWebHandler(runtime, { metrics: Pg.Metrics.render })
+      const health = Pg.Health.toWebHandler(runtime, {
+        metrics: Pg.Metrics.render,
+        pools: Pg.Health.monitor(patient.monitor)
+      })
       const server = createServer(async ({ headers, method = "GET", url = "/" }, outgoing) => {
         const { authorization = "" } = headers
         const request = new Request(new URL(url, "http://localhost"), { method, headers: { authorization } })

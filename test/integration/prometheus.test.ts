@@ -39,6 +39,7 @@ describe("Prometheus", { timeout: 120_000 }, () => {
       const address = yield* Scene.startExample(proxy.url, {
         DB_POOL_MAX: "4",
         DB_ACQUIRE_TIMEOUT: "250 millis",
+        DB_BREAKER_FAILURES: "3",
         DB_BREAKER_OPEN: "1 second"
       })
       const prometheus = yield* Prometheus.make(address, 1)
