@@ -427,7 +427,7 @@ describe("under random load with faults", () => {
             calls++
             told[toldBy(exit)]++
             const error = Exit.isFailure(exit) ? Cause.squash(exit.cause) : undefined
-            if (isSqlError(error) && /^Circuit/.test(Pg.Errors.fromSqlError(error)?._tag ?? "")) circuit++
+            if (isSqlError(error) && Pg.Errors.fromSqlError(error)?._tag.startsWith("Circuit") === true) circuit++
             yield* Effect.sleep(random.below(10))
           }
         })
