@@ -490,14 +490,9 @@ const queriesByOutcome: Row["series"] = ({ store }) => {
 }
 
 /** What went well has no `error.type`. */
-const queriesByError: Row["series"] = ({ serverUnsafe, store }) =>
+const queriesByError: Row["series"] = ({ store }) =>
   store.queries.list().map(({ durations, end, operation }) => ({
-    labels: {
-      "db.system.name": "postgresql",
-      ...mapRecord(serverUnsafe(), String),
-      operation,
-      ...(end !== "ok" && { error_type: end })
-    },
+    labels: { operation, ...(end !== "ok" && { error_type: end }) },
     read: () => durations.snapshot()
   }))
 
@@ -635,6 +630,7 @@ const table = (): ReadonlyArray<Row> => [
       name: "db.client.operation.duration",
       unit: "s",
       series: queriesByError,
+      common: ({ serverUnsafe }) => ({ "db.system.name": "postgresql", ...mapRecord(serverUnsafe(), String) }),
       attributes: { operation: "db.operation.name", error_type: "error.type" }
     }
   },
