@@ -132,7 +132,8 @@ export const make = (terms: Terms): Effect.Effect<Endpoint> =>
     /** A mistake in the program's own function must not show anything, nor fail a healthy answer. */
     const trusts = (inquiry: Inquiry): Effect.Effect<boolean> =>
       Effect.catchCause(
-        Effect.sync(() => isTrusted(inquiry)),
+        // A promise is truthy, and has not said yes.
+        Effect.sync(() => isTrusted(inquiry) === true),
         (cause) =>
           Effect.sync(() => {
             book.write("healthOptionFailed", () => LogFields.ofDefect(Cause.squash(cause)))
