@@ -14,6 +14,8 @@ export default defineConfig({
     maxWorkers: 2,
     testTimeout: 60_000,
     hookTimeout: 60_000,
-    teardownTimeout: 20_000
+    teardownTimeout: 20_000,
+    // What a pool logs about the faults of a test is of interest when the test fails.
+    silent: "passed-only"
   }
 })

@@ -20,7 +20,7 @@ import type * as Operations from "./internal/operation.ts"
 import * as PromRegistries from "./internal/promRegistry.ts"
 import type { CloseReason as SessionEnd } from "./internal/session.ts"
 import * as Stores from "./internal/store.ts"
-import type { Kind } from "./internal/verdict.ts"
+import * as Copies from "./internal/storeCopy.ts"
 import { kinds } from "./internal/verdict.ts"
 
 // -----------------------------------------------------------------------------
@@ -59,7 +59,7 @@ export type Rejection = Stores.Rejection
  * @category models
  * @since 0.1.0
  */
-export type Outcome = "ok" | "error" | "interrupted"
+export type Outcome = Copies.Outcome
 
 /**
  * How asking for a connection ended: with one (`acquired`), with an `AcquireTimeout` (`timeout`), because nobody waited
@@ -164,12 +164,7 @@ export type Store = Stores.Store
  * @category models
  * @since 0.1.0
  */
-export interface Queries {
-  readonly operation: Operation
-  readonly outcome: Outcome
-  readonly kind: Kind | undefined
-  readonly durations: HistogramSnapshot
-}
+export type Queries = Copies.Queries
 
 /**
  * An immutable copy of everything that is measured, taken at one moment. Times are in seconds.
@@ -177,34 +172,9 @@ export interface Queries {
  * @category models
  * @since 0.1.0
  */
-export interface Snapshot extends Gauges {
+export interface Snapshot extends Gauges, Copies.Copy {
   /** The value of the label `pool`. */
   readonly pool: string
-  /** Durations of statements, by outcome. */
-  readonly query: Readonly<Record<Outcome, HistogramSnapshot>>
-  /** The same by operation, outcome and kind of failure, as far as there were any. */
-  readonly queries: ReadonlyArray<Queries>
-  /** From asking for a connection to having one, or to the end of the wait. */
-  readonly acquire: Readonly<Record<AcquireOutcome, HistogramSnapshot>>
-  readonly acquireErrors: Readonly<Record<AcquireFailure, number>>
-  readonly acquireTimeouts: number
-  /** For how long connections were lent. */
-  readonly use: HistogramSnapshot
-  /** How long opening a connection took, hooks included. */
-  readonly connect: Readonly<Record<"ok" | "error", HistogramSnapshot>>
-  readonly connectionsOpened: number
-  readonly connectionsClosed: Readonly<Record<CloseReason, number>>
-  /** Failed statements and checkouts, by kind. */
-  readonly errors: Readonly<Record<Kind, number>>
-  readonly errorsByOperation: Readonly<Record<ErrorOperation, Readonly<Record<Kind, number>>>>
-  /** Attempts after the first one, by the kind of failure that caused them. */
-  readonly retries: Readonly<Record<Kind, number>>
-  readonly lastFailure: LastFailure | undefined
-  /** The state that the breaker is in. One that is `Open` stays so until it is asked again. */
-  readonly breakerState: BreakerState
-  /** Changes of the breaker's state, by the state entered. */
-  readonly breakerTransitions: Readonly<Record<BreakerState, number>>
-  readonly breakerRejections: Readonly<Record<Rejection, number>>
 }
 
 /**
@@ -335,47 +305,6 @@ const areUp = (sources: Iterable<Source>): boolean => {
   }
 }
 
-const noDurations = new Instruments.Histogram().snapshot()
-
-const mapRecord = <K extends string, A, B>(record: Readonly<Record<K, A>>, f: (value: A) => B): Record<K, B> =>
-  Object.fromEntries(Object.entries(record).map(([key, value]) => [key, f(value as A)])) as Record<K, B>
-
-const queriesOf = (store: Store): ReadonlyArray<Queries> =>
-  store.queries.list().map(({ durations, end, operation }): Queries => ({
-    operation,
-    outcome: end === "ok" || end === "interrupted" ? end : "error",
-    kind: end === "ok" || end === "interrupted" ? undefined : end,
-    durations: durations.snapshot()
-  }))
-
-const snapshotOf = (pool: string, store: Store, gauges: Gauges): Snapshot => {
-  const queries = queriesOf(store)
-  const all = (outcome: Outcome) =>
-    Instruments.sum([noDurations, ...queries.filter((one) => one.outcome === outcome).map((one) => one.durations)])
-  const errors = Instruments.counters(kinds)
-  for (const byKind of Object.values(store.errors)) for (const kind of kinds) errors[kind] += byKind[kind]
-  return {
-    ...gauges,
-    pool,
-    query: { ok: all("ok"), error: all("error"), interrupted: all("interrupted") },
-    queries,
-    acquire: mapRecord(store.acquire, (histogram) => histogram.snapshot()),
-    acquireErrors: { ...store.acquireErrors },
-    acquireTimeouts: store.acquireErrors.AcquireTimeout,
-    use: store.use.snapshot(),
-    connect: mapRecord(store.connect, (histogram) => histogram.snapshot()),
-    connectionsOpened: store.connectionsOpened,
-    connectionsClosed: { ...store.connectionsClosed },
-    errors,
-    errorsByOperation: mapRecord(store.errors, (byKind) => ({ ...byKind })),
-    retries: { ...store.retries },
-    lastFailure: store.lastFailure,
-    breakerState: store.breakerState,
-    breakerTransitions: { ...store.breakerTransitions },
-    breakerRejections: { ...store.breakerRejections }
-  }
-}
-
 /**
  * Makes the metrics of one pool, with every counter at 0. Durations of statements appear with their first value.
  *
@@ -395,7 +324,7 @@ export const make = (options?: Options): Effect.Effect<Metrics["Service"]> =>
       retryBudgetTokens: budget?.(),
       isUp: store.breakerState !== "Open" && store.breakerState !== "Isolated" && areUp(sources)
     })
-    const snapshotUnsafe = () => snapshotOf(pool, store, gaugesUnsafe())
+    const snapshotUnsafe = (): Snapshot => ({ pool, ...gaugesUnsafe(), ...Copies.copy(store) })
     return Metrics.of({
       pool,
       store,
@@ -478,7 +407,7 @@ const states =
 const queriesByOutcome: Row["series"] = ({ store }) => {
   const groups = new Map<string, { readonly labels: Table.Labels; readonly of: Array<Histogram> }>()
   for (const { durations, end, operation } of store.queries.list()) {
-    const outcome: Outcome = end === "ok" || end === "interrupted" ? end : "error"
+    const outcome = Copies.outcomeOf(end)
     const group = groups.get(`${operation} ${outcome}`) ?? { labels: { operation, outcome }, of: [] }
     group.of.push(durations)
     groups.set(`${operation} ${outcome}`, group)
@@ -488,6 +417,9 @@ const queriesByOutcome: Row["series"] = ({ store }) => {
     read: () => Instruments.sum([first!.snapshot(), ...rest.map((histogram) => histogram.snapshot())])
   }))
 }
+
+const serverOf = (server: Readonly<Record<string, string | number>>): Table.Labels =>
+  Object.fromEntries(Object.entries(server).map(([name, value]) => [name, String(value)]))
 
 /** What went well has no `error.type`. */
 const queriesByError: Row["series"] = ({ store }) =>
@@ -630,7 +562,7 @@ const table = (): ReadonlyArray<Row> => [
       name: "db.client.operation.duration",
       unit: "s",
       series: queriesByError,
-      common: ({ serverUnsafe }) => ({ "db.system.name": "postgresql", ...mapRecord(serverUnsafe(), String) }),
+      common: ({ serverUnsafe }) => ({ "db.system.name": "postgresql", ...serverOf(serverUnsafe()) }),
       attributes: { operation: "db.operation.name", error_type: "error.type" }
     }
   },

@@ -5,6 +5,7 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
+import * as Logger from "effect/Logger"
 import * as Scope from "effect/Scope"
 import * as fc from "fast-check"
 import { vi } from "vitest"
@@ -80,6 +81,9 @@ const act = fc.oneof(
   { weight: 3, arbitrary: does("resume") },
   { weight: 1, arbitrary: fc.record({ do: fc.constant("warm" as const), count: fc.integer({ min: 1, max: 4 }) }) }
 )
+
+/** The lines of the log are put together, and printed nowhere: there are tens of thousands. */
+const unprinted = Effect.provideService(Logger.CurrentLoggers, new Set([Logger.make(() => {})]))
 
 /** What is done, and how much of its consequences comes to pass before the next thing is. */
 export const step = fc.record({
@@ -229,7 +233,7 @@ export class Model {
       })
     }
     const layer = Layer.provide(Pool.layer(options), Metrics.layer())
-    const context = await Effect.runPromise(Layer.buildWithScope(layer, this.scope))
+    const context = await Effect.runPromise(unprinted(Layer.buildWithScope(layer, this.scope)))
     this.pool = Context.get(context, Pool.Pool)
   }
 
@@ -276,7 +280,7 @@ export class Model {
       )
       : Effect.scoped(Effect.flatMap(this.pool.reserve(options), work))
     this.borrowers.push(borrower)
-    const fiber = Effect.runFork(effect)
+    const fiber = Effect.runFork(unprinted(effect))
     borrower.fiber = fiber
     fiber.addObserver((exit) => this.onGone(borrower, exit))
     return borrower

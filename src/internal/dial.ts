@@ -23,6 +23,15 @@ export type TlsMode =
   /** `isOptional`: go on in plain text with a server that has no TLS. */
   | { readonly _tag: "On"; readonly isOptional: boolean; readonly options: Tls.ConnectionOptions }
 
+const failed = "Failed to connect"
+
+/** The option `stream`, or a callback among the TLS options. */
+export const failedOwn = `${failed}: the program's own socket failed`
+
+/** Node's errors have codes. */
+const isOfNode = (cause: unknown): boolean =>
+  cause instanceof Error && "code" in cause && typeof cause.code === "string" && /^[A-Z][A-Z0-9_]+$/.test(cause.code)
+
 const failure = (cause: unknown, message: string): SqlError =>
   new SqlError({ reason: new ConnectionError({ cause, message: `PgConnection: ${message}`, operation: "connect" }) })
 
@@ -57,8 +66,8 @@ const secure = (raw: Duplex, host: string, options: Tls.ConnectionOptions): Tls.
 export const dial = (target: Target, onOpen: (socket: Duplex) => void): Effect.Effect<Duplex, SqlError> =>
   Effect.callback((resume) => {
     let socket: Duplex
-    const onError = (cause: Error) => resume(Effect.fail(failure(cause, "Failed to connect")))
-    const onClose = () => onError(new Error("Connection closed"))
+    const onError = (cause: unknown) => resume(Effect.fail(failure(cause, isOfNode(cause) ? failed : failedOwn)))
+    const onClose = () => resume(Effect.fail(failure(new Error("Connection closed"), failed)))
     const watch = (next: Duplex): void => {
       socket = next
       onOpen(next)
@@ -90,7 +99,7 @@ export const dial = (target: Target, onOpen: (socket: Duplex) => void): Effect.E
         encrypted.once("secureConnect", succeed)
       } catch (cause) {
         // A certificate that cannot be read is found out only here.
-        resume(Effect.fail(failure(cause, "Failed to connect")))
+        onError(cause)
       }
     }
     try {
@@ -102,7 +111,7 @@ export const dial = (target: Target, onOpen: (socket: Duplex) => void): Effect.E
       raw.once("data", onSslAnswer(raw, target.tls.options, target.tls.isOptional))
       raw.write(PgProtocol.encodeSslRequest())
     } catch (cause) {
-      resume(Effect.fail(failure(cause, "Failed to connect")))
+      onError(cause)
     }
   })
 

@@ -4,6 +4,7 @@ import * as Effect from "effect/Effect"
 import * as Redacted from "effect/Redacted"
 import { isSqlError, type SqlError } from "effect/sql/SqlError"
 import * as Stream from "effect/Stream"
+import { failedOwn } from "./dial.ts"
 import { describe, digFailure, isInWords, nameOf, shownReply, sqlStateOf } from "./failure.ts"
 import * as Undisclosed from "./undisclosed.ts"
 
@@ -61,9 +62,10 @@ const isAboutValue = ({ reason }: SqlError): boolean =>
  */
 const conceal = <E>(error: E): E => {
   if (!isSqlError(error)) return error
-  const { cause } = error.reason
-  if (!(cause instanceof Error)) return error
-  if (sqlStateOf(cause) !== undefined) {
+  const { cause, message } = error.reason
+  if (message === `PgConnection: ${failedOwn}`) define(error.reason, "cause", seal(cause), true)
+  else if (!(cause instanceof Error)) return error
+  else if (sqlStateOf(cause) !== undefined) {
     hush(cause)
     // What the driver says of a violation without a name.
     if ("constraint" in error.reason && isInWords(cause, "constraint")) {

@@ -1,6 +1,8 @@
+import * as NodeSdk from "@effect/opentelemetry/NodeSdk"
 import * as OtelTracer from "@effect/opentelemetry/OtelTracer"
 import { assert, describe, it } from "@effect/vitest"
 import { type AttributeValue, SpanKind, SpanStatusCode, TraceFlags } from "@opentelemetry/api"
+import { InMemoryLogRecordExporter, SimpleLogRecordProcessor } from "@opentelemetry/sdk-logs"
 import {
   AlwaysOnSampler,
   InMemorySpanExporter,
@@ -12,6 +14,7 @@ import { NodeTracerProvider } from "@opentelemetry/sdk-trace-node"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import type * as Redacted from "effect/Redacted"
+import * as Schedule from "effect/Schedule"
 import { SqlClient } from "effect/sql/SqlClient"
 import * as Stream from "effect/Stream"
 import * as Pg from "../../src/index.ts"
@@ -179,5 +182,30 @@ describe("what OpenTelemetry's SDK exports", () => {
         yield* sql`SELECT 1`
         assert.strictEqual(sdk.exported().length, before + 1)
       }).pipe(Effect.provide(Pg.layer({ url, max: 1 })), Effect.provide(sdk.layer))
+    }))
+
+  it.live("reaches the SDK through NodeSdk as a user sets it up, the log lines with the trace that they belong to", () =>
+    Effect.gen(function*() {
+      const { url } = yield* makeTable
+      const spans = new InMemorySpanExporter()
+      const records = new InMemoryLogRecordExporter()
+      const sdk = NodeSdk.layer(() => ({
+        resource: { serviceName: "shop" },
+        spanProcessor: new SimpleSpanProcessor(spans),
+        logRecordProcessor: new SimpleLogRecordProcessor({ exporter: records })
+      }))
+      // Both exporters forget everything when the SDK is shut down.
+      yield* Effect.gen(function*() {
+        const sql = yield* SqlClient
+        const serialization = sql`DO $$ BEGIN RAISE SQLSTATE '40001'; END $$`
+        yield* Effect.flip(Pg.Executor.run(serialization, { idempotent: true, retry: Schedule.recurs(1) }))
+        const retry = only(spans.getFinishedSpans().filter(({ name }) => name === "db.retry"))
+        assert.strictEqual(retry.resource.attributes["service.name"], "shop")
+        const line = records.getFinishedLogRecords().find(({ attributes }) =>
+          attributes["event.name"] === "db.query.retry"
+        )
+        assert.strictEqual(line?.spanContext?.traceId, retry.spanContext().traceId)
+        assert.strictEqual(line?.attributes["db.response.status_code"], "40001")
+      }).pipe(Effect.withSpan("request"), Effect.provide(Pg.layer({ url, max: 1 })), Effect.provide(sdk))
     }))
 })
