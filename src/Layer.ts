@@ -140,8 +140,9 @@ export const layerConfig = (
 export const fromEnvironment: Config.Config<Options> = Environment.options
 
 /**
- * Options of the program with the environment laid over them: whatever {@link fromEnvironment} finds wins. Of `retry` and
- * `breaker` only what is set there changes; a `min` above `DB_POOL_MAX` comes down to it, and `DB_BREAKER_FAILURES` takes the
+ * Options of the program with the environment laid over them: whatever {@link fromEnvironment} finds wins. An address takes the
+ * place of the program's, of which `DATABASE_URL` leaves what it does not say itself (the user, the password, the database). Of
+ * `retry` and `breaker` only what is set there changes, and of `ssl` the certificates stay; a `min` above `DB_POOL_MAX` comes down to it, and `DB_BREAKER_FAILURES` takes the
  * place of a `trip`. Fails as {@link fromEnvironment} does.
  *
  * **Example** (Operators have the last word)

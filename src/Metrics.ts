@@ -422,14 +422,9 @@ const serverOf = (server: Readonly<Record<string, string | number>>): Table.Labe
   Object.fromEntries(Object.entries(server).map(([name, value]) => [name, String(value)]))
 
 /** What went well has no `error.type`. */
-const queriesByError: Row["series"] = ({ serverUnsafe, store }) =>
+const queriesByError: Row["series"] = ({ store }) =>
   store.queries.list().map(({ durations, end, operation }) => ({
-    labels: {
-      "db.system.name": "postgresql",
-      ...serverOf(serverUnsafe()),
-      operation,
-      ...(end !== "ok" && { error_type: end })
-    },
+    labels: { operation, ...(end !== "ok" && { error_type: end }) },
     read: () => durations.snapshot()
   }))
 
@@ -567,6 +562,7 @@ const table = (): ReadonlyArray<Row> => [
       name: "db.client.operation.duration",
       unit: "s",
       series: queriesByError,
+      common: ({ serverUnsafe }) => ({ "db.system.name": "postgresql", ...serverOf(serverUnsafe()) }),
       attributes: { operation: "db.operation.name", error_type: "error.type" }
     }
   },

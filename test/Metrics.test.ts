@@ -4,6 +4,7 @@ import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
+import * as Metric from "effect/Metric"
 import * as Scope from "effect/Scope"
 import * as promClient from "prom-client"
 import { durationBounds, Histogram, sum, waitBounds } from "../src/internal/instruments.ts"
@@ -541,6 +542,24 @@ db_query_duration_seconds_count{pool="main",operation="SELECT",outcome="ok"} 8`
       }))
   })
 }
+
+describe("Metrics.layerOpenTelemetry", () => {
+  it.effect("has a series once, also when another server is told of before the next series appears", () =>
+    Effect.gen(function*() {
+      const context = yield* Layer.build(Metrics.layerOpenTelemetry().pipe(Layer.provideMerge(Metrics.layer())))
+      const { registerPool, store } = Context.get(context, Metrics.Metrics)
+      const unregister = registerPool(() => stats, { server: { "server.address": "one.example" } })
+      store.queries.succeeded(select, 0.5)
+      unregister()
+      registerPool(() => stats, { server: { "server.address": "two.example" } })
+      store.queries.succeeded("COMMIT", 0.5)
+      const durations = (yield* Metric.snapshot).filter(({ id }) => id === "db.client.operation.duration")
+      assert.deepStrictEqual(
+        durations.map(({ attributes }) => [attributes?.["db.operation.name"], attributes?.["server.address"]]).sort(),
+        [["COMMIT", "two.example"], ["SELECT", "one.example"]]
+      )
+    }).pipe(Effect.provideService(Metric.MetricRegistry, new Map())))
+})
 
 describe("cost", () => {
   it.effect("of one event, measured and printed", () =>

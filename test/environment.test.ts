@@ -245,6 +245,70 @@ describe("the environment over a program's options", () => {
       assert.deepStrictEqual(kept, { breaker: { failures: 3 } })
     }))
 
+  /** Where the options lead to, as the pool understands them. */
+  const leadsTo = (options: Pg.Options) =>
+    Effect.scoped(Effect.gen(function*() {
+      const context = yield* Layer.build(Pg.layer(options))
+      const { target, targets } = (yield* Effect.provide(Pg.Pool.Pool, context)).settings
+      const { database, hosts, sslMode, username } = target.address
+      const servers = hosts.map(({ host, path, port }) => path ?? `${host}:${port}`).join(",")
+      return { to: `${username}@${servers}/${database}`, sslMode, tls: targets[0]?.tls }
+    }))
+
+  const own = Redacted.make("postgres://me:old@own.example:6543/shop?sslmode=disable")
+
+  it.effect("leads to the server of its URL, whatever address the program has", () =>
+    Effect.gen(function*() {
+      const env = { DATABASE_URL: "postgres://you:new@env.example/orders" }
+      const programs: ReadonlyArray<Pg.Options> = [
+        { host: "own.example", port: 6543, username: "me", database: "shop", password: Redacted.make("old") },
+        { hosts: [{ host: "one.example" }, { host: "two.example" }] },
+        { path: "/run/postgresql/.s.PGSQL.5432" },
+        { url: own }
+      ]
+      for (const program of programs) {
+        const options = yield* laidOver(program, env)
+        assert.strictEqual((yield* leadsTo(options)).to, "you@env.example:5432/orders")
+        assert.isUndefined(options.password)
+      }
+      const partly = yield* laidOver({ host: "own.example", username: "me", database: "shop" }, {
+        DATABASE_URL: "postgres://env.example"
+      })
+      assert.strictEqual((yield* leadsTo(partly)).to, "me@env.example:5432/shop")
+    }))
+
+  it.effect("leads to the hosts of its parts, whatever address the program has", () =>
+    Effect.gen(function*() {
+      const hosts = [{ host: "one.example" }, { host: "two.example", port: 1 }]
+      const at = (program: Pg.Options, env: Record<string, string>) =>
+        Effect.map(Effect.flatMap(laidOver({ ...program, username: "me" }, env), leadsTo), ({ to }) => to)
+      assert.strictEqual(yield* at({ hosts }, { PGHOST: "env.example" }), "me@env.example:5432/me")
+      assert.strictEqual(yield* at({ path: "/run/s" }, { PGHOST: "env.example" }), "me@env.example:5432/me")
+      assert.strictEqual(yield* at({ url: own }, { PGHOST: "env.example" }), "me@env.example:6543/shop")
+      assert.strictEqual(yield* at({ host: "a", port: 9 }, { PGHOST: "b,c" }), "me@b:5432,c:5432/me")
+      assert.strictEqual(yield* at({ hosts }, { PGPORT: "7" }), "me@one.example:7,two.example:7/me")
+    }))
+
+  it.effect("says by PGSSLMODE how, and not where to", () =>
+    Effect.gen(function*() {
+      const preferred = yield* Effect.flatMap(laidOver({ url: own }, { PGSSLMODE: "prefer" }), leadsTo)
+      assert.strictEqual(preferred.to, "me@own.example:6543/shop")
+      assert.strictEqual(preferred.sslMode, "prefer")
+      const list = Redacted.make("postgres://me:old@one.example,two.example:7/shop")
+      const ofList = yield* Effect.flatMap(laidOver({ url: list, ssl: true }, { PGSSLMODE: "prefer" }), leadsTo)
+      assert.strictEqual(ofList.to, "me@one.example:5432,two.example:7/shop")
+      assert.strictEqual(ofList.sslMode, "prefer")
+      // Its certificates are the program's.
+      const ssl = { ca: "ours" }
+      assert.deepStrictEqual((yield* laidOver({ ssl }, { PGSSLMODE: "verify-full" })).ssl, ssl)
+      assert.isFalse((yield* laidOver({ ssl }, { PGSSLMODE: "disable" })).ssl)
+      const url = "postgres://env.example?target_session_attrs=primary&sslmode="
+      const program: Pg.Options = { ssl, targetSessionAttrs: "standby" }
+      const off = yield* laidOver(program, { DATABASE_URL: `${url}disable` })
+      assert.deepStrictEqual([off.ssl, off.targetSessionAttrs], [undefined, undefined])
+      assert.deepStrictEqual((yield* laidOver(program, { DATABASE_URL: `${url}require` })).ssl, ssl)
+    }))
+
   it.effect("brings the floor down with the bound, and takes the place of another way to trip", () =>
     Effect.gen(function*() {
       const options = yield* laidOver(

@@ -10,6 +10,7 @@ import * as Layer from "effect/Layer"
 import * as Logger from "effect/Logger"
 import * as Metric from "effect/Metric"
 import * as OtlpExporter from "effect/observability/OtlpExporter"
+import * as Scheduler from "effect/Scheduler"
 import { TestClock } from "effect/testing"
 import * as Executor from "../src/Executor.ts"
 import * as Metrics from "../src/Metrics.ts"
@@ -267,6 +268,31 @@ describe("Otlp, with a collector", () => {
         assert.strictEqual(interrupted._tag, "Success")
         assert.strictEqual(counted(receiver), 2)
         assert.strictEqual(receiver.arrivals.length, 4)
+      })
+    ))
+
+  it.live("goes on flushing after a flush that was interrupted between any two of its steps", () =>
+    alone(() =>
+      Effect.gen(function*() {
+        const receiver = yield* Receiver.make
+        yield* Effect.gen(function*() {
+          for (let ops = 3; ops < 31; ops++) {
+            yield* invocation
+            // Makes the fiber yield after a few operations, so that the interruption meets it between two steps.
+            const fiber = yield* Effect.forkChild(
+              Effect.provideService(Otlp.flush({ within: "5 seconds" }), Scheduler.MaxOpsBeforeYield, ops),
+              { startImmediately: true }
+            )
+            yield* Fiber.interrupt(fiber)
+            yield* invocation
+            assert.strictEqual(
+              yield* Otlp.flush({ within: "5 seconds" }),
+              "Sent",
+              `interrupted after ${ops} operations`
+            )
+          }
+          assert.strictEqual(counted(receiver), 56)
+        }).pipe(Effect.provide(within(receiver.url)))
       })
     ))
 

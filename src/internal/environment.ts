@@ -125,6 +125,12 @@ const hostsOf = (host: string | undefined, ports: ReadonlyArray<number> | undefi
   )
 }
 
+/** "TLS if the server has it", which only a URL can say. They name no server. */
+const tlsOnly = {
+  allow: Redacted.make("postgres:///?sslmode=allow"),
+  prefer: Redacted.make("postgres:///?sslmode=prefer")
+} as const
+
 /** Leaves out what is not set, so that the rest can be laid over other options. */
 const present = <A extends object>(found: A): A =>
   Object.fromEntries(Object.entries(found).filter(([, value]) => value !== undefined)) as A
@@ -200,9 +206,8 @@ export const options: Config.Config<EnvironmentOptions> = Config.mapEffect(
       // A whole address wins over its parts, which often come from the platform and mean something else.
       ...(url !== undefined
         ? { url, host: undefined, port: undefined, username: undefined, password: undefined, database: undefined }
-        // Only a URL can say "TLS if the server has it".
         : {
-          url: optional ? Redacted.make(`postgres:///?sslmode=${sslMode}`) : undefined,
+          url: optional ? tlsOnly[sslMode] : undefined,
           ...(yield* hostsOf(host, ports)),
           targetSessionAttrs,
           username,
@@ -218,7 +223,8 @@ export const options: Config.Config<EnvironmentOptions> = Config.mapEffect(
 )
 
 /** What a program asks for, as far as the environment has a say in it. */
-interface Adjustable {
+interface Adjustable extends Address.AddressOptions {
+  readonly ssl?: boolean | object | undefined
   readonly min?: number | undefined
   readonly retry?: object | false | undefined
   readonly breaker?: object | false | undefined
@@ -227,6 +233,44 @@ interface Adjustable {
 /** `false` of either side is a switch; between two sets of settings, the later one wins where both speak. */
 const adjusted = (settings: object | false | undefined, found: object | false): object | false =>
   found === false ? false : { ...(settings === false ? undefined : settings), ...found }
+
+const withMode = (url: Redacted.Redacted, mode: string): Redacted.Redacted => {
+  const text = Redacted.value(url).replace(/([?&])(sslmode|ssl)=[^&#]*&?/g, "$1").replace(/[?&]$/, "")
+  return Redacted.make(`${text}${text.includes("?") ? "&" : "?"}sslmode=${mode}`)
+}
+
+/** What a URL says wins over what the program says in other words: `undefined` of it. */
+const unsaid = (url: Redacted.Redacted, { ssl }: Adjustable) => {
+  const { password, pathname, searchParams, username } = Address.firstUrl(url)
+  const mode = searchParams.get("sslmode")
+  return {
+    host: undefined,
+    port: undefined,
+    path: undefined,
+    hosts: undefined,
+    ...((username !== "" || searchParams.has("user")) && { username: undefined }),
+    ...(password !== "" && { password: undefined }),
+    ...((pathname.length > 1 || searchParams.has("dbname")) && { database: undefined }),
+    ...(searchParams.has("target_session_attrs") && { targetSessionAttrs: undefined }),
+    ...((mode === "disable" || (mode !== null && typeof ssl === "boolean")) && { ssl: undefined })
+  }
+}
+
+/** What becomes of the address of a program whose environment has another one, or a part of one. */
+const addressOver = (options: Adjustable, { host, hosts, port, ssl, url }: EnvironmentOptions) => {
+  const mode = url === tlsOnly.prefer ? "prefer" : url === tlsOnly.allow ? "allow" : undefined
+  return {
+    ...(url !== undefined && mode === undefined && unsaid(url, options)),
+    ...(mode !== undefined && options.url !== undefined && { url: withMode(options.url, mode) }),
+    ...(mode !== undefined && typeof options.ssl === "boolean" && { ssl: undefined }),
+    // Whose certificates are trusted is the program's to say.
+    ...(ssl === true && typeof options.ssl === "object" && { ssl: options.ssl }),
+    ...(host !== undefined && { hosts: undefined, path: undefined }),
+    ...(hosts !== undefined && { host: undefined, port: undefined, path: undefined }),
+    ...(host === undefined && port !== undefined && options.hosts !== undefined &&
+      { hosts: options.hosts.map((each) => ({ ...each, port })), port: undefined })
+  }
+}
 
 /**
  * Lays what the environment says over the options of a program, in such a way that an operator who turns one knob gets
@@ -238,6 +282,7 @@ export const over = <O extends Adjustable>(options: O, found: EnvironmentOptions
   return {
     ...options,
     ...found,
+    ...addressOver(options, found),
     // The floor of a program that is given less room is as low.
     ...(found.max !== undefined && found.min === undefined && options.min !== undefined &&
       { min: Math.min(options.min, found.max) }),

@@ -115,7 +115,8 @@ export const make = Effect.fnUntraced(function*(
     )
 
   const flush = (millis: number): Effect.Effect<Outcome> =>
-    Effect.suspend(() => {
+    // Whoever is interrupted must not leave a flight behind that never begins, for which all others would wait.
+    Effect.uninterruptibleMask((restore) => {
       if (millis <= 0) return Effect.succeed("Skipped")
       const ahead = current
       const wasLate = ahead?.isLate ?? false
@@ -123,7 +124,7 @@ export const make = Effect.fnUntraced(function*(
       if (ahead === undefined) current = mine
       else next = mine
       return (ahead === undefined ? fly(mine) : Effect.void).pipe(
-        Effect.andThen(Effect.timeoutOption(Deferred.await(mine.landed), millis)),
+        Effect.andThen(restore(Effect.timeoutOption(Deferred.await(mine.landed), millis))),
         Effect.flatMap((inTime): Effect.Effect<Outcome> => {
           if (inTime._tag === "Some") {
             return Effect.succeed(mine.requests === 0 ? "Skipped" : mine.failures.size === 0 ? "Sent" : "Failed")

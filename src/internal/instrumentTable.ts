@@ -32,6 +32,8 @@ export interface OpenTelemetry<in Source> {
   readonly series?: (source: Source) => ReadonlyArray<Series>
   /** The attributes that labels become; others stay as they are. */
   readonly attributes?: Labels
+  /** What all of its series say besides, as it is when they appear. */
+  readonly common?: (source: Source) => Labels
 }
 
 interface Sample {

@@ -47,13 +47,15 @@ const register = (
 }
 
 const attributesOf = <Source>(
-  { attributes = {}, unit }: OpenTelemetry<Source>,
+  { attributes = {}, common, unit }: OpenTelemetry<Source>,
   labels: Labels,
-  pool: string
+  pool: string,
+  source: Source
 ): Labels => ({
   // Where Effect's exporters look for the unit. Without one they say "1", and backends take a count for a ratio.
   unit,
   "db.client.connection.pool.name": pool,
+  ...common?.(source),
   ...Object.fromEntries(Object.entries(labels).map(([label, value]) => [attributes[label] ?? label, value]))
 })
 
@@ -83,9 +85,9 @@ export const join = <Source>(
     for (const { help, openTelemetry, series, type } of rows) {
       if (openTelemetry === undefined) continue
       for (const { labels, read } of (openTelemetry.series ?? series)(source)) {
-        const attributes = attributesOf(openTelemetry, labels, pool)
-        const key = JSON.stringify([openTelemetry.name, attributes])
+        const key = JSON.stringify([openTelemetry.name, labels])
         if (registrations.has(key)) continue
+        const attributes = attributesOf(openTelemetry, labels, pool, source)
         registrations.set(key, register(openTelemetry, type, { description: help, attributes }, read, context))
       }
     }
