@@ -86,6 +86,18 @@ describe("the alerts", () => {
     })
   }
 
+  it("have a runbook that names what the log and the environment have", () => {
+    const read = (page: string) => Fs.readFileSync(Path.join(folder, "../docs", page), "utf8")
+    const runbook = read("runbook.md")
+    // These two pages are held to the code by tests of their own.
+    for (const [page, names] of [["logs.md", /`db\.[a-z_.]+`/g], ["migrating.md", /\bDB_[A-Z_]+/g]] as const) {
+      const known = read(page)
+      const named = runbook.match(names) ?? []
+      assert.isAbove(named.length, 3)
+      for (const name of named) assert.include(known, name)
+    }
+  })
+
   it("each have a severity, a summary, a description with the value and a section of the runbook", () => {
     const runbook = Fs.readFileSync(Path.join(folder, "../docs/runbook.md"), "utf8")
     const anchors = new Set(
