@@ -218,6 +218,7 @@ describe("the page of metrics", () => {
           // after a failed connect
           yield* pool.evictAll
           assert.strictEqual(yield* sessions, 0)
+          yield* eventually("both are gone here", Effect.sync(() => pool.leavingUnsafe() === 0))
           const refuse = FaultProxy.refuse()
           yield* proxy.set(refuse)
           yield* Effect.flip(statement)
