@@ -28,7 +28,7 @@ import * as Ladder from "./internal/healthLadder.ts"
 import * as Logbook from "./internal/logbook.ts"
 import * as LogFields from "./internal/logFields.ts"
 import { millis } from "./internal/millis.ts"
-import { exitWithin } from "./internal/patience.ts"
+import { exitWithin, goodFor, shared } from "./internal/patience.ts"
 import * as Traffic from "./internal/traffic.ts"
 import type * as VitalSigns from "./internal/vitalSigns.ts"
 import * as Metrics from "./Metrics.ts"
@@ -249,7 +249,7 @@ export const make = (sources: Sources, options: Options = {}): Effect.Effect<Mon
       let lastError: unknown
       const traffic = Traffic.make(sources.traffic)
 
-      const asked = yield* Effect.cachedWithTTL(
+      const asked = yield* shared(
         Effect.gen(function*() {
           const clock = yield* Clock.Clock
           const started = clock.monotonicTimeNanosUnsafe()
@@ -276,7 +276,7 @@ export const make = (sources: Sources, options: Options = {}): Effect.Effect<Mon
           lastFailedAsk = { kind: kindOf(error), code: sqlState ?? code, at }
           return { _tag: "Failed", name: nameOf(error) } satisfies Ladder.Answer
         }),
-        "1 second"
+        goodFor
       )
 
       const lastFailure = (): Metrics.LastFailure | undefined => {

@@ -44,7 +44,7 @@ const hush = (reply: Error): void => {
     if (!isInWords(reply, field)) continue
     const words: unknown = Reflect.get(reply, field)
     // Printers that are told to show hidden fields do not call a getter.
-    Object.defineProperty(reply, field, { get: () => words, enumerable: false, configurable: true })
+    Reflect.defineProperty(reply, field, { get: () => words, enumerable: false, configurable: true })
   }
 }
 

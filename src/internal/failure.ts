@@ -77,7 +77,7 @@ export const shown = (option: string, value: unknown): string => {
 }
 
 /** Reads a property of anything. A getter that throws has nothing to say. */
-const read = (self: unknown, key: string): unknown => {
+export const read = (self: unknown, key: string): unknown => {
   if ((typeof self !== "object" || self === null) && typeof self !== "function") return undefined
   try {
     return (self as Record<string, unknown>)[key]
