@@ -593,6 +593,7 @@ const endpointOf = <R, E, RP>(
  *
  * ```ts
  * import * as Effect from "effect/Effect"
+ * import * as Layer from "effect/Layer"
  * import * as Health from "effect-pg-pool/Health"
  *
  * let isStopping = false
@@ -601,9 +602,11 @@ const endpointOf = <R, E, RP>(
  *   checks: { process: Effect.suspend(() => isStopping ? Effect.fail("stopping") : Effect.void) }
  * })
  *
- * export const stop = Effect.sync(() => {
+ * // Built last and taken down first: `Goodbye.pipe(Layer.provide(Server), Layer.launch, NodeRuntime.runMain)`.
+ * export const Goodbye = Layer.effectDiscard(Effect.addFinalizer(() => {
  *   isStopping = true
- * }).pipe(Effect.andThen(Effect.sleep("10 seconds")))
+ *   return Effect.sleep("10 seconds")
+ * }))
  * ```
  *
  * **Example** (Two pools)

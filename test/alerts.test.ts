@@ -109,7 +109,11 @@ describe("the alerts", () => {
       if (name === undefined) continue
       assert.match(rule, /severity: (critical|warning)$/m, name)
       assert.match(rule, /summary: .*\{\{ \$labels\.pool \}\}/, name)
-      assert.match(rule.slice(rule.indexOf("description: ")), /\{\{ \$value( \| humanize\w*)? \}\}/, name)
+      assert.match(
+        rule.slice(rule.indexOf("description: ")),
+        /\{\{ \$value( \| (humanize\w*|printf "%.0f"))? \}\}/,
+        name
+      )
       assert.include(anchors, name.toLowerCase())
       assert.include(rule, `runbook_url: docs/runbook.md#${name.toLowerCase()}\n`, name)
     }
