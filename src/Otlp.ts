@@ -155,7 +155,7 @@ const environment = Config.all({
 const fallbackName: Effect.Effect<string | undefined> = Effect.map(
   environment,
   ({ lambda, resource, service }) =>
-    Option.isSome(service) || /(^|,)\s*service\.name\s*=/.test(resource) ? undefined : lambda
+    Option.exists(service, (name) => name !== "") || /(^|,)\s*service\.name\s*=/.test(resource) ? undefined : lambda
 ).pipe(Effect.orDie)
 
 const settle = Effect.fnUntraced(function*(options: Options): Effect.fn.Return<Settings, Errors.InvalidOption> {
@@ -165,7 +165,7 @@ const settle = Effect.fnUntraced(function*(options: Options): Effect.fn.Return<S
   if (!/^https?:$/.test(URL.parse(baseUrl)?.protocol ?? "")) {
     return yield* new Errors.InvalidOption({
       option: "otlp.baseUrl",
-      value: baseUrl.replace(/[^/]*@/, "***@"),
+      value: baseUrl.replace(/^.*@/s, "***@"),
       allowed: "a URL, with http:// or https://"
     })
   }
