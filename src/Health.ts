@@ -29,7 +29,7 @@ import * as HealthPaths from "./internal/healthPaths.ts"
 import * as Logbook from "./internal/logbook.ts"
 import * as LogFields from "./internal/logFields.ts"
 import { millis } from "./internal/millis.ts"
-import { exitWithin } from "./internal/patience.ts"
+import { exitWithin, goodFor, shared } from "./internal/patience.ts"
 import * as Traffic from "./internal/traffic.ts"
 import type * as VitalSigns from "./internal/vitalSigns.ts"
 import * as Metrics from "./Metrics.ts"
@@ -250,7 +250,7 @@ export const make = (sources: Sources, options: Options = {}): Effect.Effect<Mon
       let lastError: unknown
       const traffic = Traffic.make(sources.traffic)
 
-      const asked = yield* Effect.cachedWithTTL(
+      const asked = yield* shared(
         Effect.gen(function*() {
           const clock = yield* Clock.Clock
           const started = clock.monotonicTimeNanosUnsafe()
@@ -277,7 +277,7 @@ export const make = (sources: Sources, options: Options = {}): Effect.Effect<Mon
           lastFailedAsk = { kind: kindOf(error), code: sqlState ?? code, at }
           return { _tag: "Failed", name: nameOf(error) } satisfies Ladder.Answer
         }),
-        "1 second"
+        goodFor
       )
 
       const lastFailure = (): Metrics.LastFailure | undefined => {
@@ -629,6 +629,7 @@ const endpointOf = <R, E, RP>(
  *
  * ```ts
  * import * as Effect from "effect/Effect"
+ * import * as Layer from "effect/Layer"
  * import * as Health from "effect-pg-pool/Health"
  *
  * let isStopping = false
@@ -637,9 +638,11 @@ const endpointOf = <R, E, RP>(
  *   checks: { process: Effect.suspend(() => isStopping ? Effect.fail("stopping") : Effect.void) }
  * })
  *
- * export const stop = Effect.sync(() => {
+ * // Built last and taken down first: `Goodbye.pipe(Layer.provide(Server), Layer.launch, NodeRuntime.runMain)`.
+ * export const Goodbye = Layer.effectDiscard(Effect.addFinalizer(() => {
  *   isStopping = true
- * }).pipe(Effect.andThen(Effect.sleep("10 seconds")))
+ *   return Effect.sleep("10 seconds")
+ * }))
  * ```
  *
  * **Example** (Two pools)

@@ -125,6 +125,9 @@ for (const [by, serve] of Object.entries(servers)) {
           assert.strictEqual(status, 503)
           for (const word of secrets) assert.notInclude(text, word)
         }
+        // A promise of an answer is none, whatever it will be.
+        const late = yield* serve({ pools: only(makeDown()), details: (() => Promise.resolve(false)) as never })
+        assert.notInclude((yield* late("/health/database")).text, "db.internal")
         const open = yield* serve({ pools: only(makeDown()), details: true })
         assert.include((yield* open("/health/database")).text, "db.internal")
       }))
@@ -141,6 +144,19 @@ for (const [by, serve] of Object.entries(servers)) {
         assert.match(String(body.latencyMs), /^\d+(\.\d{1,3})?$/)
         assert.strictEqual(body.trafficLatencyMs, 0.333)
         assert.strictEqual(body.checks["postgresql:responseTime"][0].observedValue, body.latencyMs)
+      }))
+
+    it.live("a check of the application's is told of, whatever its name is", () =>
+      Effect.gen(function*() {
+        const ask = yield* serve({ pools: only(makeDown()), checks: { postgresql: Effect.fail("no") } })
+        const { checks } = JSON.parse((yield* ask("/readyz")).text)
+        assert.deepStrictEqual(
+          checks.postgresql.map(({ componentId, output }: { componentId?: string; output: string }) => [
+            componentId,
+            output
+          ])[1],
+          [undefined, "failed"]
+        )
       }))
 
     it.live("/livez is 200 whatever becomes of the database, and looks at nothing", () =>

@@ -8,7 +8,7 @@ import * as Option from "effect/Option"
 import * as HealthJson from "./healthJson.ts"
 import * as Logbook from "./logbook.ts"
 import * as LogFields from "./logFields.ts"
-import { exitWithin } from "./patience.ts"
+import { exitWithin, goodFor, shared } from "./patience.ts"
 
 /** What is to be answered: one pool or all of them, whether the process lives, whether it is ready, its metrics. */
 export type Route = "database" | "livez" | "readyz" | "metrics"
@@ -128,17 +128,18 @@ export const make = (terms: Terms): Effect.Effect<Endpoint> =>
     const { isTrusted, metrics, pools } = terms
     const book = yield* Logbook.make(undefined)
     // Shared by all who ask at the same time, like the pools' own: strangers may ask often.
-    const ownChecks = yield* Effect.cachedWithTTL(
+    const ownChecks = yield* shared(
       Effect.forEach(Object.entries(terms.checks), ([name, check]) => ownCheck(name, check), {
         concurrency: "unbounded"
       }),
-      "1 second"
+      goodFor
     )
 
     /** A mistake in the program's own function must not show anything, nor fail a healthy answer. */
     const trusts = (inquiry: Inquiry): Effect.Effect<boolean> =>
       Effect.catchCause(
-        Effect.sync(() => isTrusted(inquiry)),
+        // A promise is truthy, and has not said yes.
+        Effect.sync(() => isTrusted(inquiry) === true),
         (cause) =>
           Effect.sync(() => {
             book.write("healthOptionFailed", () => LogFields.ofDefect(Cause.squash(cause)))
