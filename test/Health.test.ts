@@ -75,6 +75,10 @@ describe("Health.make", () => {
           [
             { _tag: "Closed", failures: 0, limit: 2 },
             "The circuit breaker has just closed and lets 2 calls in at a time."
+          ],
+          [
+            { _tag: "Closed", failures: 0, limit: 1 },
+            "The circuit breaker has just closed and lets 1 call in at a time."
           ]
         ] as const
       ) {

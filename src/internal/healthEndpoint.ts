@@ -14,7 +14,7 @@ import { exitWithin, goodFor, shared } from "./patience.ts"
 export type Route = "database" | "livez" | "readyz" | "metrics"
 
 /** Where each is; `undefined` for nowhere. */
-export type Paths = Readonly<Record<Route, string | undefined>>
+export type Paths = Readonly<Record<Route, `/${string}` | undefined>>
 
 /** As much of a request as is looked at. */
 export interface Inquiry {
@@ -48,6 +48,8 @@ export interface Terms {
 export interface Endpoint {
   /** Answers a route; `name` is that of one pool. */
   readonly answer: (route: Route, name: string | undefined, inquiry: Inquiry) => Effect.Effect<Answer>
+  /** Notes that somebody asks who can no longer be answered. */
+  readonly outlived: () => void
 }
 
 /** How long, in milliseconds, one of the program's own checks may take. */
@@ -59,8 +61,12 @@ const answerOf = (status: number, contentType: string, body: string, headers?: R
   body
 })
 
+/** A microsecond is enough of a millisecond. */
+const brief = (_: string, value: unknown): unknown =>
+  typeof value === "number" ? Math.round(value * 1_000) / 1_000 : value
+
 const json = (status: number, body: object, headers?: Record<string, string>): Answer =>
-  answerOf(status, "application/health+json", JSON.stringify(body), headers)
+  answerOf(status, "application/health+json", JSON.stringify(body, brief), headers)
 
 export const notFound: Answer = answerOf(404, "text/plain; charset=utf-8", "Not found.\n")
 
@@ -185,6 +191,7 @@ export const make = (terms: Terms): Effect.Effect<Endpoint> =>
     )
 
     return {
+      outlived: () => book.write("healthEnded", () => ({})),
       answer: (route, name, inquiry) => {
         switch (route) {
           case "livez":
