@@ -25,10 +25,11 @@ import * as Errors from "./Errors.ts"
 import * as Address from "./internal/address.ts"
 import * as HealthEndpoint from "./internal/healthEndpoint.ts"
 import * as Ladder from "./internal/healthLadder.ts"
+import * as HealthPaths from "./internal/healthPaths.ts"
 import * as Logbook from "./internal/logbook.ts"
 import * as LogFields from "./internal/logFields.ts"
 import { millis } from "./internal/millis.ts"
-import { exitWithin } from "./internal/patience.ts"
+import { exitWithin, goodFor, shared } from "./internal/patience.ts"
 import * as Traffic from "./internal/traffic.ts"
 import type * as VitalSigns from "./internal/vitalSigns.ts"
 import * as Metrics from "./Metrics.ts"
@@ -249,7 +250,7 @@ export const make = (sources: Sources, options: Options = {}): Effect.Effect<Mon
       let lastError: unknown
       const traffic = Traffic.make(sources.traffic)
 
-      const asked = yield* Effect.cachedWithTTL(
+      const asked = yield* shared(
         Effect.gen(function*() {
           const clock = yield* Clock.Clock
           const started = clock.monotonicTimeNanosUnsafe()
@@ -276,7 +277,7 @@ export const make = (sources: Sources, options: Options = {}): Effect.Effect<Mon
           lastFailedAsk = { kind: kindOf(error), code: sqlState ?? code, at }
           return { _tag: "Failed", name: nameOf(error) } satisfies Ladder.Answer
         }),
-        "1 second"
+        goodFor
       )
 
       const lastFailure = (): Metrics.LastFailure | undefined => {
@@ -481,8 +482,8 @@ export interface Inquiry extends HealthEndpoint.Inquiry {}
  */
 export interface RoutesOptions<R = never, E = never, RP = Pool.Pool | Breaker.Breaker | Metrics.Metrics> {
   /**
-   * The pools that the routes tell of: one {@link monitor}, or several, each of a pool with a name of its own. Default: the
-   * pool of the context.
+   * The pools that the routes tell of: one {@link monitor}, or several, each of a pool with a name of its own: two of one name
+   * are an `InvalidOption`. Default: the pool of the context.
    */
   readonly pools?: Effect.Effect<Monitor | ReadonlyArray<Monitor>, E, RP> | undefined
   /**
@@ -496,14 +497,15 @@ export interface RoutesOptions<R = never, E = never, RP = Pool.Pool | Breaker.Br
    */
   readonly details?: boolean | ((request: Inquiry) => boolean) | undefined
   /**
-   * What `/metrics` serves: an Effect such as `Metrics.render`, in Prometheus' text format 0.0.4, or a registry.
-   * Default: there is no such route.
+   * What `/metrics` serves: an Effect such as `Metrics.render`, in Prometheus' text format 0.0.4, or a registry. When it
+   * fails, the answer is 500. Default: there is no such route.
    */
-  readonly metrics?: Effect.Effect<string, never, R> | Scrapable | undefined
+  readonly metrics?: Effect.Effect<string, unknown, R> | Scrapable | undefined
   /** Goes before all paths: `"/internal"`. Default: nothing. */
   readonly prefix?: string | undefined
   /**
-   * Where each route is; `false` for nowhere. Default: `/health/database`, `/livez`, `/readyz` and `/metrics`.
+   * Where each route is, no two at the same place; `false` for nowhere. Default: `/health/database`, `/livez`, `/readyz` and
+   * `/metrics`.
    */
   readonly paths?: {
     readonly database?: string | false | undefined
@@ -526,32 +528,64 @@ export interface WebHandlerOptions<R = never, E = never, RP = Pool.Pool | Breake
   readonly route?: "database" | "livez" | "readyz" | "metrics" | undefined
 }
 
-const defaultPaths = { database: "/health/database", livez: "/livez", readyz: "/readyz", metrics: "/metrics" } as const
+const isScrapable = (value: unknown): value is Scrapable =>
+  typeof value === "object" && value !== null && "metrics" in value && typeof value.metrics === "function"
 
-const pathsOf = <R, E, RP>({ metrics, paths, prefix }: RoutesOptions<R, E, RP>) => {
-  const at = (route: HealthEndpoint.Route): `/${string}` | undefined => {
-    const path = paths?.[route] ?? defaultPaths[route]
-    return path === false ? undefined : `/${`${prefix ?? ""}/${path}`.split("/").filter(Boolean).join("/")}`
+const isFunction = (value: unknown): boolean => typeof value === "function"
+
+/** What a compiler would have caught, but for the last: who writes JavaScript is told as well. */
+const complaint = <R, E, RP>(options: WebHandlerOptions<R, E, RP>): HealthPaths.BadPath | undefined => {
+  const { checks = {}, details, metrics, pools, route } = options
+  if (route !== undefined && !HealthPaths.routes.includes(route)) {
+    return { option: "route", value: route, allowed: `one of ${HealthPaths.routes.join(", ")}` }
   }
-  return {
-    database: at("database"),
-    livez: at("livez"),
-    readyz: at("readyz"),
-    metrics: metrics === undefined ? undefined : at("metrics")
+  if (pools !== undefined && !Effect.isEffect(pools)) {
+    return { option: "pools", value: pools, allowed: "an Effect of one monitor or several: yield* Health.monitor()" }
   }
+  for (const [name, check] of Object.entries(checks)) {
+    if (!Effect.isEffect(check)) return { option: `checks.${name}`, value: check, allowed: "an Effect" }
+  }
+  if (details !== undefined && typeof details !== "boolean" && !isFunction(details)) {
+    return { option: "details", value: details, allowed: "true, false, or a function that looks at the request" }
+  }
+  if (metrics !== undefined && !Effect.isEffect(metrics) && !isScrapable(metrics)) {
+    return { option: "metrics", value: metrics, allowed: "an Effect such as Metrics.render, or a registry" }
+  }
+  return HealthPaths.complaint(options, metrics !== undefined)
+}
+
+const invalidOption = ({ option, ...bad }: HealthPaths.BadPath) =>
+  new Errors.InvalidOption({ ...bad, option: `health.${option}` })
+
+const pathsOf = <R, E, RP>(options: WebHandlerOptions<R, E, RP>): HealthEndpoint.Paths | Errors.InvalidOption => {
+  const bad = complaint(options)
+  return bad === undefined ? HealthPaths.resolve(options, options.metrics !== undefined) : invalidOption(bad)
+}
+
+/** Each pool is asked for by its name. */
+const namesake = (monitors: ReadonlyArray<Monitor>): Errors.InvalidOption | undefined => {
+  const names = monitors.map(({ name }) => name)
+  return new Set(names).size === names.length ? undefined : invalidOption({
+    option: "pools",
+    value: names.join(", "),
+    allowed: "monitors of pools that each have a name of their own, for example by Pg.layer({ name: \"orders\" })"
+  })
 }
 
 const endpointOf = <R, E, RP>(
   options: RoutesOptions<R, E, RP>
-): Effect.Effect<HealthEndpoint.Endpoint, E, RP | Exclude<R, Scope.Scope>> =>
+): Effect.Effect<HealthEndpoint.Endpoint, E | Errors.InvalidOption, RP | Exclude<R, Scope.Scope>> =>
   Effect.gen(function*() {
     const context = yield* Effect.context<Exclude<R, Scope.Scope>>()
     const provided = <A, E2>(effect: Effect.Effect<A, E2, R>) => Effect.provideContext(Effect.scoped(effect), context)
     // Without `pools` RP is what the pool of the context needs, which the compiler cannot see.
-    const pools = yield* options.pools ?? (defaultMonitor as Effect.Effect<Monitor, never, RP>)
+    const given = yield* options.pools ?? (defaultMonitor as Effect.Effect<Monitor, never, RP>)
+    const pools = "name" in given ? [given] : given
+    const bad = namesake(pools)
+    if (bad !== undefined) return yield* bad
     const { checks = {}, details = false, metrics } = options
     return yield* HealthEndpoint.make({
-      pools: "name" in pools ? [pools] : pools,
+      pools,
       checks: Object.fromEntries(Object.entries(checks).map(([name, check]) => [name, provided(check)])),
       isTrusted: typeof details === "function" ? details : () => details,
       metrics: metrics === undefined
@@ -574,6 +608,8 @@ const endpointOf = <R, E, RP>(
  *   does not mend one. Use it for liveness.
  * - `/metrics`, if `metrics` is given. Reading them never asks the database.
  *
+ * Fails with `InvalidOption` for an impossible option: two routes at one place, two pools of one name.
+ *
  * @example
  * ```ts
  * import * as HttpRouter from "effect/http/HttpRouter"
@@ -593,6 +629,7 @@ const endpointOf = <R, E, RP>(
  *
  * ```ts
  * import * as Effect from "effect/Effect"
+ * import * as Layer from "effect/Layer"
  * import * as Health from "effect-pg-pool/Health"
  *
  * let isStopping = false
@@ -601,9 +638,11 @@ const endpointOf = <R, E, RP>(
  *   checks: { process: Effect.suspend(() => isStopping ? Effect.fail("stopping") : Effect.void) }
  * })
  *
- * export const stop = Effect.sync(() => {
+ * // Built last and taken down first: `Goodbye.pipe(Layer.provide(Server), Layer.launch, NodeRuntime.runMain)`.
+ * export const Goodbye = Layer.effectDiscard(Effect.addFinalizer(() => {
  *   isStopping = true
- * }).pipe(Effect.andThen(Effect.sleep("10 seconds")))
+ *   return Effect.sleep("10 seconds")
+ * }))
  * ```
  *
  * **Example** (Two pools)
@@ -630,10 +669,11 @@ const endpointOf = <R, E, RP>(
  */
 export const layerRoutes = <R = never, E = never, RP = Pool.Pool | Breaker.Breaker | Metrics.Metrics>(
   options: RoutesOptions<R, E, RP> = {}
-): Layer.Layer<never, E, HttpRouter.HttpRouter | RP | Exclude<R, Scope.Scope>> =>
+): Layer.Layer<never, E | Errors.InvalidOption, HttpRouter.HttpRouter | RP | Exclude<R, Scope.Scope>> =>
   HttpRouter.use(Effect.fnUntraced(function*(router: HttpRouter.HttpRouter) {
-    const endpoint = yield* endpointOf(options)
     const paths = pathsOf(options)
+    if (paths instanceof Errors.InvalidOption) return yield* paths
+    const endpoint = yield* endpointOf(options)
     const serve = (route: HealthEndpoint.Route) => ({ headers, url }: HttpServerRequest.HttpServerRequest) =>
       Effect.gen(function*() {
         const { name } = yield* HttpRouter.params
@@ -643,7 +683,7 @@ export const layerRoutes = <R = never, E = never, RP = Pool.Pool | Breaker.Break
         })
         return HttpServerResponse.text(body, { status, headers: told })
       })
-    for (const route of ["database", "livez", "readyz", "metrics"] as const) {
+    for (const route of HealthPaths.routes) {
       const path = paths[route]
       if (path !== undefined) yield* router.add("GET", path, serve(route))
     }
@@ -656,7 +696,8 @@ const toResponse = ({ body, headers, status }: HealthEndpoint.Answer, method: st
 /**
  * {@link layerRoutes} as a plain function for any framework that speaks `Request` and `Response`: Next.js, Hono, Bun, Deno,
  * Cloudflare, and Node by the bridge of its framework. The services are those of your `ManagedRuntime`; when they could not
- * be built, or have ended, the answer is 503. `/livez` never waits for them.
+ * be built, or have ended, the answer is 503. `/livez` never waits for them. Throws `InvalidOption` for an impossible option; when
+ * two pools have one name, the answer is 503 and the log says so.
  *
  * The path of the request decides; any other is 404. Where the framework has done the routing, `route` names what to answer.
  *
@@ -699,12 +740,21 @@ export const toWebHandler = <R = never, E = never, RP = Pool.Pool | Breaker.Brea
   options: WebHandlerOptions<R, E, RP> = {}
 ): (request: Request) => Promise<Response> => {
   const paths = pathsOf(options)
-  const endpoint = Effect.runSync(Effect.cached(endpointOf(options)))
+  if (paths instanceof Errors.InvalidOption) throw paths
+  let known: HealthEndpoint.Endpoint | undefined
+  const endpoint = Effect.runSync(Effect.cached(Effect.tap(endpointOf(options), (made) =>
+    Effect.sync(() => {
+      known = made
+    }))))
   let isTold = false
   const orUnavailable = (exit: Exit.Exit<HealthEndpoint.Answer, unknown>): HealthEndpoint.Answer => {
     if (Exit.isSuccess(exit)) {
       isTold = false
       return exit.value
+    }
+    if (runtime.scope.state._tag === "Closed") {
+      known?.outlived()
+      return HealthEndpoint.unavailable
     }
     // Nobody else hears why, and balancers ask often.
     if (!isTold) Effect.runFork(Logbook.write("healthUnavailable", LogFields.ofBuild(Cause.squash(exit.cause))))

@@ -22,6 +22,7 @@ import * as ListenerPool from "./internal/listenerPool.ts"
 import * as Logbook from "./internal/logbook.ts"
 import * as LogFields from "./internal/logFields.ts"
 import { infallible } from "./internal/login.ts"
+import * as Outage from "./internal/outage.ts"
 import * as Spans from "./internal/spans.ts"
 import * as Metrics from "./Metrics.ts"
 import * as Pool from "./Pool.ts"
@@ -34,7 +35,10 @@ import type * as Schedule from "./Schedule.ts"
  * @since 0.1.0
  */
 export interface Options extends Pool.Options {
-  /** The pool's name in metrics and logs, unique in the process. Default: `applicationName`, else `default`. */
+  /**
+   * The pool's name in metrics and logs, unique in the process: not blank, and without control characters. Default:
+   * `applicationName`, else `default`.
+   */
   readonly name?: string | undefined
   /** The circuit breaker; `false` for none. */
   readonly breaker?: Breaker.Options | false | undefined
@@ -106,6 +110,10 @@ export const layerWithBreaker = (
 ): Layer.Layer<Exclude<Services, Breaker.Breaker>, Errors.InvalidOption, Breaker.Breaker> =>
   house(options, followBreaker)
 
+/** PostgreSQL knows an application without a name, and metrics no pool without one. */
+const nameOf = ({ applicationName, name }: Options): string | undefined =>
+  name ?? (applicationName === "" ? undefined : applicationName)
+
 const house = <A, E, R>(options: Options, breaker: Layer.Layer<A, E, R>) =>
   client(options).pipe(
     Layer.provideMerge(
@@ -113,7 +121,7 @@ const house = <A, E, R>(options: Options, breaker: Layer.Layer<A, E, R>) =>
     ),
     Layer.provideMerge(breaker),
     Layer.provideMerge(Pool.layer(options)),
-    Layer.provideMerge(Metrics.layer({ name: options.name ?? options.applicationName })),
+    Layer.provideMerge(Metrics.layer({ name: nameOf(options) })),
     Layer.provide(Reactivity.layer)
   )
 
@@ -163,11 +171,19 @@ export const withEnvironment = (options: Options): Config.Config<Options> =>
 
 const executor = ({ classify, retry, retryBudget }: Options) => Executor.layer({ retry, retryBudget, classify })
 
-const note = (store: Metrics.Store, book: Logbook.Logbook, transition: Breaker.Transition): void => {
-  book.write(LogFields.isAlarm(transition) ? "breakerOpened" : "breakerMoved", () => LogFields.changed(transition))
-  if (transition.from === transition.to) return
-  store.breakerState = transition.to
-  store.breakerTransitions[transition.to]++
+const noting = (store: Metrics.Store, book: Logbook.Logbook): (transition: Breaker.Transition) => void => {
+  const { breakerRejections: turnedAway } = store
+  const outage = Outage.watch(() => turnedAway.open + turnedAway.half_open + turnedAway.isolated)
+  return (transition) => {
+    const over = outage(transition)
+    book.write(
+      LogFields.isAlarm(transition) ? "breakerOpened" : "breakerMoved",
+      () => LogFields.changed(transition, over)
+    )
+    if (transition.from === transition.to) return
+    store.breakerState = transition.to
+    store.breakerTransitions[transition.to]++
+  }
 }
 
 /** Another role of the same hosts is another service, which fails by itself. */
@@ -191,13 +207,14 @@ const breakerLayer = (options: Breaker.Options | false | undefined) =>
     Effect.gen(function*() {
       const { pool, store } = yield* Metrics.Metrics
       const book = yield* Logbook.make(pool)
+      const note = noting(store, book)
       const { settings } = yield* Pool.Pool
       const breaker = yield* Breaker.make({
         key: breakerKey(settings),
         ramp: settings.max,
         ...options,
         onTransition: (transition) => {
-          note(store, book, transition)
+          note(transition)
           options?.onTransition?.(transition)
         }
       })
@@ -211,9 +228,10 @@ const breakerLayer = (options: Breaker.Options | false | undefined) =>
 const followBreaker = Layer.effectDiscard(Effect.gen(function*() {
   const { pool, store } = yield* Metrics.Metrics
   const book = yield* Logbook.make(pool)
+  const note = noting(store, book)
   const breaker = yield* Breaker.Breaker
   yield* breaker.transitions.pipe(
-    Stream.runForEach((transition) => Effect.sync(() => note(store, book, transition))),
+    Stream.runForEach((transition) => Effect.sync(() => note(transition))),
     Effect.forkScoped({ startImmediately: true })
   )
   store.breakerState = (yield* breaker.state)._tag

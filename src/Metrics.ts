@@ -12,7 +12,7 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
-import type * as Errors from "./Errors.ts"
+import * as Errors from "./Errors.ts"
 import * as Instruments from "./internal/instruments.ts"
 import * as Table from "./internal/instrumentTable.ts"
 import * as MetricRegistries from "./internal/metricRegistry.ts"
@@ -100,7 +100,7 @@ export type ErrorOperation = Stores.ErrorOperation
  * of the socket, `at` milliseconds of the wall clock.
  *
  * Other kinds say nothing: what was `Rejected` or lost a race (`Contention`) was answered, a `StaleConnection` is
- * replaced, and what was `Cancelled`, or is `Local`, this side has given up.
+ * replaced, what was `Cancelled` somebody or a time limit of the session has stopped, and what is `Local` this side has given up.
  *
  * @category models
  * @since 0.1.0
@@ -191,8 +191,8 @@ export interface PromRegistry extends PromRegistries.Registry {}
 // -----------------------------------------------------------------------------
 
 /**
- * The metrics of a pool could not be added to a registry, because the registry already has a pool of that name, or a
- * metric of that name which is not ours. Found when the layer is built.
+ * The metrics of a pool could not be added to a registry, or to a page, because it already has another pool of that name,
+ * or a metric of that name which is not ours. Found when the layer is built, or the page rendered.
  *
  * @category errors
  * @since 0.1.0
@@ -212,8 +212,9 @@ export class RegistryConflict
 
   override get message(): string {
     return this.metric === null
-      ? `The registry already has a pool named "${this.pool}": its series could not be told apart. `
-        + `Give each pool a name of its own, for example Pg.layer({ name: "orders" }).`
+      ? `There already is another pool named "${this.pool}", and its series could not be told apart. `
+        + `Give each pool a name of its own, for example Pg.layer({ name: "orders" }); `
+        + `if they are meant to be one, keep its layer in a const, so that it is built once.`
       : `The registry already has a metric "${this.metric}" that does not belong to a pool of this library. `
         + `Remove it, or give the pool "${this.pool}" another registry.`
   }
@@ -271,7 +272,10 @@ export interface PoolSource {
  * @since 0.1.0
  */
 export interface Options {
-  /** The value of the label `pool`, unique among the pools of a registry. Default: `"default"`. */
+  /**
+   * The value of the label `pool`, unique among the pools of a registry: not blank, and without control characters.
+   * Default: `"default"`.
+   */
   readonly name?: string | undefined
 }
 
@@ -305,15 +309,28 @@ const areUp = (sources: Iterable<Source>): boolean => {
   }
 }
 
+/** Without a type: not everybody has a compiler. */
+const isName = (name: unknown): boolean => typeof name === "string" && name.trim() !== "" && !/\p{Cc}/u.test(name)
+
 /**
- * Makes the metrics of one pool, with every counter at 0. Durations of statements appear with their first value.
+ * Makes the metrics of one pool, with every counter at 0. Durations of statements appear with their first value. Fails
+ * with `InvalidOption` for an impossible name.
  *
  * @category constructors
  * @since 0.1.0
  */
-export const make = (options?: Options): Effect.Effect<Metrics["Service"]> =>
-  Effect.sync(() => {
+export const make = (options?: Options): Effect.Effect<Metrics["Service"], Errors.InvalidOption> =>
+  Effect.suspend(() => {
     const pool = options?.name ?? "default"
+    if (!isName(pool)) {
+      return Effect.fail(
+        new Errors.InvalidOption({
+          option: "name",
+          value: pool,
+          allowed: "a text that is not blank and has no control characters, such as line breaks"
+        })
+      )
+    }
     const listeners = new Set<() => void>()
     const tellOfSeries = () => listeners.forEach((listener) => listener())
     const store = Stores.make(tellOfSeries)
@@ -325,7 +342,7 @@ export const make = (options?: Options): Effect.Effect<Metrics["Service"]> =>
       isUp: store.breakerState !== "Open" && store.breakerState !== "Isolated" && areUp(sources)
     })
     const snapshotUnsafe = (): Snapshot => ({ pool, ...gaugesUnsafe(), ...Copies.copy(store) })
-    return Metrics.of({
+    return Effect.succeed(Metrics.of({
       pool,
       store,
       snapshot: Effect.sync(snapshotUnsafe),
@@ -349,7 +366,7 @@ export const make = (options?: Options): Effect.Effect<Metrics["Service"]> =>
           listeners.delete(listener)
         }
       }
-    })
+    }))
   })
 
 /**
@@ -358,7 +375,8 @@ export const make = (options?: Options): Effect.Effect<Metrics["Service"]> =>
  * @category layers
  * @since 0.1.0
  */
-export const layer = (options?: Options): Layer.Layer<Metrics> => Layer.effect(Metrics, make(options))
+export const layer = (options?: Options): Layer.Layer<Metrics, Errors.InvalidOption> =>
+  Layer.effect(Metrics, make(options))
 
 // -----------------------------------------------------------------------------
 // the table: every instrument, by the name that Prometheus knows and by the one that OpenTelemetry does
@@ -656,8 +674,48 @@ export const contentType = "text/plain; version=0.0.4; charset=utf-8"
  * @since 0.1.0
  */
 export const render: Effect.Effect<string, never, Metrics> = /* @__PURE__ */ Effect.suspend(() =>
-  Metrics.useSync((metrics) => Table.format(table(), metrics.pool, metrics))
+  Metrics.useSync((metrics) => Table.format(table(), new Map([[metrics.pool, metrics]])))
 )
+
+/**
+ * The metrics of several pools on one page, each metric being announced once: the text that a prom-client registry with all
+ * of them would print. Fails with {@link RegistryConflict} when two pools have the same name; a pool that is given twice is
+ * there once.
+ *
+ * **Example** (Two pools, and no prom-client)
+ *
+ * ```ts
+ * import * as Context from "effect/Context"
+ * import * as Effect from "effect/Effect"
+ * import * as Layer from "effect/Layer"
+ * import * as Pg from "effect-pg-pool"
+ *
+ * class Orders extends Context.Service<Orders, Pg.Metrics.Metrics["Service"]>()("Orders") {}
+ * class Archive extends Context.Service<Archive, Pg.Metrics.Metrics["Service"]>()("Archive") {}
+ *
+ * export const Counted = Layer.merge(
+ *   Layer.effect(Orders, Pg.Metrics.Metrics).pipe(Layer.provide(Pg.layer({ name: "orders" }))),
+ *   Layer.effect(Archive, Pg.Metrics.Metrics).pipe(Layer.provide(Pg.layer({ name: "archive" })))
+ * )
+ *
+ * export const page = Effect.flatMap(Effect.all([Orders, Archive]), Pg.Metrics.renderAll)
+ * ```
+ *
+ * @category exporters
+ * @since 0.1.0
+ */
+export const renderAll = (pools: Iterable<Metrics["Service"]>): Effect.Effect<string, RegistryConflict> =>
+  Effect.suspend(() => {
+    const byName = new Map<string, Service>()
+    for (const metrics of pools) {
+      const { pool } = metrics
+      if ((byName.get(pool) ?? metrics) !== metrics) {
+        return Effect.fail(new RegistryConflict({ pool, metric: null }))
+      }
+      byName.set(pool, metrics)
+    }
+    return Effect.succeed(Table.format(table(), byName))
+  })
 
 /**
  * @category options
@@ -675,40 +733,66 @@ export interface PromClientOptions {
 
 /**
  * Adds the metrics of the pool to a registry, until the scope closes. They are read when the registry is scraped, and
- * reading them never asks the database. Any number of pools share a registry, told apart by the label `pool`.
+ * reading them never asks the database. Any number of pools share a registry, told apart by the label `pool`, and one such
+ * layer serves them all: it is built anew for each pool that it is given. A pool that is added twice is there once.
  *
- * Fails with {@link RegistryConflict} when the registry already has a pool of that name, or a metric of its own under
- * one of our names.
+ * Fails with {@link RegistryConflict} when the registry already has another pool of that name, or a metric of its own under
+ * one of our names, and with `InvalidOption` when `register` is no registry.
  *
  * @example
  * ```ts
  * import * as Layer from "effect/Layer"
- * import * as Metrics from "effect-pg-pool/Metrics"
+ * import * as Pg from "effect-pg-pool"
  * import * as prom from "prom-client"
  *
  * const register = new prom.Registry()
- * export const MetricsLive = Metrics.layerPromClient({ register }).pipe(
- *   Layer.provideMerge(Metrics.layer({ name: "shop" }))
+ * export const DatabaseLive = Pg.Metrics.layerPromClient({ register }).pipe(
+ *   Layer.provideMerge(Pg.layer({ name: "shop" }))
  * )
+ * ```
+ *
+ * **Example** (Two pools in one registry)
+ *
+ * ```ts
+ * import * as Layer from "effect/Layer"
+ * import * as Pg from "effect-pg-pool"
+ * import * as prom from "prom-client"
+ *
+ * const Exported = Pg.Metrics.layerPromClient({ register: prom.register })
+ *
+ * export const OrdersLive = Exported.pipe(Layer.provideMerge(Pg.layer({ name: "orders" })))
+ * export const ArchiveLive = Exported.pipe(Layer.provideMerge(Pg.layer({ name: "archive" })))
  * ```
  *
  * @category layers
  * @since 0.1.0
  */
-export const layerPromClient = (options: PromClientOptions): Layer.Layer<never, RegistryConflict, Metrics> =>
-  Layer.effectDiscard(
-    Effect.flatMap(Metrics, (metrics): Effect.Effect<unknown, RegistryConflict, Scope.Scope> => {
+export const layerPromClient = (
+  options: PromClientOptions
+): Layer.Layer<never, RegistryConflict | Errors.InvalidOption, Metrics> =>
+  forEachPool(
+    Effect.flatMap(Metrics, (metrics): Effect.Effect<unknown, RegistryConflict | Errors.InvalidOption, Scope.Scope> => {
+      const { legacy = true, register } = options
+      if (!PromRegistries.isRegistry(register)) {
+        return Effect.fail(new Errors.InvalidOption({ option: "register", value: register, allowed: aRegistry }))
+      }
       const { pool } = metrics
-      const member = { pool, source: metrics, legacy: options.legacy ?? true }
+      const member = { pool, source: metrics, legacy }
       return Effect.acquireRelease(
         Effect.suspend(() => {
-          const conflict = registries.join(options.register, member)
+          const conflict = registries.join(register, member)
           return conflict === undefined ? Effect.void : Effect.fail(new RegistryConflict({ pool, ...conflict }))
         }),
-        () => Effect.sync(() => registries.leave(options.register, member))
+        () => Effect.sync(() => registries.leave(register, member))
       )
     })
   )
+
+const aRegistry = "a Registry of prom-client or @prometheus-io/client: its `register`, or one made by `new Registry()`"
+
+/** Memoised, one layer would serve the first pool that it is given, and none of the others. */
+const forEachPool = <E>(effect: Effect.Effect<unknown, E, Metrics | Scope.Scope>): Layer.Layer<never, E, Metrics> =>
+  Layer.fresh(Layer.effectDiscard(effect))
 
 const registries = /* @__PURE__ */ PromRegistries.memberships(table)
 
@@ -728,7 +812,8 @@ const registries = /* @__PURE__ */ PromRegistries.memberships(table)
  * - What the conventions call an UpDownCounter is a gauge here: Effect's registry has none that all exporters print well.
  * - Each series has an attribute `unit`, where Effect's exporters look for the unit of an instrument.
  *
- * Fails with {@link RegistryConflict} when the registry already has a pool of that name.
+ * One such layer serves any number of pools. Fails with {@link RegistryConflict} when the registry already has another pool of
+ * that name; a pool that is added twice is there once.
  *
  * **Example** (Push to a collector)
  *
@@ -749,7 +834,7 @@ const registries = /* @__PURE__ */ PromRegistries.memberships(table)
  * @since 0.1.0
  */
 export const layerOpenTelemetry = (): Layer.Layer<never, RegistryConflict, Metrics> =>
-  Layer.effectDiscard(Effect.gen(function*() {
+  forEachPool(Effect.gen(function*() {
     const metrics = yield* Metrics
     const { pool } = metrics
     const context = yield* Effect.context<never>()
@@ -760,6 +845,7 @@ export const layerOpenTelemetry = (): Layer.Layer<never, RegistryConflict, Metri
       }),
       (entry) => Effect.sync(entry.remove)
     )
-    const stop = metrics.onSeries(update)
+    // A listener of its own, since whoever adds the pool a second time has the same entry.
+    const stop = metrics.onSeries(() => update())
     yield* Effect.addFinalizer(() => Effect.sync(stop))
   }))

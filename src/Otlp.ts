@@ -5,8 +5,8 @@
  * {@link flush}, or {@link withFlush} around an invocation, sends metrics, traces and logs in one go, and never costs more than
  * it may, whatever the collector does. Nothing that a collector does fails an invocation.
  *
- * - A collector that is **slow** costs no more than `within`. Its request goes on; the next flush finds the answer, or waits
- *   for it once more and then gives it up.
+ * - A collector that is **slow** costs no more than `within` per flush, each time that it is. Its request goes on; the next flush
+ *   finds the answer, or waits for it once more and then gives it up: one that is silent costs that twice a minute.
  * - A collector that **fails** (refuses, hangs up, answers with an error, does not answer twice) is asked again at once while
  *   there is time, and is then left alone for a minute, in which flushes cost nothing.
  * - **Metrics** are deltas since what the collector has last acknowledged. Those of a failed flush are part of the next one that
@@ -155,7 +155,7 @@ const environment = Config.all({
 const fallbackName: Effect.Effect<string | undefined> = Effect.map(
   environment,
   ({ lambda, resource, service }) =>
-    Option.isSome(service) || /(^|,)\s*service\.name\s*=/.test(resource) ? undefined : lambda
+    Option.exists(service, (name) => name !== "") || /(^|,)\s*service\.name\s*=/.test(resource) ? undefined : lambda
 ).pipe(Effect.orDie)
 
 const settle = Effect.fnUntraced(function*(options: Options): Effect.fn.Return<Settings, Errors.InvalidOption> {
@@ -165,7 +165,7 @@ const settle = Effect.fnUntraced(function*(options: Options): Effect.fn.Return<S
   if (!/^https?:$/.test(URL.parse(baseUrl)?.protocol ?? "")) {
     return yield* new Errors.InvalidOption({
       option: "otlp.baseUrl",
-      value: baseUrl.replace(/[^/]*@/, "***@"),
+      value: baseUrl.replace(/^.*@/s, "***@"),
       allowed: "a URL, with http:// or https://"
     })
   }
@@ -279,7 +279,8 @@ export const layer = (
 
 /**
  * Sends everything that has been collected, and waits for the collector no longer than `within`, nor than what is left of the
- * `Executor.Deadline` but for `margin`. It cannot fail, and what went wrong is logged, once a minute at most.
+ * `Executor.Deadline` but for `margin`. It cannot fail, and what went wrong is logged, five times at once and from then on after
+ * pauses of up to 5 minutes, like everything that the pool logs.
  *
  * Flushes that meet share their requests: nothing is counted twice, and each of them covers what was there when it was asked for.
  *

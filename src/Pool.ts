@@ -744,11 +744,12 @@ export const make = Effect.fnUntraced(function*(
     closed: () => new Errors.PoolClosed()
   })
 
-  if (leaks !== undefined) yield* Effect.addFinalizer(() => Effect.sync(leaks.close))
-  yield* Effect.addFinalizer(() => end(settings.closeTimeout))
   const isUp = () => connector.lastFailure() === undefined || members.size > 0
   const unregister = metrics.registerPool(statsUnsafe, { isUp, server: Address.attributes(settings.target.address) })
+  // The last to go: who closes is told of until the end.
   yield* Effect.addFinalizer(() => Effect.sync(unregister))
+  if (leaks !== undefined) yield* Effect.addFinalizer(() => Effect.sync(leaks.close))
+  yield* Effect.addFinalizer(() => end(settings.closeTimeout))
   if (settings.reapEvery !== undefined) {
     yield* Effect.sync(() => retirement.retireIdle(now())).pipe(
       Effect.schedule(Schedule.spaced(settings.reapEvery)),

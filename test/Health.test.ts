@@ -2,9 +2,11 @@ import { assert, describe, it } from "@effect/vitest"
 import * as DateTime from "effect/DateTime"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
+import * as Scheduler from "effect/Scheduler"
 import { TestClock } from "effect/testing"
 import * as Errors from "../src/Errors.ts"
 import * as Health from "../src/Health.ts"
+import { exitWithin } from "../src/internal/patience.ts"
 import { full, makeWorld, quiet, sqlError } from "./healthWorld.ts"
 
 describe("Health.make", () => {
@@ -73,6 +75,10 @@ describe("Health.make", () => {
           [
             { _tag: "Closed", failures: 0, limit: 2 },
             "The circuit breaker has just closed and lets 2 calls in at a time."
+          ],
+          [
+            { _tag: "Closed", failures: 0, limit: 1 },
+            "The circuit breaker has just closed and lets 1 call in at a time."
           ]
         ] as const
       ) {
@@ -464,6 +470,37 @@ describe("Health.make", () => {
       assert.strictEqual((yield* check).state, "down")
       assert.strictEqual((yield* check).state, "down")
       assert.strictEqual(world.pings, 2)
+    }))
+
+  it.effect("an answer does not live longer when the clock is set back", () =>
+    Effect.gen(function*() {
+      const { check, world } = makeWorld()
+      yield* TestClock.setTime(7_200_000)
+      world.ping = Effect.fail(sqlError({ code: "ECONNREFUSED" }))
+      assert.strictEqual((yield* check).state, "down")
+      yield* TestClock.setTime(3_600_000)
+      world.ping = Effect.void
+      assert.strictEqual((yield* check).state, "up")
+    }))
+
+  it.effect("no question goes on when whoever asked is interrupted between any two steps", () =>
+    Effect.gen(function*() {
+      let begun = 0
+      let ended = 0
+      const question = Effect.ensuring(
+        Effect.andThen(Effect.sync(() => begun++), Effect.never),
+        Effect.sync(() => ended++)
+      )
+      for (let ops = 3; ops < 40; ops++) {
+        const asking = yield* Effect.forkChild(
+          Effect.provideService(exitWithin(question, 1_000), Scheduler.MaxOpsBeforeYield, ops),
+          { startImmediately: true }
+        )
+        yield* Fiber.interrupt(asking)
+        yield* TestClock.adjust(0)
+        assert.strictEqual(ended, begun, `interrupted after ${ops} operations`)
+      }
+      assert.isAbove(begun, 0)
     }))
 
   it.effect("one who stops waiting does not take the answer from the others", () =>

@@ -210,13 +210,23 @@ describe("Metrics", () => {
       assert.deepStrictEqual([rest?.total, rest?.max], [100, 20])
     }))
 
+  it.effect("a name that no series could be told by is refused, and told of without a line break", () =>
+    Effect.gen(function*() {
+      for (const name of ["", "  ", "orders\narchive", "orders\u0000", 7 as unknown as string]) {
+        const error = yield* Effect.flip(Metrics.make({ name }))
+        assert.deepInclude(error, { _tag: "InvalidOption", option: "name", value: name })
+        assert.notInclude(error.message, "\n")
+      }
+      assert.strictEqual((yield* Metrics.make({ name: "Bestellungen (alt)" })).pool, "Bestellungen (alt)")
+    }))
+
   it.effect("the name of a pool is escaped", () =>
     Effect.gen(function*() {
-      const metrics = yield* Metrics.make({ name: "a\"b\\c\nd" })
+      const metrics = yield* Metrics.make({ name: "a\"b\\c" })
       const register = new promClient.Registry()
       yield* build(metrics, { register })
       const text = yield* Effect.provideService(Metrics.render, Metrics.Metrics, metrics)
-      assert.include(text, "db_pool_size{pool=\"a\\\"b\\\\c\\nd\",state=\"idle\"} 0")
+      assert.include(text, "db_pool_size{pool=\"a\\\"b\\\\c\",state=\"idle\"} 0")
       assert.strictEqual(yield* scrape(register), text)
     }))
 })
@@ -387,6 +397,64 @@ db_query_duration_seconds_count{pool="main",operation="SELECT",outcome="ok"} 8`
         assert.strictEqual(new Set(announced).size, announced.length)
       }))
 
+    it.effect("one layer in a const serves each pool that it is given", () =>
+      Effect.gen(function*() {
+        const register = new prom.Registry()
+        const Exported = Metrics.layerPromClient({ register })
+        const ordersLive = Metrics.layer({ name: "orders" })
+        yield* Layer.build(Layer.mergeAll(
+          Exported.pipe(Layer.provide(ordersLive)),
+          Exported.pipe(Layer.provide(Metrics.layer({ name: "archive" }))),
+          // The same pool once more: it is there once.
+          Exported.pipe(Layer.provide(ordersLive))
+        ))
+        const values = lines(yield* scrape(register)).filter((line) => line.startsWith("db_up"))
+        assert.deepStrictEqual(values, ["db_up{pool=\"archive\"} 1", "db_up{pool=\"orders\"} 1"])
+      }))
+
+    it.effect("a pool that was added twice is told of once, and stays until it was removed twice", () =>
+      Effect.gen(function*() {
+        const register = new prom.Registry()
+        const metrics = yield* filled("main")
+        const [one, other] = [yield* Scope.make(), yield* Scope.make()]
+        yield* Scope.provide(build(metrics, { register, legacy: false }), one)
+        const once = yield* scrape(register)
+        yield* Scope.provide(build(metrics, { register, legacy: false }), other)
+        assert.strictEqual(yield* scrape(register), once)
+        yield* Scope.close(one, Exit.void)
+        assert.strictEqual(yield* scrape(register), once)
+        // One who wants the older names has them.
+        yield* Effect.scoped(Effect.gen(function*() {
+          yield* build(metrics, { register })
+          assert.include(yield* scrape(register), "db_pool_size{pool=\"main\",state=\"total\"} 7")
+        }))
+        assert.strictEqual(yield* scrape(register), once)
+        yield* Scope.close(other, Exit.void)
+        assert.strictEqual(register.getMetricsAsArray().length, 0)
+      }))
+
+    it.effect("what is no registry is refused by name, and told what one is", () =>
+      Effect.gen(function*() {
+        const metrics = yield* Metrics.make()
+        for (const register of [undefined, {}, prom, () => {}, "default"]) {
+          const error = yield* Effect.flip(build(metrics, { register: register as never }))
+          assert.deepInclude(error, { _tag: "InvalidOption", option: "register" })
+          assert.include(error.message, "must be a Registry of prom-client or @prometheus-io/client")
+        }
+      }))
+
+    it.effect("renderAll prints what a registry with all of the pools would", () =>
+      Effect.gen(function*() {
+        const register = new prom.Registry()
+        const pools = [yield* filled("main"), yield* filled("orders"), yield* Metrics.make({ name: "unused" })]
+        for (const metrics of pools) yield* build(metrics, { register })
+        const page = yield* Metrics.renderAll(pools)
+        assert.strictEqual(page, yield* scrape(register))
+        assert.strictEqual(complaintsAbout(page), "")
+        // The same pool twice is one pool.
+        assert.strictEqual(yield* Metrics.renderAll([...pools, pools[0]!]), page)
+      }))
+
     it.effect("the metrics of a pool leave the registry with its scope, and those of others stay", () =>
       Effect.gen(function*() {
         const register = new prom.Registry()
@@ -414,8 +482,9 @@ db_query_duration_seconds_count{pool="main",operation="SELECT",outcome="ok"} 8`
         const register = new prom.Registry()
         yield* build(yield* filled("main"), { register })
         const error = yield* Effect.flip(build(yield* Metrics.make({ name: "main" }), { register }))
-        assert.deepStrictEqual([error._tag, error.pool, error.metric], ["RegistryConflict", "main", null])
-        assert.include(error.message, "already has a pool named \"main\"")
+        assert.deepInclude(error, { _tag: "RegistryConflict", pool: "main", metric: null })
+        assert.include(error.message, "another pool named \"main\"")
+        assert.include(error.message, "keep its layer in a const")
         assert.isFalse(error.isRetryable)
         assert.include(yield* scrape(register), "db_pool_acquire_timeouts_total{pool=\"main\"} 6")
       }).pipe(Effect.scoped))
@@ -433,7 +502,7 @@ db_query_duration_seconds_count{pool="main",operation="SELECT",outcome="ok"} 8`
         const register = new prom.Registry()
         new prom.Gauge({ name: "db_query_errors_total", help: "Mine", registers: [register] })
         const error = yield* Effect.flip(build(yield* Metrics.make(), { register }))
-        assert.strictEqual(error.metric, "db_query_errors_total")
+        assert.deepInclude(error, { _tag: "RegistryConflict", metric: "db_query_errors_total" })
         assert.include(error.message, "db_query_errors_total")
         assert.strictEqual(register.getMetricsAsArray().length, 1)
       }))
@@ -543,7 +612,55 @@ db_query_duration_seconds_count{pool="main",operation="SELECT",outcome="ok"} 8`
   })
 }
 
+describe("Metrics.renderAll", () => {
+  it.effect("refuses two pools of one name", () =>
+    Effect.gen(function*() {
+      const error = yield* Effect.flip(Metrics.renderAll([yield* filled("main"), yield* filled("main")]))
+      assert.deepInclude(error, { _tag: "RegistryConflict", pool: "main", metric: null })
+    }))
+})
+
 describe("Metrics.layerOpenTelemetry", () => {
+  const pools = Effect.map(
+    Metric.snapshot,
+    (series) =>
+      series.filter(({ id }) => id === "db.up").map(({ attributes }) => attributes?.["db.client.connection.pool.name"])
+  )
+
+  it.effect("one layer in a const serves each pool that it is given", () =>
+    Effect.gen(function*() {
+      const Exported = Metrics.layerOpenTelemetry()
+      const ordersLive = Metrics.layer({ name: "orders" })
+      yield* Effect.scoped(Effect.gen(function*() {
+        yield* Layer.build(Layer.mergeAll(
+          Exported.pipe(Layer.provide(ordersLive)),
+          Exported.pipe(Layer.provide(Metrics.layer({ name: "archive" }))),
+          // The same pool once more: it is there once.
+          Exported.pipe(Layer.provide(ordersLive))
+        ))
+        assert.deepStrictEqual((yield* pools).sort(), ["archive", "orders"])
+      }))
+      assert.deepStrictEqual(yield* pools, [])
+    }).pipe(Effect.provideService(Metric.MetricRegistry, new Map())))
+
+  it.effect("a pool that was added twice stays until it was removed twice", () =>
+    Effect.gen(function*() {
+      const metrics = yield* Metrics.make({ name: "orders" })
+      const [one, other] = [yield* Scope.make(), yield* Scope.make()]
+      for (const scope of [one, other]) {
+        yield* Scope.provide(Layer.build(Metrics.layerOpenTelemetry()), scope).pipe(
+          Effect.provideService(Metrics.Metrics, metrics)
+        )
+      }
+      yield* Scope.close(one, Exit.void)
+      metrics.store.queries.succeeded(select, 0.5)
+      assert.deepStrictEqual(yield* pools, ["orders"])
+      const durations = (yield* Metric.snapshot).filter(({ id }) => id === "db.client.operation.duration")
+      assert.strictEqual(durations.length, 1)
+      yield* Scope.close(other, Exit.void)
+      assert.deepStrictEqual(yield* Metric.snapshot, [])
+    }).pipe(Effect.provideService(Metric.MetricRegistry, new Map())))
+
   it.effect("has a series once, also when another server is told of before the next series appears", () =>
     Effect.gen(function*() {
       const context = yield* Layer.build(Metrics.layerOpenTelemetry().pipe(Layer.provideMerge(Metrics.layer())))

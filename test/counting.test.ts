@@ -67,6 +67,23 @@ const end = <A, E>(fiber: Fiber.Fiber<A, E>): Effect.Effect<A, E> =>
 
 const nobody = { acquired: 0, timeout: 0, interrupted: 0, failed: 0 }
 
+describe("a pool that closes", () => {
+  it.effect("is told of until its last borrower is done", () =>
+    Effect.gen(function*() {
+      const scope = yield* Scope.make()
+      const { pool, seen } = yield* Scope.provide(setUp({ max: 3, closeTimeout: "10 seconds" }), scope)
+      const work = yield* start(pool.use(() => Effect.sleep("5 seconds")))
+      yield* pass("1 second")
+      const closing = yield* start(Scope.close(scope, Exit.void))
+      yield* pass("1 second")
+      const { active, max, total } = seen().stats!
+      assert.deepStrictEqual({ active, max, total }, { active: 1, max: 3, total: 1 })
+      yield* end(work)
+      yield* end(closing)
+      assert.strictEqual(seen().stats?.max, 0)
+    }))
+})
+
 describe("a checkout is counted once", () => {
   it.effect("as acquired, with the time that it took", () =>
     Effect.gen(function*() {

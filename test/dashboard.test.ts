@@ -20,6 +20,23 @@ const written = read("dashboards/grafana.json")
 const { panels } = JSON.parse(written) as { readonly panels: ReadonlyArray<Panel> }
 const shown = panels.filter(({ type }) => type !== "row")
 
+/** The metrics that there are, each with its type. */
+const metrics = async (): Promise<ReadonlyMap<string, string>> => {
+  const text = await Effect.runPromise(Metrics.render.pipe(Effect.provide(Metrics.layer())))
+  return new Map(Array.from(text.matchAll(/^# TYPE (\w+) (\w+)$/gm), ([, name, type]) => [name!, type!]))
+}
+
+describe("README.md", () => {
+  it("lists each metric with its type, and no other", async () => {
+    const types = await metrics()
+    const rows = Array.from(read("README.md").matchAll(/^\| (`db_[^|]*)\| *(\w*) *\|/gm))
+    const listed = rows.flatMap(([, names, type]) =>
+      Array.from(names!.matchAll(/`(\w+)`/g), ([, name]) => [name!, type === "" ? types.get(name!) : type!] as const)
+    )
+    assert.deepStrictEqual(new Map(listed.toSorted()), new Map([...types].toSorted()))
+  })
+})
+
 describe("docs/observability.md", () => {
   it("has a picture of each row, in which each of its panels is; if not, run: npm run docs:dashboard", () => {
     const page = read("docs/observability.md")
@@ -65,8 +82,7 @@ describe("the Grafana dashboard", () => {
   })
 
   it("asks only for metrics that /metrics has, as the alerts do, and of the chosen pools", async () => {
-    const text = await Effect.runPromise(Metrics.render.pipe(Effect.provide(Metrics.layer())))
-    const types = new Map(Array.from(text.matchAll(/^# TYPE (\w+) (\w+)$/gm), ([, name, type]) => [name!, type!]))
+    const types = await metrics()
     const isMetric = (name: string) =>
       types.has(name) || types.get(name.replace(/_(bucket|sum|count)$/, "")) === "histogram"
     for (const [name] of read("dashboards/alerts.yml").matchAll(/(?<!:)\bdb_\w+/g)) {

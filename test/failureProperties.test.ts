@@ -130,6 +130,9 @@ describe("an error of any shape", () => {
       fc.property(wrapped, circumstances, (make, circumstances) => {
         const failure = Errors.failureOf(make())
         for (const value of Object.values(failure)) assert.strictEqual(typeof value, "string")
+        for (const value of Object.values(Errors.serverReply(make()) ?? {})) {
+          assert.include(["string", "undefined"], typeof value)
+        }
         const { effect } = Errors.classify(failure, circumstances)
         assert.strictEqual(
           effect === "NotRun",

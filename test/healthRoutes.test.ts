@@ -1,4 +1,4 @@
-import { assert, describe, it } from "@effect/vitest"
+import { assert, describe, it, vi } from "@effect/vitest"
 import * as renamedProm from "@prometheus-io/client"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
@@ -6,6 +6,7 @@ import * as HttpRouter from "effect/http/HttpRouter"
 import * as Layer from "effect/Layer"
 import * as Logger from "effect/Logger"
 import * as ManagedRuntime from "effect/ManagedRuntime"
+import * as References from "effect/References"
 import * as prom from "prom-client"
 import * as Health from "../src/Health.ts"
 import * as Metrics from "../src/Metrics.ts"
@@ -124,6 +125,9 @@ for (const [by, serve] of Object.entries(servers)) {
           assert.strictEqual(status, 503)
           for (const word of secrets) assert.notInclude(text, word)
         }
+        // A promise of an answer is none, whatever it will be.
+        const late = yield* serve({ pools: only(makeDown()), details: (() => Promise.resolve(false)) as never })
+        assert.notInclude((yield* late("/health/database")).text, "db.internal")
         const open = yield* serve({ pools: only(makeDown()), details: true })
         assert.include((yield* open("/health/database")).text, "db.internal")
       }))
@@ -134,10 +138,25 @@ for (const [by, serve] of Object.entries(servers)) {
         const ask = yield* serve({ pools: only(monitor) })
         assert.notProperty(JSON.parse((yield* ask("/health/database")).text), "latencyMs")
         assert.strictEqual(world.pings, 0)
+        world.traffic = { count: 3, sum: 0.001 }
         const body = JSON.parse((yield* ask("/health/database?probe=1")).text)
         assert.strictEqual(world.pings, 1)
-        assert.isNumber(body.latencyMs)
+        assert.match(String(body.latencyMs), /^\d+(\.\d{1,3})?$/)
+        assert.strictEqual(body.trafficLatencyMs, 0.333)
         assert.strictEqual(body.checks["postgresql:responseTime"][0].observedValue, body.latencyMs)
+      }))
+
+    it.live("a check of the application's is told of, whatever its name is", () =>
+      Effect.gen(function*() {
+        const ask = yield* serve({ pools: only(makeDown()), checks: { postgresql: Effect.fail("no") } })
+        const { checks } = JSON.parse((yield* ask("/readyz")).text)
+        assert.deepStrictEqual(
+          checks.postgresql.map(({ componentId, output }: { componentId?: string; output: string }) => [
+            componentId,
+            output
+          ])[1],
+          [undefined, "failed"]
+        )
       }))
 
     it.live("/livez is 200 whatever becomes of the database, and looks at nothing", () =>
@@ -303,6 +322,65 @@ for (const [by, serve] of Object.entries(servers)) {
   })
 }
 
+/** What is in no type, or cannot be: each with the option that the message names. */
+const impossible: ReadonlyArray<readonly [option: string, options: object, allowed: string]> = [
+  ["paths.readyz", { paths: { livez: "/up", readyz: "up/" } }, "a path of its own: livez is answered there"],
+  ["paths.metrics", { paths: { metrics: "/livez" }, metrics: Metrics.render }, "livez is answered there"],
+  ["paths.liveness", { paths: { liveness: "/up" } }, "there are the paths database, livez, readyz, metrics"],
+  ["paths.livez", { paths: { livez: true } }, "a path"],
+  ["prefix", { prefix: 7 }, "a path"],
+  ["pools", { pools: [] }, "an Effect"],
+  ["checks.mail", { checks: { mail: () => true } }, "an Effect"],
+  ["details", { details: "yes" }, "true, false, or a function"],
+  ["metrics", { metrics: "on" }, "an Effect such as Metrics.render, or a registry"]
+]
+
+describe("impossible options of the routes", () => {
+  for (const [option, options, allowed] of impossible) {
+    it.effect(`${option}: ${JSON.stringify(options)} is refused`, () =>
+      Effect.gen(function*() {
+        const error = yield* Effect.flip(Effect.scoped(Layer.build(
+          Health.layerRoutes({ pools: only(makeWorld()), ...options }).pipe(Layer.provide(HttpRouter.layer))
+        )))
+        assert.deepInclude(error, { _tag: "InvalidOption", option: `health.${option}` })
+        const runtime = ManagedRuntime.make(Layer.empty)
+        assert.throws(() => Health.toWebHandler(runtime, { pools: only(makeWorld()), ...options }), allowed)
+      }).pipe(Effect.provide(Layer.orDie(Metrics.layer()))))
+  }
+
+  it("a route that there is not is refused by the plain function", () => {
+    const runtime = ManagedRuntime.make(Layer.empty)
+    assert.throws(
+      () => Health.toWebHandler(runtime, { pools: only(makeWorld()), route: "nope" as never }),
+      "health.route is \"nope\", but must be one of database, livez, readyz, metrics."
+    )
+  })
+
+  it.effect("one path is fine for what is not there: no metrics, or a route that is off", () =>
+    Effect.scoped(Layer.build(
+      Health.layerRoutes({
+        pools: only(makeWorld()),
+        paths: { metrics: "/livez", readyz: false, database: "/readyz" }
+      }).pipe(Layer.provide(HttpRouter.layer))
+    )))
+
+  it.live("two pools of one name are refused, since only one of them could be asked for", () =>
+    Effect.gen(function*() {
+      const pools = Effect.succeed([makeWorld(), makeWorld()])
+      const error = yield* Effect.flip(Effect.scoped(Layer.build(
+        Health.layerRoutes({ pools }).pipe(Layer.provide(HttpRouter.layer))
+      )))
+      assert.deepInclude(error, { _tag: "InvalidOption", option: "health.pools", value: "main, main" })
+      const ask = asking(Health.toWebHandler(ManagedRuntime.make(Layer.empty), { pools }))
+      for (const path of ["/health/database/main", "/readyz"]) {
+        const { status, text } = yield* ask(path)
+        assert.strictEqual(status, 503)
+        assert.deepInclude(JSON.parse(text), { status: "fail", state: "down" })
+      }
+      assert.strictEqual((yield* ask("/livez")).status, 200)
+    }))
+})
+
 describe("Health.toWebHandler", () => {
   class Missing extends Context.Service<Missing, { readonly isThere: true }>()("test/Missing") {}
   const pools = Effect.as(Missing, makeWorld())
@@ -350,12 +428,43 @@ describe("Health.toWebHandler", () => {
       assert.strictEqual((yield* ask("/livez")).status, 200)
     }))
 
-  it.live("is 503 once the services have ended", () =>
+  it.live("is 503 once the services have ended, which is no alarm but a line for whoever debugs", () =>
     Effect.gen(function*() {
-      const { ask, runtime } = yield* handlerOf(Layer.succeed(Missing, { isThere: true }))
+      const printed = yield* Effect.acquireRelease(
+        Effect.sync(() => vi.spyOn(console, "log")),
+        (spy) => Effect.sync(() => spy.mockRestore())
+      )
+      const lines: Array<string> = []
+      const logger = Logger.map(Logger.formatLogFmt, (line) => void lines.push(line))
+      const { ask, runtime } = yield* handlerOf(
+        Layer.mergeAll(
+          Layer.succeed(Missing, { isThere: true }),
+          Logger.layer([logger]),
+          Layer.succeed(References.MinimumLogLevel, "Debug")
+        )
+      )
       assert.strictEqual((yield* ask("/readyz")).status, 200)
       yield* runtime.disposeEffect
       assert.strictEqual((yield* ask("/readyz")).status, 503)
       assert.strictEqual((yield* ask("/livez")).status, 200)
+      assert.strictEqual(lines.length, 1)
+      assert.match(lines[0]!, /level=DEBUG.*have ended.*event.name=db.health.ended/i)
+      assert.strictEqual(printed.mock.calls.length, 0)
+      // What could not be built is an alarm, as before.
+      const broken = yield* handlerOf(Layer.effectDiscard(Effect.fail("gone")) as Layer.Layer<Missing, unknown>)
+      yield* broken.ask("/readyz")
+      assert.strictEqual(printed.mock.calls.length, 1)
+    }))
+
+  it.live("is 503 without a line when the services have ended before anybody asked", () =>
+    Effect.gen(function*() {
+      const printed = yield* Effect.acquireRelease(
+        Effect.sync(() => vi.spyOn(console, "log")),
+        (spy) => Effect.sync(() => spy.mockRestore())
+      )
+      const { ask, runtime } = yield* handlerOf(Layer.succeed(Missing, { isThere: true }))
+      yield* runtime.disposeEffect
+      assert.strictEqual((yield* ask("/health/database")).status, 503)
+      assert.strictEqual(printed.mock.calls.length, 0)
     }))
 })

@@ -165,7 +165,7 @@ const scenarios: { readonly [N in Exclude<Logbook.Name, "resetFailed">]: Scenari
       yield* turns
     }),
     level: "DEBUG",
-    message: "Session 1 is closed (invalid) after 3000 ms and 1 checkouts.",
+    message: "Session 1 is closed (invalid) after 3000 ms and 1 checkout.",
     annotations: {
       ...pooled,
       ...onServer,
@@ -253,7 +253,7 @@ const scenarios: { readonly [N in Exclude<Logbook.Name, "resetFailed">]: Scenari
   queryGaveUp: {
     provoke: Effect.flatMap(makeWorld({ breaker: false }, refuses), ({ ask }) => played(ask)),
     level: "ERROR",
-    message: "Given up after 5 attempts, for want of attempts: ECONNREFUSED.",
+    message: "Given up after 5 attempts, as many as retry allows: ECONNREFUSED.",
     annotations: {
       ...pooled,
       ...refused,
@@ -363,8 +363,7 @@ const scenarios: { readonly [N in Exclude<Logbook.Name, "resetFailed">]: Scenari
       yield* played(pool.drain("2 seconds"))
     }),
     level: "ERROR",
-    message:
-      "The pool closes, and after 2000 ms 1 borrowers are not done: their statements are cancelled. Stop the work " +
+    message: "The pool closes, and after 2000 ms 1 borrower is not done: their work is cancelled. Stop the work " +
       "first, or allow more time (closeTimeout, or the deadline of drain).",
     annotations: { ...pooled, "db.pool.cut_off": 1, "db.pool.waited_ms": 2000 }
   },
@@ -482,12 +481,20 @@ const scenarios: { readonly [N in Exclude<Logbook.Name, "resetFailed">]: Scenari
       invalid.message,
     annotations: { "error.type": "InvalidOption", "exception.message": invalid.message }
   },
+  healthEnded: {
+    provoke: Effect.map(HealthEndpoint.make({ pools: [], checks: {}, isTrusted: () => false, metrics: undefined }), (
+      { outlived }
+    ) => outlived()),
+    level: "DEBUG",
+    message: "The services that health is asked of have ended, and every question is answered with 503.",
+    annotations: {}
+  },
   metricsUnreadable: {
     provoke: askHealth("metrics"),
     level: "ERROR",
     message:
-      "The metrics registry could not be read: TypeError. A collector in it fails, and whoever scrapes is answered " +
-      "with 500.",
+      "The metrics could not be read: TypeError. A collector in the registry fails, or two pools have one name; whoever " +
+      "scrapes is answered with 500.",
     annotations: { "error.type": "TypeError" }
   },
   otlpRefused: {
@@ -847,7 +854,15 @@ describe("an outage of an hour", () => {
           yield* played(Fiber.joinAll(callers))
           assert.strictEqual((yield* breaker.state)._tag, "Closed")
           assert.isAbove((yield* pool.stats).total, 0)
-          assert.strictEqual(lines.at(-1)?.annotations["db.breaker.to"], "Closed")
+          const { annotations, message } = lines.at(-1)!
+          assert.strictEqual(annotations["db.breaker.to"], "Closed")
+          const { "db.breaker.outage_ms": outage, "db.breaker.rejected": rejected } = annotations
+          assert.isAtLeast(Number(outage), 3_590_000)
+          assert.isAbove(Number(rejected), 30_000)
+          assert.include(
+            message,
+            `It has kept calls out for ${String(outage)} ms and turned ${String(rejected)} calls away.`
+          )
         })))
       }),
     60_000

@@ -3,7 +3,7 @@ import { spawnSync } from "node:child_process"
 
 /** What `promtool` has to complain of: nothing, or its words. */
 export const promtool = (args: ReadonlyArray<string>, input = ""): string => {
-  const { error, status, stderr, stdout } = spawnSync("promtool", args, { input, encoding: "utf8" })
+  const { error, status, stderr, stdout } = spawnSync("promtool", args, { input, encoding: "utf8", maxBuffer: 1e8 })
   if (error !== undefined) {
     assert.fail(
       `promtool cannot be run (${error.message}): install the Debian package prometheus (brew install prometheus)`

@@ -58,7 +58,7 @@ const quantiles = (name: string): ReadonlyArray<Query> =>
 const used = `sum without (state) (${series("db_pool_connections", `state="used"`)})`
 const utilisation = `${used} / ${series("db_pool_connections_max")}`
 
-const atFault = `error_type!~"Rejected|Contention|Cancelled"`
+const atFault = `error_type!~"Rejected|Contention"`
 /** Queries that failed through no fault of their own, of all that were begun, those that got no session included. */
 const errorRatio = (by: string): string =>
   `sum${by} (${rate("db_query_errors_total", atFault)}) / sum${by} (${rate("db_query_duration_seconds_count")} or ${
@@ -263,12 +263,18 @@ const queries: ReadonlyArray<Panel> = [
   },
   {
     title: "Queries by operation",
-    description: "Statements per second by their first word.",
+    description: "Statements per second by their first word; apart from them, those that nobody waited for any more.",
     kind: "timeseries",
     unit: "ops",
     width: 6,
     stacked: true,
-    queries: [{ expr: `sum by (operation) (${rate("db_query_duration_seconds_count")})`, legend: "{{operation}}" }]
+    queries: [
+      {
+        expr: `sum by (operation) (${rate("db_query_duration_seconds_count", `outcome!="interrupted"`)})`,
+        legend: "{{operation}}"
+      },
+      { expr: `sum(${rate("db_query_duration_seconds_count", `outcome="interrupted"`)})`, legend: "interrupted" }
+    ]
   }
 ]
 

@@ -5,7 +5,7 @@ import * as Redacted from "effect/Redacted"
 import { isSqlError, type SqlError } from "effect/sql/SqlError"
 import * as Stream from "effect/Stream"
 import { failedOwn } from "./dial.ts"
-import { describe, digFailure, isInWords, nameOf, shownReply, sqlStateOf } from "./failure.ts"
+import { describe, digFailure, headOfReply, isInWords, nameOf, shownReply, sqlStateOf } from "./failure.ts"
 import * as Undisclosed from "./undisclosed.ts"
 
 export const errorTexts = ["discreet", "full"] as const
@@ -44,7 +44,7 @@ const hush = (reply: Error): void => {
     if (!isInWords(reply, field)) continue
     const words: unknown = Reflect.get(reply, field)
     // Printers that are told to show hidden fields do not call a getter.
-    Object.defineProperty(reply, field, { get: () => words, enumerable: false, configurable: true })
+    Reflect.defineProperty(reply, field, { get: () => words, enumerable: false, configurable: true })
   }
 }
 
@@ -78,8 +78,24 @@ const conceal = <E>(error: E): E => {
   return error
 }
 
+/**
+ * Has a `SqlError` say at its head which reply of the server is below it, so that a search for a SQLSTATE finds it. The
+ * message of its reason, and that of the reply, stay as the driver has them.
+ */
+const label = <E>(error: E): E => {
+  if (!isSqlError(error) || Object.hasOwn(error, "message")) return error
+  const { cause } = error.reason
+  if (!(cause instanceof Error) || sqlStateOf(cause) === undefined) return error
+  const text = `${error.message} (${headOfReply(cause)})`
+  const frames = framesOf(error)
+  define(error, "message", text)
+  define(error, "stack", `${error.name}: ${text}${frames}`)
+  return error
+}
+
 /** How errors of a pool are treated before anybody sees them. */
-export const treatmentOf = (mode: ErrorText): <E>(error: E) => E => mode === "full" ? (error) => error : conceal
+export const treatmentOf = (mode: ErrorText): <E>(error: E) => E =>
+  mode === "full" ? label : (error) => label(conceal(error))
 
 /** The same connection for those who are not watched by an executor: their errors are treated here. */
 export const guard = (

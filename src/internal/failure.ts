@@ -44,20 +44,21 @@ export const isInWords = (reply: unknown, field: string): boolean =>
   /^(detail|hint|where|internalQuery|.)$/.test(field) ||
   (named.some((name) => name === field) && !isNamed(reply, field))
 
+/** The SQLSTATE of a server's reply, and the names of what it is about. */
+export const headOfReply = (reply: unknown): string => {
+  const sqlState = sqlStateOf(reply)
+  const names = named.filter((field) => field !== "schema" && isNamed(reply, field)).map((field) =>
+    `${field === "dataType" ? "type" : field} "${readText(reply, field)}"`
+  )
+  return [sqlState === undefined ? "a reply" : condition(sqlState), ...names].join(", ")
+}
+
 /**
  * What may be shown of a server's reply: its own text where that cannot quote a row, a parameter or a function, else its
  * SQLSTATE and the names of what it is about.
  */
-export const shownReply = (reply: unknown): string => {
-  const sqlState = sqlStateOf(reply)
-  const text = Showable.textOf(sqlState, readMessage(reply), authorOf(reply))
-  if (text !== undefined) return text
-  const names = named.filter((field) => field !== "schema" && isNamed(reply, field)).map((field) =>
-    `${field === "dataType" ? "type" : field} "${readText(reply, field)}"`
-  )
-  const head = sqlState === undefined ? "a reply" : condition(sqlState)
-  return `${[head, ...names].join(", ")} (text withheld)`
-}
+export const shownReply = (reply: unknown): string =>
+  Showable.textOf(sqlStateOf(reply), readMessage(reply), authorOf(reply)) ?? `${headOfReply(reply)} (text withheld)`
 
 /** A value for the message of `InvalidOption`. */
 export const shown = (option: string, value: unknown): string => {
@@ -76,7 +77,7 @@ export const shown = (option: string, value: unknown): string => {
 }
 
 /** Reads a property of anything. A getter that throws has nothing to say. */
-const read = (self: unknown, key: string): unknown => {
+export const read = (self: unknown, key: string): unknown => {
   if ((typeof self !== "object" || self === null) && typeof self !== "function") return undefined
   try {
     return (self as Record<string, unknown>)[key]

@@ -132,9 +132,10 @@ export const make = Effect.fnUntraced(function*(
           if (ahead !== undefined && wasLate && ahead === current) {
             Deferred.doneUnsafe(ahead.givenUp, Effect.void)
             return Effect.succeed("Failed")
-          } // Not that of others which has just begun: it has its time still.
-
-          ;(ahead ?? mine).isLate = true
+          }
+          // Not that of others which has just begun: it has its time still.
+          const awaited = ahead ?? mine
+          awaited.isLate = true
           logbook.write("otlpLate", () => ({ "db.otlp.waited_ms": Math.round(millis) }))
           return Effect.succeed("Late")
         })

@@ -8,13 +8,13 @@ import * as Option from "effect/Option"
 import * as HealthJson from "./healthJson.ts"
 import * as Logbook from "./logbook.ts"
 import * as LogFields from "./logFields.ts"
-import { exitWithin } from "./patience.ts"
+import { exitWithin, goodFor, shared } from "./patience.ts"
 
 /** What is to be answered: one pool or all of them, whether the process lives, whether it is ready, its metrics. */
 export type Route = "database" | "livez" | "readyz" | "metrics"
 
 /** Where each is; `undefined` for nowhere. */
-export type Paths = Readonly<Record<Route, string | undefined>>
+export type Paths = Readonly<Record<Route, `/${string}` | undefined>>
 
 /** As much of a request as is looked at. */
 export interface Inquiry {
@@ -48,6 +48,8 @@ export interface Terms {
 export interface Endpoint {
   /** Answers a route; `name` is that of one pool. */
   readonly answer: (route: Route, name: string | undefined, inquiry: Inquiry) => Effect.Effect<Answer>
+  /** Notes that somebody asks who can no longer be answered. */
+  readonly outlived: () => void
 }
 
 /** How long, in milliseconds, one of the program's own checks may take. */
@@ -59,8 +61,12 @@ const answerOf = (status: number, contentType: string, body: string, headers?: R
   body
 })
 
+/** A microsecond is enough of a millisecond. */
+const brief = (_: string, value: unknown): unknown =>
+  typeof value === "number" ? Math.round(value * 1_000) / 1_000 : value
+
 const json = (status: number, body: object, headers?: Record<string, string>): Answer =>
-  answerOf(status, "application/health+json", JSON.stringify(body), headers)
+  answerOf(status, "application/health+json", JSON.stringify(body, brief), headers)
 
 export const notFound: Answer = answerOf(404, "text/plain; charset=utf-8", "Not found.\n")
 
@@ -122,17 +128,18 @@ export const make = (terms: Terms): Effect.Effect<Endpoint> =>
     const { isTrusted, metrics, pools } = terms
     const book = yield* Logbook.make(undefined)
     // Shared by all who ask at the same time, like the pools' own: strangers may ask often.
-    const ownChecks = yield* Effect.cachedWithTTL(
+    const ownChecks = yield* shared(
       Effect.forEach(Object.entries(terms.checks), ([name, check]) => ownCheck(name, check), {
         concurrency: "unbounded"
       }),
-      "1 second"
+      goodFor
     )
 
     /** A mistake in the program's own function must not show anything, nor fail a healthy answer. */
     const trusts = (inquiry: Inquiry): Effect.Effect<boolean> =>
       Effect.catchCause(
-        Effect.sync(() => isTrusted(inquiry)),
+        // A promise is truthy, and has not said yes.
+        Effect.sync(() => isTrusted(inquiry) === true),
         (cause) =>
           Effect.sync(() => {
             book.write("healthOptionFailed", () => LogFields.ofDefect(Cause.squash(cause)))
@@ -184,6 +191,7 @@ export const make = (terms: Terms): Effect.Effect<Endpoint> =>
     )
 
     return {
+      outlived: () => book.write("healthEnded", () => ({})),
       answer: (route, name, inquiry) => {
         switch (route) {
           case "livez":

@@ -112,14 +112,18 @@ export const ofAll = (reports: ReadonlyArray<Told>, own: ReadonlyArray<OwnCheck>
   return {
     status: statusOf[state],
     output: outputs.length === 0 ? undefined : outputs.join(" "),
-    checks: {
-      ...Object.fromEntries(own.map((check) => [check.name, [{
-        status: statusOf[stateOf(check)],
-        output: check.output,
-        time: check.checkedAt
-      }]])),
-      ...checksOf(reports)
-    },
+    checks: own.reduce(
+      (checks, check) => ({
+        ...checks,
+        // Beside ours, where it has the name of one.
+        [check.name]: [...(Object.hasOwn(checks, check.name) ? checks[check.name]! : []), {
+          status: statusOf[stateOf(check)],
+          output: check.output,
+          time: check.checkedAt
+        }]
+      }),
+      checksOf(reports)
+    ),
     state
   }
 }

@@ -49,6 +49,8 @@ const seconds = (millis: number): string => `${(millis / 1_000).toFixed(1)} s`
 
 const callers = (count: number): string => count === 1 ? "1 caller waits" : `${count} callers wait`
 
+const calls = (count: number): string => count === 1 ? "1 call" : `${count} calls`
+
 const connections = (count: number): string => count === 1 ? "The only connection is" : `All ${count} connections are`
 
 const isFull = ({ active, max }: Facts["pool"]): boolean => active >= max
@@ -94,7 +96,7 @@ const remarks = ({ breaker }: Facts): ReadonlyArray<string> =>
   breaker._tag === "Disabled"
     ? ["The circuit breaker was disabled by hand."]
     : breaker._tag === "Closed" && breaker.limit !== undefined
-    ? [`The circuit breaker has just closed and lets ${breaker.limit} calls in at a time.`]
+    ? [`The circuit breaker has just closed and lets ${calls(breaker.limit)} in at a time.`]
     : []
 
 /** Milliseconds since the last answer of a session that is open, if nothing speaks against the database since then. */

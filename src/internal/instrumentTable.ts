@@ -63,16 +63,18 @@ export const samples = <Source>(row: Row<Source>, pool: string, source: Source):
 const escape = (value: string | number): string =>
   String(value).replaceAll("\\", "\\\\").replaceAll("\n", "\\n").replaceAll("\"", "\\\"")
 
-const text = <Source>(row: Row<Source>, pool: string, source: Source): string =>
+const text = <Source>(row: Row<Source>, pools: ReadonlyMap<string, Source>): string =>
   [
     `# HELP ${row.name} ${row.help}`,
     `# TYPE ${row.name} ${row.type}`,
-    ...samples(row, pool, source).map(({ labels, suffix, value }) => {
-      const pairs = Object.entries(labels).map(([label, of]) => `${label}="${escape(of)}"`)
-      return `${row.name}${suffix}{${pairs.join(",")}} ${value}`
-    })
+    ...Array.from(pools).flatMap(([pool, source]) =>
+      samples(row, pool, source).map(({ labels, suffix, value }) => {
+        const pairs = Object.entries(labels).map(([label, of]) => `${label}="${escape(of)}"`)
+        return `${row.name}${suffix}{${pairs.join(",")}} ${value}`
+      })
+    )
   ].join("\n")
 
-/** Prometheus' text format 0.0.4, as prom-client prints it. */
-export const format = <Source>(rows: ReadonlyArray<Row<Source>>, pool: string, source: Source): string =>
-  rows.map((row) => text(row, pool, source)).join("\n\n") + "\n"
+/** Prometheus' text format 0.0.4, as prom-client prints it: each row is announced once, whatever the number of pools. */
+export const format = <Source>(rows: ReadonlyArray<Row<Source>>, pools: ReadonlyMap<string, Source>): string =>
+  rows.map((row) => text(row, pools)).join("\n\n") + "\n"

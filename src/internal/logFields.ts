@@ -4,6 +4,7 @@ import type { Transition } from "./breakerView.ts"
 import type { ErrorText } from "./discretion.ts"
 import { digFailure, digWhole, hookOf, nameOf, namesIn } from "./failure.ts"
 import type { Attempt } from "./history.ts"
+import type { Outage } from "./outage.ts"
 import type { CloseReason, Session } from "./session.ts"
 import type { Failure, Kind, Outcome } from "./verdict.ts"
 
@@ -59,6 +60,8 @@ export interface Fields {
   readonly "db.breaker.retry_after_ms"?: number | undefined
   readonly "db.breaker.openings"?: number | undefined
   readonly "db.breaker.reason"?: string | undefined
+  readonly "db.breaker.outage_ms"?: number | undefined
+  readonly "db.breaker.rejected"?: number | undefined
   readonly "db.breaker.step": "load" | "read" | "save"
   readonly "db.credentials.expires_at": string
   /** By signal: `metrics (status 500), traces (ECONNREFUSED)`. */
@@ -123,7 +126,7 @@ export const ofReset = (sqlState: string | undefined) => ({
 /** Calls fail, or would, from then on. */
 export const isAlarm = ({ from, to }: Transition): boolean => to === "Open" || to === "Isolated" || from === to
 
-export const changed = (transition: Transition) => ({
+export const changed = (transition: Transition, over?: Outage) => ({
   "db.breaker.key": transition.key,
   "db.breaker.from": transition.from,
   "db.breaker.to": transition.to,
@@ -135,6 +138,10 @@ export const changed = (transition: Transition) => ({
   ...("failure" in transition && transition.failure !== undefined && {
     "error.type": transition.failure.sqlState ?? transition.failure.code ?? unnamed,
     "db.response.status_code": transition.failure.sqlState
+  }),
+  ...(over !== undefined && {
+    "db.breaker.outage_ms": Math.round(over.took),
+    "db.breaker.rejected": over.rejected
   })
 })
 

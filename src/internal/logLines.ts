@@ -48,7 +48,7 @@ const named = (about: Pick<Fields, "error.type" | "db.response.status_code">): s
 
 const byKind = (about: FailureFields): string => about["db.error.kind"] ?? ""
 
-const sessions = (count: number): string => count === 1 ? "1 session" : `${count} sessions`
+const counted = (count: number, one: string, many = `${one}s`): string => `${count} ${count === 1 ? one : many}`
 
 const transitionFields = [
   "db.breaker.key",
@@ -57,15 +57,17 @@ const transitionFields = [
   "db.breaker.retry_after_ms",
   "db.breaker.openings",
   "db.breaker.reason",
+  "db.breaker.outage_ms",
+  "db.breaker.rejected",
   "error.type",
   "db.response.status_code"
 ] as const
 
-const wanting: Readonly<Record<string, string>> = {
-  attempts: "attempts",
-  deadline: "time before the deadline",
-  budget: "retry budget: too much else fails as well",
-  refusal: "a session"
+const limits: Readonly<Record<string, string>> = {
+  attempts: "as many as retry allows",
+  deadline: "for want of time before the deadline",
+  budget: "for want of retry budget: too much else fails as well",
+  refusal: "for want of a session"
 }
 
 const whatIsKnown = (effect: Fields["db.error.effect"]): string => {
@@ -105,8 +107,13 @@ const transitionWords = (about: Pick<Fields, typeof transitionFields[number]>): 
       return about["db.breaker.from"] === "Disabled"
         ? `${circuit} would have opened${why}, but it is disabled by hand.`
         : `${circuit} is disabled by hand: every call is let in.`
-    default:
-      return `${circuit} is closed: calls run again.`
+    default: {
+      const { "db.breaker.outage_ms": outage, "db.breaker.rejected": rejected = 0 } = about
+      const over = outage === undefined
+        ? ""
+        : ` It has kept calls out for ${outage} ms and turned ${counted(rejected, "call")} away.`
+      return `${circuit} is closed: calls run again.${over}`
+    }
   }
 }
 
@@ -136,7 +143,7 @@ export const lines = {
     (about) =>
       `Session ${about["db.connection.id"]} is closed (${about["db.connection.close_reason"]}) after ${
         about["db.connection.age_ms"]
-      } ms and ${about["db.connection.uses"]} checkouts.`,
+      } ms and ${counted(about["db.connection.uses"], "checkout")}.`,
     { limitedBy: false }
   ),
   connectionFailed: line(
@@ -183,7 +190,9 @@ export const lines = {
     (about) =>
       `No session could be had within ${about["db.acquire.waited_ms"]} ms: ${about["db.pool.active"]} of ${
         about["db.pool.max"]
-      } are in use, ${about["db.pool.waiting"]} others wait (phase ${about["db.acquire.phase"]}).`,
+      } are in use, ${counted(about["db.pool.waiting"], "other waits", "others wait")} (phase ${
+        about["db.acquire.phase"]
+      }).`,
     { limitedBy: (about) => about["db.acquire.phase"], of: "caller" }
   ),
   queryRetry: line(
@@ -201,8 +210,8 @@ export const lines = {
     "Error",
     ["db.retry.attempts", "db.retry.stopped_by", "db.error.effect", ...failureFields],
     (about) =>
-      `Given up after ${about["db.retry.attempts"]} attempts, for want of ${
-        wanting[about["db.retry.stopped_by"]] ?? about["db.retry.stopped_by"]
+      `Given up after ${counted(about["db.retry.attempts"], "attempt")}, ${
+        limits[about["db.retry.stopped_by"]] ?? `for want of ${about["db.retry.stopped_by"]}`
       }: ${named(about)}.`,
     { limitedBy: byKind, of: "caller" }
   ),
@@ -282,8 +291,8 @@ export const lines = {
     ["db.pool.cut_off", "db.pool.waited_ms"],
     (about) =>
       `The pool closes, and after ${about["db.pool.waited_ms"]} ms ${
-        about["db.pool.cut_off"]
-      } borrowers are not done: their statements are cancelled. Stop the work first, or allow more time (closeTimeout, or the deadline of drain).`
+        counted(about["db.pool.cut_off"], "borrower is", "borrowers are")
+      } not done: their work is cancelled. Stop the work first, or allow more time (closeTimeout, or the deadline of drain).`
   ),
   closed: line(
     "db.pool.closed",
@@ -293,7 +302,7 @@ export const lines = {
     (about) =>
       about["db.pool.left"] === 0
         ? "The pool is closed, and no session is left."
-        : `The pool is closed, and ${sessions(about["db.pool.left"])} had to be left to the server to end.`
+        : `The pool is closed, and ${counted(about["db.pool.left"], "session")} had to be left to the server to end.`
   ),
   breakerOpened: line(
     "db.breaker.transition",
@@ -364,14 +373,21 @@ export const lines = {
         about["exception.message"] ?? named(about)
       }`
   ),
+  healthEnded: line(
+    "db.health.ended",
+    // Balancers go on asking while a process ends.
+    "Debug",
+    [],
+    () => "The services that health is asked of have ended, and every question is answered with 503."
+  ),
   metricsUnreadable: line(
     "db.metrics.unreadable",
     "Error",
     ["error.type"],
     (about) =>
-      `The metrics registry could not be read: ${
+      `The metrics could not be read: ${
         named(about)
-      }. A collector in it fails, and whoever scrapes is answered with 500.`,
+      }. A collector in the registry fails, or two pools have one name; whoever scrapes is answered with 500.`,
     { of: "caller" }
   ),
   otlpRefused: line(

@@ -59,7 +59,13 @@ const attributesOf = <Source>(
   ...Object.fromEntries(Object.entries(labels).map(([label, value]) => [attributes[label] ?? label, value]))
 })
 
-const poolsOf = new WeakMap<object, Set<string>>()
+interface Pool extends Entry {
+  readonly source: unknown
+  /** How often it was added. */
+  times: number
+}
+
+const poolsOf = new WeakMap<object, Map<string, Pool>>()
 
 /** One pool in a registry. */
 export interface Entry {
@@ -68,7 +74,7 @@ export interface Entry {
   readonly remove: () => void
 }
 
-/** Adds a pool, unless there is one of that name. */
+/** Adds a pool, unless there is another one of that name. What was added more than once has to be removed as often. */
 export const join = <Source>(
   rows: ReadonlyArray<Row<Source>>,
   pool: string,
@@ -76,9 +82,14 @@ export const join = <Source>(
   context: Context.Context<never>
 ): Entry | undefined => {
   const registry = Context.get(context, Metric.MetricRegistry)
-  const pools = poolsOf.get(registry) ?? new Set()
-  if (pools.has(pool)) return undefined
-  poolsOf.set(registry, pools.add(pool))
+  const pools = poolsOf.get(registry) ?? new Map<string, Pool>()
+  poolsOf.set(registry, pools)
+  const known = pools.get(pool)
+  if (known !== undefined) {
+    if (known.source !== source) return undefined
+    known.times++
+    return known
+  }
 
   const registrations = new Map<string, Metric.Registration>()
   const update = (): void => {
@@ -93,11 +104,16 @@ export const join = <Source>(
     }
   }
   update()
-  return {
+  const entry: Pool = {
+    source,
+    times: 1,
     update,
     remove: () => {
+      if (--entry.times > 0) return
       pools.delete(pool)
       for (const registration of registrations.values()) registration.remove()
     }
   }
+  pools.set(pool, entry)
+  return entry
 }

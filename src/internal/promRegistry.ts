@@ -12,6 +12,13 @@ export interface Registry {
   removeSingleMetric(name: string): void
 }
 
+const methods: ReadonlyArray<keyof Registry> = ["registerMetric", "getSingleMetric", "removeSingleMetric"]
+
+/** What a compiler would have seen. */
+export const isRegistry = (value: unknown): value is Registry =>
+  typeof value === "object" && value !== null &&
+  methods.every((method) => typeof (value as Partial<Registry>)[method] === "function")
+
 /** One pool in a registry. */
 export interface Member<Source> {
   readonly pool: string
@@ -30,7 +37,10 @@ interface Collector {
   reset(): void
 }
 
-const makeCollector = <Source>(row: Row<Source>, members: ReadonlyMap<string, Member<Source>>): Collector => ({
+/** By name. A pool that was added more than once is there as often, and is told of once. */
+type Members<Source> = Map<string, ReadonlyArray<Member<Source>>>
+
+const makeCollector = <Source>(row: Row<Source>, members: Members<Source>): Collector => ({
   name: row.name,
   help: row.help,
   type: row.type,
@@ -40,12 +50,14 @@ const makeCollector = <Source>(row: Row<Source>, members: ReadonlyMap<string, Me
   // fails takes the whole scrape with it.
   get() {
     const { aggregator, help, name, type } = this
-    const values = Array.from(members.values()).flatMap(({ legacy, pool, source }) =>
-      row.legacy && !legacy ? [] : samples(row, pool, source).map(({ labels, suffix, value }) => ({
-        ...(suffix === "" ? {} : { metricName: `${name}${suffix}` }),
-        labels,
-        value
-      }))
+    const values = Array.from(members).flatMap(([pool, same]) =>
+      row.legacy && !same.some(({ legacy }) => legacy)
+        ? []
+        : samples(row, pool, same[0]!.source).map(({ labels, suffix, value }) => ({
+          ...(suffix === "" ? {} : { metricName: `${name}${suffix}` }),
+          labels,
+          value
+        }))
     )
     return Promise.resolve({ name, help, type, aggregator, values })
   },
@@ -54,13 +66,16 @@ const makeCollector = <Source>(row: Row<Source>, members: ReadonlyMap<string, Me
 })
 
 interface Membership<Source> {
-  readonly members: Map<string, Member<Source>>
+  readonly members: Members<Source>
   readonly collectors: ReadonlyArray<readonly [name: string, collector: Collector]>
 }
 
 /** One set of collectors per registry, shared by all its pools: a registry takes each metric name once. */
 export interface Memberships<Source> {
-  /** Adds a pool, or answers what is in the way: another pool of its name (`null`), or the name of a foreign metric. */
+  /**
+   * Adds a pool, or answers what is in the way: another pool of its name (`null`), or the name of a foreign metric. What
+   * was added more than once has to leave as often.
+   */
   readonly join: (registry: Registry, member: Member<Source>) => { readonly metric: string | null } | undefined
   readonly leave: (registry: Registry, member: Member<Source>) => void
 }
@@ -71,7 +86,7 @@ export const memberships = <Source>(rows: () => ReadonlyArray<Row<Source>>): Mem
   const of = (registry: Registry): Membership<Source> => {
     const existing = known.get(registry)
     if (existing !== undefined) return existing
-    const members = new Map<string, Member<Source>>()
+    const members: Members<Source> = new Map()
     const membership = {
       members,
       collectors: rows().map((row) => [row.name, makeCollector(row, members)] as const)
@@ -83,12 +98,13 @@ export const memberships = <Source>(rows: () => ReadonlyArray<Row<Source>>): Mem
   return {
     join: (registry, member) => {
       const { collectors, members } = of(registry)
-      if (members.has(member.pool)) return { metric: null }
+      const same = members.get(member.pool) ?? []
+      if (same.some(({ source }) => source !== member.source)) return { metric: null }
       for (const [name, collector] of collectors) {
         const taken = registry.getSingleMetric(name)
         if (taken !== undefined && taken !== collector) return { metric: name }
       }
-      members.set(member.pool, member)
+      members.set(member.pool, [...same, member])
       for (const [name, collector] of collectors) {
         // Also when other pools are there already: `registry.clear()` may have thrown the collectors out.
         if (registry.getSingleMetric(name) === collector) continue
@@ -99,7 +115,9 @@ export const memberships = <Source>(rows: () => ReadonlyArray<Row<Source>>): Mem
     },
     leave: (registry, member) => {
       const { collectors, members } = of(registry)
-      members.delete(member.pool)
+      const rest = (members.get(member.pool) ?? []).filter((other) => other !== member)
+      if (rest.length > 0) members.set(member.pool, rest)
+      else members.delete(member.pool)
       if (members.size > 0) return
       for (const [name, collector] of collectors) {
         if (registry.getSingleMetric(name) === collector) registry.removeSingleMetric(name)

@@ -1,5 +1,5 @@
 import * as Redacted from "effect/Redacted"
-import { sqlStateOf } from "./failure.ts"
+import { read, sqlStateOf } from "./failure.ts"
 import * as Undisclosed from "./undisclosed.ts"
 
 /** All that the server said, as it said it. */
@@ -26,41 +26,51 @@ export interface ServerReply {
   readonly routine: string | undefined
 }
 
-const read = (error: object, field: string): string | undefined => {
-  const value: unknown = Reflect.get(error, field)
+const readText = (error: object, field: string): string | undefined => {
+  const value = read(error, field)
   return typeof value === "string" ? value : undefined
 }
 
 const replyOf = (error: object, sqlState: string): ServerReply => ({
   sqlState,
-  severity: read(error, "severityUnlocalized") ?? read(error, "severity"),
-  message: Undisclosed.textOf(error) ?? read(error, "message") ?? "",
-  detail: read(error, "detail"),
-  hint: read(error, "hint"),
-  position: read(error, "position"),
-  internalQuery: read(error, "internalQuery"),
-  internalPosition: read(error, "internalPosition"),
-  where: read(error, "where"),
-  schema: read(error, "schema"),
-  table: read(error, "table"),
-  column: read(error, "column"),
-  dataType: read(error, "dataType"),
-  constraint: read(error, "constraint"),
-  file: read(error, "file"),
-  line: read(error, "line"),
-  routine: read(error, "routine")
+  severity: readText(error, "severityUnlocalized") ?? readText(error, "severity"),
+  message: Undisclosed.textOf(error) ?? readText(error, "message") ?? "",
+  detail: readText(error, "detail"),
+  hint: readText(error, "hint"),
+  position: readText(error, "position"),
+  internalQuery: readText(error, "internalQuery"),
+  internalPosition: readText(error, "internalPosition"),
+  where: readText(error, "where"),
+  schema: readText(error, "schema"),
+  table: readText(error, "table"),
+  column: readText(error, "column"),
+  dataType: readText(error, "dataType"),
+  constraint: readText(error, "constraint"),
+  file: readText(error, "file"),
+  line: readText(error, "line"),
+  routine: readText(error, "routine")
 })
 
-const deepest = 32
+const most = 32
 
 /** The reply behind an error of any shape, or `undefined` if the server has said nothing. */
-export const find = (error: unknown, depth = 0): ServerReply | undefined => {
-  if (typeof error !== "object" || error === null || depth > deepest) return undefined
-  if (Redacted.isRedacted(error)) return find(Redacted.value(error), depth + 1)
+export const find = (error: unknown, seen: Set<unknown> = new Set()): ServerReply | undefined => {
+  if (typeof error !== "object" || error === null || seen.size >= most || seen.has(error)) return undefined
+  seen.add(error)
+  try {
+    return findIn(error, seen)
+  } catch {
+    // What refuses to be looked at (a revoked proxy, a secret that was wiped) has nothing to say.
+    return undefined
+  }
+}
+
+const findIn = (error: object, seen: Set<unknown>): ServerReply | undefined => {
+  if (Redacted.isRedacted(error)) return find(Redacted.value(error), seen)
   const sqlState = sqlStateOf(error)
   if (sqlState !== undefined) return replyOf(error, sqlState)
   for (const below of ["reason", "cause", "last"]) {
-    const found = find(Reflect.get(error, below), depth + 1)
+    const found = find(read(error, below), seen)
     if (found !== undefined) return found
   }
   return undefined

@@ -163,6 +163,38 @@ describe("a value of a row or of a parameter", () => {
     60_000
   )
 
+  for (const errorText of ["discreet", "full"] as const) {
+    it.live(
+      `leaves the SQLSTATE, the constraint and the table to be found in what is printed, errorText "${errorText}"`,
+      () =>
+        Effect.gen(function*() {
+          const url = yield* freshDatabase
+          const witness = yield* makeWitness(url)
+          for (const statement of schema) yield* witness.query(statement)
+          yield* Effect.gen(function*() {
+            const sql = yield* SqlClient
+            const head =
+              "PgConnection: Query failed (23505 unique_violation, constraint \"people_email_key\", table \"people\")"
+            for (const work of [insert(sql), sql.withTransaction(insert(sql)), Pg.Executor.transaction(insert(sql))]) {
+              const error = yield* Effect.flip(work)
+              if (!isSqlError(error)) return assert.fail(String(error))
+              assert.strictEqual(error.message, head)
+              for (const printed of [String(error), error.stack ?? "", Cause.pretty(Cause.fail(error))]) {
+                assert.strictEqual(printed.split("\n")[0], `effect/sql/SqlError: ${head}`)
+              }
+              // What programs go by is as the driver has it.
+              assert.strictEqual(error.reason.message, "PgConnection: Query failed")
+              assert.include((error.reason.cause as Error).message, "duplicate key value")
+            }
+            // What a function calls a constraint may be anything.
+            const blamed = yield* Effect.flip(sql`SELECT blame(${email})`)
+            assert.strictEqual(blamed.message, `PgConnection: Query failed (23505 unique_violation, table "people")`)
+          }).pipe(Effect.provide(Pg.layer({ url, max: 1, errorText })))
+        }),
+      30_000
+    )
+  }
+
   it.live("can be read by the program that asks for it", () =>
     Effect.gen(function*() {
       const url = yield* freshDatabase

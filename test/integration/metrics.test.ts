@@ -218,6 +218,11 @@ describe("the page of metrics", () => {
           // after a failed connect
           yield* pool.evictAll
           assert.strictEqual(yield* sessions, 0)
+          const { snapshot } = yield* Pg.Metrics.Metrics
+          yield* eventually(
+            "both sockets are gone here too",
+            Effect.map(snapshot, ({ connectionsClosed }) => connectionsClosed.invalid === 2)
+          )
           const refuse = FaultProxy.refuse()
           yield* proxy.set(refuse)
           yield* Effect.flip(statement)

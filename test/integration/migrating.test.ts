@@ -347,13 +347,19 @@ const isKept = Effect.gen(function*() {
   return first === (yield* pid)
 })
 
-/** What a statement fails with while another one has the only session. */
+/** What a statement fails with while somebody else has the only session, for half a second. */
 const whileTaken = Effect.gen(function*() {
   const sql = yield* SqlClient
-  const holder = yield* Effect.forkChild(sql`SELECT pg_sleep(0.5)`, { startImmediately: true })
-  const exit = yield* Effect.exit(Pg.Executor.run(sql`SELECT 1`))
-  yield* Fiber.join(holder)
-  return Option.getOrUndefined(Exit.findErrorOption(exit))
+  const pool = yield* Pg.Pool.Pool
+  // The time for a connect is no matter here.
+  yield* pool.warm(1)
+  const asking = yield* Effect.scoped(Effect.gen(function*() {
+    yield* pool.reserve()
+    const fiber = yield* Effect.forkChild(Pg.Executor.run(sql`SELECT 1`), { startImmediately: true })
+    yield* Effect.sleep(500)
+    return fiber
+  }))
+  return Option.getOrUndefined(Exit.findErrorOption(yield* Fiber.await(asking)))
 })
 
 /** What calls to a server that is not there fail with, one after another. */

@@ -22,9 +22,10 @@ const fencesOf = (language: string): ReadonlyArray<string> => {
 }
 
 describe("the runbook", () => {
-  it.live("has SQL that the server understands", () =>
+  it.live("has SQL that the server understands, and answers a member of pg_monitor", () =>
     Effect.gen(function*() {
       const witness = yield* makeWitness(yield* freshDatabase)
+      yield* witness.query("SET ROLE pg_monitor")
       const statements = fencesOf("sql")
       assert.isAbove(statements.length, 5)
       yield* Effect.forEach(statements, (statement) => witness.query(statement))
