@@ -200,6 +200,33 @@ describe("an answer that is lost", () => {
       }))
   }
 
+  it.live("to a COMMIT, and to all questions about it, is one call of which nobody knows", () =>
+    Effect.gen(function*() {
+      const { url } = yield* makeTable
+      const proxy = yield* FaultProxy.make(url)
+      yield* proxy.onRequest((request, link) => {
+        if (!request.includes("COMMIT")) return "pass"
+        Effect.runSync(proxy.set(FaultProxy.blackhole()))
+        link.cut()
+        return "drop"
+      })
+      const log = makeLog()
+      yield* Effect.gen(function*() {
+        yield* Effect.flip(Pg.Executor.transaction(insert, { resolveCommit: true }))
+        const calls = log.lines.filter(({ annotations }) => String(annotations["event.name"]).startsWith("db.query."))
+        assert.deepStrictEqual(
+          calls.map(({ annotations }) => [annotations["event.name"], annotations["db.operation.name"]]),
+          [["db.query.outcome_unknown", "COMMIT"]]
+        )
+        const { errorsByOperation } = (yield* Pg.Metrics.Metrics).snapshotUnsafe()
+        assert.strictEqual(errorsByOperation.COMMIT.Unreachable, 1)
+        assert.strictEqual(errorsByOperation.CHECKOUT.Local, 0)
+      }).pipe(
+        Effect.provide(Pg.layer({ url: proxy.url, max: 1, prepare: false, acquireTimeout: 1000, breaker: false })),
+        Effect.provide(log.layer)
+      )
+    }))
+
   it.live("because nothing comes any more is called ETIMEDOUT", () =>
     Effect.gen(function*() {
       const { url } = yield* makeTable
