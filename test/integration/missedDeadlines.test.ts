@@ -92,6 +92,9 @@ describe("a deadline that was missed", () => {
           assert.strictEqual(attributesOf(statement)["error.type"], "DeadlineExceeded")
           assert(statement?.status._tag === "Ended" && statement.status.exit._tag === "Failure")
           assert.include(String(statement.status.exit.cause), "DeadlineExceeded")
+          for (const transaction of recorder.named("sql.transaction")) {
+            assert.strictEqual(attributesOf(transaction)["error.type"], "DeadlineExceeded")
+          }
           assert.deepStrictEqual(
             log.lines.map(({ annotations, level }) => [
               level,
