@@ -470,7 +470,7 @@ describe("an attempt that runs out of time", () => {
           yield* end(fiber)
         })
       yield* run(sql`SELECT 'hold'`)
-      assert.strictEqual(seen().errorsByOperation.OTHER.Unreachable, 1)
+      assert.strictEqual(seen().errorsByOperation.SELECT.Unreachable, 1)
       assert.strictEqual(seen().query.interrupted.count, 1)
       yield* Effect.scoped(Effect.andThen(pool.get(), run(sql`SELECT 1`)))
       assert.deepStrictEqual(checkoutErrors(seen), { Unreachable: 1 })
