@@ -20,10 +20,10 @@ const prepare = Effect.gen(function*() {
 })
 
 /** While the circuit is open a call fails at once: whoever has asked is told when that may be over. */
-const later = ({ retryAfter }: { readonly retryAfter: number }) =>
-  HttpServerResponse.json({ error: "The database does not answer. Please come back later." }, {
+const later = ({ retryAfter }: { readonly retryAfter: number | null }) =>
+  HttpServerResponse.json({ error: "The database cannot be used at the moment. Please come back later." }, {
     status: 503,
-    headers: { "retry-after": String(Math.max(1, Math.ceil(retryAfter / 1_000))) }
+    headers: { "retry-after": String(Math.max(1, Math.ceil((retryAfter ?? 30_000) / 1_000))) }
   })
 
 const Stock = HttpRouter.add(
@@ -34,7 +34,7 @@ const Stock = HttpRouter.add(
     const scarce = sql`SELECT product, pieces FROM stock ORDER BY pieces LIMIT 10`
     // Reading twice does no harm: it may be repeated even when its answer was lost.
     return yield* HttpServerResponse.json(yield* Pg.Executor.run(scarce, { idempotent: true }))
-  }).pipe(Effect.catchTags({ CircuitOpen: later, CircuitHalfOpen: later }))
+  }).pipe(Effect.catchTags({ CircuitOpen: later, CircuitHalfOpen: later, CircuitIsolated: later }))
 )
 
 const Orders = HttpRouter.add(
@@ -48,7 +48,7 @@ const Orders = HttpRouter.add(
       sql`INSERT INTO orders (product) VALUES (${product}) RETURNING id`
     )
     return yield* HttpServerResponse.json(yield* Pg.Executor.transaction(order), { status: 201 })
-  }).pipe(Effect.catchTags({ CircuitOpen: later, CircuitHalfOpen: later }))
+  }).pipe(Effect.catchTags({ CircuitOpen: later, CircuitHalfOpen: later, CircuitIsolated: later }))
 )
 
 const isServing = process.argv.includes("--serve")
@@ -81,6 +81,12 @@ const program = HttpServer.addressFormattedWith((address) =>
     assert.equal(health.status, 200)
     assert.equal(JSON.parse(health.body).state, "up")
     console.log(health.body)
+
+    const { isolate } = yield* Pg.Breaker.Breaker
+    const turnedAway = yield* Effect.scoped(
+      Effect.andThen(isolate("to see what a caller is told"), ask(`${address}/stock`))
+    )
+    assert.equal(turnedAway.status, 503)
 
     const metrics = yield* ask(`${address}/metrics`)
     assert.equal(metrics.status, 200)

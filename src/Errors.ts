@@ -45,7 +45,8 @@ import * as V from "./internal/verdict.ts"
  * - `Rejected`: the server answered and said no.
  * - `Denied`: wrong credentials or none, no such database, or a peer that is not trusted.
  * - `ReadOnly`: a write met a server that only reads.
- * - `Cancelled`: the work was stopped on purpose.
+ * - `Cancelled`: the server has stopped the work on purpose, at a time limit (`statement_timeout`) or because somebody asked it
+ *   to (`pg_cancel_backend`). What its caller interrupts is no failure, and has no kind.
  * - `Local`: this process refused, before the server was asked.
  *
  * @category models

@@ -17,7 +17,7 @@ import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
-import type * as Fiber from "effect/Fiber"
+import * as Fiber from "effect/Fiber"
 import { dual } from "effect/Function"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
@@ -41,6 +41,7 @@ import * as Logbook from "./internal/logbook.ts"
 import * as LogFields from "./internal/logFields.ts"
 import * as LostCommit from "./internal/lostCommit.ts"
 import { millis } from "./internal/millis.ts"
+import * as Operation from "./internal/operation.ts"
 import * as Recovery from "./internal/recovery.ts"
 import type { Session } from "./internal/session.ts"
 import * as Spans from "./internal/spans.ts"
@@ -243,7 +244,12 @@ export const make = Effect.fnUntraced(function*(
       if (disposal === "EvictAll") Effect.runSync(pool.evictAll)
     },
     complete: (error, session) => treat(withLastWords(error, session)),
-    enforce: (work, deadlineAt, unit) => enforce(work, deadlineAt, unit),
+    enforce: (work, deadlineAt, statement) => enforce(work, deadlineAt, statement),
+    onDoubt: ({ connection, sql, unit }, error, { failure, verdict }) => {
+      const isAskedFor = connection.transaction === "Committing" &&
+        Fiber.getCurrent()?.getRef(UnitOfWork.ResolveCommit) === true
+      if (!isAskedFor) doubt(Operation.of(sql), unit, error, { failure, kind: verdict.kind })
+    },
     traced: (fiber, session, sql) =>
       Spans.send(fiber, pool.name, sql, targets.length > 1 ? targets[session.host]?.address : undefined),
     tell: ({ session, transaction }, error, { elapsed, failure, verdict }) =>
@@ -253,11 +259,25 @@ export const make = Effect.fnUntraced(function*(
             timeout: elapsed,
             by: "client",
             effect: verdict.effect,
-            failure: { ...failure, code: "ETIMEDOUT" }
+            failure
           })
         )
         : Errors.truthful(error, verdict, transaction === "Committing" ? "commit" : "statement")
   })
+
+  /** Tells of work that may or may not have taken effect, unless it is repeated all the same. */
+  const doubt = (
+    operation: Operation.Operation,
+    unit: UnitOfWork.UnitOfWork | undefined,
+    error: unknown,
+    judgement: { readonly failure: Errors.Failure; readonly kind: Errors.Kind }
+  ): void => {
+    const fiber = Fiber.getCurrent()
+    const typed = isSqlError(error) ? Errors.fromSqlError(error) : error
+    if (!(typed instanceof Errors.OutcomeUnknown || typed instanceof Errors.StatementTimeout)) return
+    if (UnitOfWork.isRepeatable(unit) || fiber?.getRef(UnitOfWork.Idempotent) === true) return
+    book.write("outcomeUnknown", () => LogFields.doubtful(operation, judgement, error, pool.settings.errorText))
+  }
 
   /** What is known of an error. One that came from elsewhere, another client's say, proves nothing. */
   const find = (error: unknown): Evidence.Judgement | undefined => {
@@ -406,27 +426,44 @@ export const make = Effect.fnUntraced(function*(
     return concluded(recovered, fiber, () => history.length)
   }
 
+  const overseer: UnitOfWork.Overseer = {
+    missed: (allowed, unit) => {
+      const sql = unit.lateness?.cutOff
+      const operation = sql === undefined ? undefined : Operation.of(sql)
+      store.errors[operation ?? "CHECKOUT"].Local++
+      book.write("deadlineExceeded", () => LogFields.late(allowed, operation, UnitOfWork.effectOf(unit)))
+    }
+  }
+
+  /** A question of ours that goes unanswered is no call that has failed. */
+  const nobody: UnitOfWork.Overseer = { missed: () => {} }
+
   const deadlineExceeded = (allowed: number, unit: UnitOfWork.UnitOfWork): SqlError =>
     Errors.toSqlError(new Errors.DeadlineExceeded({ deadline: allowed, effect: UnitOfWork.effectOf(unit) }))
 
   const enforce = <A, E, R>(
     work: Effect.Effect<A, E, R>,
     deadlineAt: number,
-    unit?: UnitOfWork.UnitOfWork
+    statement?: Deadlines.Statement,
+    by = overseer
   ): Effect.Effect<A, E | SqlError, R> =>
-    Effect.withFiber((fiber) => concluded(Deadlines.enforce(work, deadlineAt, now, deadlineExceeded, unit), fiber))
+    Effect.withFiber((fiber) =>
+      concluded(Deadlines.enforce(work, deadlineAt, now, deadlineExceeded, by, statement), fiber)
+    )
 
   const underDeadline = <A, R>(
     work: (fiber: Fiber.Fiber<unknown, unknown>, unit: UnitOfWork.UnitOfWork | undefined) => Effect.Effect<
       A,
       SqlError,
       R
-    >
+    >,
+    by = overseer
   ): Effect.Effect<A, SqlError, R> => {
     const inTime: Effect.Effect<A, SqlError, R> = Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
       const unit = UnitOfWork.of(fiber)
+      if (unit !== undefined) UnitOfWork.oversee(unit, by)
       const deadlineAt = Deadlines.unenforced(fiber, unit)
-      return deadlineAt === Infinity ? work(fiber, unit) : enforce(inTime, deadlineAt)
+      return deadlineAt === Infinity ? work(fiber, unit) : enforce(inTime, deadlineAt, undefined, by)
     })
     return inTime
   }
@@ -483,14 +520,22 @@ export const make = Effect.fnUntraced(function*(
     return isServersTurn ? { session } : undefined
   }
 
+  const timedOut = (timeout: number, own: UnitOfWork.UnitOfWork): Errors.StatementTimeout =>
+    new Errors.StatementTimeout({
+      timeout,
+      by: "client",
+      effect: UnitOfWork.effectOf(own),
+      failure: { code: "ETIMEDOUT" }
+    })
+
   /** Its statement, if it had one under way, counts as interrupted. */
   const attemptTimedOut = (
     timeout: number,
     own: UnitOfWork.UnitOfWork,
     session: Session | undefined
   ): Errors.StatementTimeout => {
-    const effect = UnitOfWork.effectOf(own)
-    const error = new Errors.StatementTimeout({ timeout, by: "client", effect, failure: { code: "ETIMEDOUT" } })
+    const error = timedOut(timeout, own)
+    const { effect } = error
     const verdict: Errors.Verdict = {
       kind: "Unreachable",
       effect,
@@ -499,8 +544,11 @@ export const make = Effect.fnUntraced(function*(
       connection: "Evict"
     }
     const failure = { code: "ETIMEDOUT", message: error.message }
-    Store.countFailure(store, session === undefined ? "CHECKOUT" : "OTHER", verdict, failure, now())
+    const cutOff = own.lateness?.cutOff
+    const operation = cutOff === undefined ? "OTHER" : Operation.of(cutOff)
+    Store.countFailure(store, session === undefined ? "CHECKOUT" : operation, verdict, failure, now())
     evidence.record(error, failure, verdict)
+    if (effect === "Unknown") doubt(operation, own, error, { failure, kind: verdict.kind })
     return error
   }
 
@@ -510,6 +558,7 @@ export const make = Effect.fnUntraced(function*(
   ): Effect.Effect<A, E | RunError, R> =>
     Effect.withFiber((fiber) => {
       const outer = UnitOfWork.of(fiber)
+      if (outer !== undefined) UnitOfWork.oversee(outer, overseer)
       const inTransaction = fiber.getRef(UnitOfWork.InTransaction)
       const idempotent = options.idempotent ?? fiber.getRef(UnitOfWork.Idempotent)
       const startedAt = now()
@@ -530,12 +579,14 @@ export const make = Effect.fnUntraced(function*(
       const attempt = (number: number): Effect.Effect<A, E | Errors.StatementTimeout, R> =>
         Effect.suspend(() => {
           const own = current = UnitOfWork.make(terms, outer)
+          own.isRepeatable = idempotent && (terms.retry ?? defaultRetry) !== false
           const once = Effect.provideService(UnitOfWork.run(work, own), UnitOfWork.CurrentAttempt, number)
           if (attemptTimeout === undefined) return once
           const permit = breaker.closedPermitUnsafe()
           let late: { readonly session: Session | undefined } | undefined
           const noteLateness = () => {
             late = whomItWaitsFor(own)
+            UnitOfWork.expire(own, () => timedOut(attemptTimeout, own))
           }
           return TimeLimit.within(once, attemptTimeout, () => own, noteLateness, () => {
             if (late !== undefined && permit !== undefined) {
@@ -557,18 +608,22 @@ export const make = Effect.fnUntraced(function*(
           onRefusal: () => {}
         }, history))
       const allowed = Math.max(0, ownDeadlineAt - startedAt)
-      const outOfTime = () => {
+      const lateError = () => {
         const isDoubtful = history.some(({ effect }) => effect === "Unknown")
         const effect = isDoubtful ? "Unknown" : UnitOfWork.effectOf(current)
-        const error = new Errors.DeadlineExceeded({ deadline: allowed, effect })
+        return new Errors.DeadlineExceeded({ deadline: allowed, effect })
+      }
+      const outOfTime = () => {
+        const error = lateError()
         History.remember(error, history)
+        Deadlines.miss(allowed, current, error, overseer)
         return error
       }
       const bounded = !isOwnTighter
         ? all
         : allowed === 0
         ? Effect.suspend(() => Effect.fail(outOfTime()))
-        : TimeLimit.within(all, allowed, () => current, () => {}, outOfTime)
+        : TimeLimit.within(all, allowed, () => current, () => UnitOfWork.expire(current, lateError), outOfTime)
       return Effect.mapError(bounded, (error) => {
         if (!isSqlError(error)) return error
         const exposed = expose(error)
@@ -585,11 +640,13 @@ export const make = Effect.fnUntraced(function*(
     now,
     ask: ({ params, sql }, until) =>
       // Past the circuit, which the same loss may have opened. Nobody's unit of work, since a question has no effect.
-      underDeadline(() =>
-        Effect.mapError(borrowUnguarded((connection) => connection.query(sql, params, false)), asSqlError)
+      underDeadline(
+        () => Effect.mapError(borrowUnguarded((connection) => connection.query(sql, params, false)), asSqlError),
+        nobody
       )
         .pipe(
           Effect.provideService(Deadlines.Deadline, until),
+          idempotent,
           UnitOfWork.detached
         ),
     acquireTimeout: pool.settings.acquireTimeout,
@@ -618,6 +675,9 @@ export const make = Effect.fnUntraced(function*(
       )
       const judgement = find(lost)
       if (judgement !== undefined) evidence.remember(error, judgement)
+      const fiber = Fiber.getCurrent()
+      const unit = fiber === undefined ? undefined : UnitOfWork.of(fiber)
+      doubt("COMMIT", unit, error, { failure, kind: judgement?.verdict.kind ?? "Unreachable" })
       return error
     }
   })

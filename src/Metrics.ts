@@ -100,7 +100,7 @@ export type ErrorOperation = Stores.ErrorOperation
  * of the socket, `at` milliseconds of the wall clock.
  *
  * Other kinds say nothing: what was `Rejected` or lost a race (`Contention`) was answered, a `StaleConnection` is
- * replaced, and what was `Cancelled`, or is `Local`, this side has given up.
+ * replaced, what was `Cancelled` somebody or a time limit of the session has stopped, and what is `Local` this side has given up.
  *
  * @category models
  * @since 0.1.0

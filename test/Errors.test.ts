@@ -114,7 +114,7 @@ describe("a failure is read", () => {
       reply({ code: "57P01", severity: "ВАЖНО", severityUnlocalized: "FATAL", message: "закрытие подключения" }),
       { sqlState: "57P01", severity: "FATAL", message: "закрытие подключения" }
     ],
-    ["from a reason without its wrapper", closed.reason, { message: "PgConnection: Connection closed" }],
+    ["from a reason without its wrapper", closed.reason, { code: "ECONNRESET", message: "PgConnection: Connection closed" }],
     [
       "from the socket's error below the driver's error",
       connectionError(socketError("ECONNRESET", "read ECONNRESET"), "PgConnection: Socket error"),
@@ -137,14 +137,14 @@ describe("a failure is read", () => {
     ],
     ["from an AggregateError without a code", new AggregateError([socketError("ETIMEDOUT", "connect ETIMEDOUT")]), { code: "ETIMEDOUT", message: "connect ETIMEDOUT" }],
     ["from a chain of causes", new Error("a", { cause: new Error("b", { cause: socketError("EPIPE", "write EPIPE") }) }), { code: "EPIPE", message: "write EPIPE" }],
-    ["from the Cause of an Effect", Cause.fail(closed), { message: "PgConnection: Connection closed" }],
+    ["from the Cause of an Effect", Cause.fail(closed), { code: "ECONNRESET", message: "PgConnection: Connection closed" }],
     [
       "from what the driver says of connecting",
       connectionError(new Error("Expected one ErrorResponse after SSLRequest"), "PgConnection: Invalid SSLRequest response", "connect"),
-      { message: "PgConnection: Invalid SSLRequest response: Expected one ErrorResponse after SSLRequest" }
+      { code: "EPROTO", message: "PgConnection: Invalid SSLRequest response: Expected one ErrorResponse after SSLRequest" }
     ],
     ["from an unknown outcome", one.OutcomeUnknown, { code: "ECONNRESET" }],
-    ["from the last of several attempts", one.RetriesExhausted, { message: "PgConnection: Connection closed" }],
+    ["from the last of several attempts", one.RetriesExhausted, { code: "ECONNRESET", message: "PgConnection: Connection closed" }],
     ["from a typed error inside a SqlError", Errors.toSqlError(one.StatementTimeout), { code: "ETIMEDOUT" }],
     ["from the hook that failed", new Errors.HookFailed({ hook: "afterConnect", cause: Redacted.make(reply({ code: "42501", severity: "ERROR", message: "permission denied" })) }), { sqlState: "42501", severity: "ERROR" }],
     [
@@ -228,7 +228,7 @@ describe("a typed error", () => {
     [one.StatementTimeout, "No answer within 15 s. It may have been applied: verify in the database before repeating it. Check the server and the network, or allow more time."],
     [new Errors.StatementTimeout({ timeout: 15_000, by: "server", effect: "RolledBack", failure: { sqlState: "57014" } }), "The server's statement_timeout ended the statement after 15 s. It was rolled back. Make it faster, or give it more time."],
     [one.DeadlineExceeded, "The call was not done within its deadline of 400 ms. Nothing of it was run. Allow more time, or do less within it."],
-    [one.RetriesExhausted, "Failed 5 times, the last time with PgConnection: Connection closed. Retrying is over. Look for the cause in the server or the network."],
+    [one.RetriesExhausted, "Failed 5 times, the last time with ECONNRESET: PgConnection: Connection closed. Retrying is over. Look for the cause in the server or the network."],
     [one.HookFailed, "The hook afterConnect failed, so its connection was not used. See the cause, and make the hook succeed or handle its own errors."],
     [one.CredentialsFailed, "The password could not be had: the effect that yields it failed with ThrottlingException. The server had refused the one before with 28P01 invalid_password: password authentication failed for user \"app\". See the cause, and check whoever issues it and the right to ask there."],
     [new Errors.CredentialsFailed({ cause: Redacted.make("hunter2"), refusal: null }), "The password could not be had: the effect that yields it failed. See the cause, and check whoever issues it and the right to ask there."],

@@ -48,6 +48,7 @@ interface World {
   readonly breaker: Pg.Breaker.Breaker["Service"]
   /** A statement of the client's. */
   readonly ask: Effect.Effect<unknown, unknown>
+  readonly sql: SqlClient
   readonly run: Pg.Executor.Executor["Service"]["run"]
   readonly close: Effect.Effect<void>
 }
@@ -80,6 +81,7 @@ const makeWorld = Effect.fnUntraced(function*(
     server,
     pool: Context.get(context, Pg.Pool.Pool),
     breaker: Context.get(context, Pg.Breaker.Breaker),
+    sql,
     ask: sql`SELECT 1`,
     run: Context.get(context, Pg.Executor.Executor).run,
     close: Scope.close(scope, Exit.void)
@@ -259,6 +261,41 @@ const scenarios: { readonly [N in Exclude<Logbook.Name, "resetFailed">]: Scenari
       "db.error.effect": "NotRun",
       "db.retry.attempts": 5,
       "db.retry.stopped_by": "attempts"
+    }
+  },
+  deadlineExceeded: {
+    provoke: Effect.gen(function*() {
+      const { run, sql } = yield* makeWorld()
+      yield* played(run(sql.unsafe("SELECT 'hold'"), { deadline: "200 millis" }))
+    }),
+    level: "WARN",
+    message:
+      "A call was not done within its deadline of 200 ms: its SELECT was cut off. Nobody knows what it has done.",
+    annotations: {
+      ...pooled,
+      "db.deadline_ms": 200,
+      "db.operation.name": "SELECT",
+      "db.error.effect": "Unknown",
+      "error.type": "DeadlineExceeded"
+    }
+  },
+  outcomeUnknown: {
+    provoke: Effect.gen(function*() {
+      const { server, sql } = yield* makeWorld({ retry: false })
+      yield* Effect.forkChild(sql.unsafe("INSERT 'hold'"), { startImmediately: true })
+      yield* turns
+      server.peers[0]!.close("end")
+      yield* turns
+    }),
+    level: "ERROR",
+    message:
+      "Nobody knows whether a statement (INSERT) took effect: its answer was lost (ECONNRESET). It is not repeated; " +
+      "declare idempotent what may be.",
+    annotations: {
+      ...pooled,
+      "db.operation.name": "INSERT",
+      "error.type": "ECONNRESET",
+      "db.error.kind": "Unreachable"
     }
   },
   classifierFailed: {

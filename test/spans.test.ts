@@ -32,6 +32,14 @@ const silent = new SqlError({
   })
 })
 
+const vague = new SqlError({
+  reason: new ConnectionError({
+    cause: new Error("no reason given"),
+    message: "PgConnection: Failed to connect",
+    operation: "connect"
+  })
+})
+
 const acquireTimeout = new Errors.AcquireTimeout({
   phase: "Connect",
   waited: 5,
@@ -43,7 +51,8 @@ describe("an error in a span", () => {
   const cases: ReadonlyArray<readonly [what: string, error: unknown, sqlState: string | undefined, type: string]> = [
     ["is its SQLSTATE", reply("23505"), "23505", "23505"],
     ["is the socket's code, where the server said nothing", refused, undefined, "ECONNREFUSED"],
-    ["is its kind, where nobody has a code for it", silent, undefined, "Unreachable"],
+    ["is the code of the socket's that says the same, where the driver has none", silent, undefined, "ECONNRESET"],
+    ["is its kind, where nobody has a code for it", vague, undefined, "Unreachable"],
     ["is its tag, where it is one of ours", new Errors.PoolClosed(), undefined, "PoolClosed"],
     ["is its tag, also inside of a SqlError", Errors.toSqlError(new Errors.PoolClosed()), undefined, "PoolClosed"],
     ["is not the failure of somebody else that it remembers", acquireTimeout, undefined, "AcquireTimeout"],

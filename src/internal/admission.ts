@@ -7,7 +7,7 @@ import type * as Scope from "effect/Scope"
 import type { SqlError } from "effect/sql/SqlError"
 import type { Permit } from "./breakerMachine.ts"
 import type { Evidence, Judgement } from "./evidence.ts"
-import { digFailure } from "./failure.ts"
+import * as LastWords from "./lastWords.ts"
 import type { Session } from "./session.ts"
 import { TrackedConnection } from "./trackedConnection.ts"
 import * as UnitOfWork from "./unitOfWork.ts"
@@ -178,7 +178,7 @@ export const make = <C, E>(court: Court<C, E>) => {
     const { lastFailure, session } = connection
     const outcome = leaseOutcome(connection, exit)
     const evidenceOfLoss = () => ({
-      ...digFailure(session.wire.obituary()),
+      ...LastWords.failureOf(session.wire.obituary()),
       source: evidence.sourceOfLoss(session)
     })
     breaker.settleUnsafe(

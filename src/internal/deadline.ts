@@ -25,23 +25,52 @@ export const unitUntil = (deadlineAt: number, outer: UnitOfWork.UnitOfWork | und
     outer
   )
 
-/** Ends work at the deadline: queueing, connecting, waiting between attempts and statements, whatever it is in. */
-export const enforce = <A, E, R, E2>(
+/** Errors that have been counted as missed deadlines. */
+const missed = new WeakSet<object>()
+
+export const isMissed = (error: object): boolean => missed.has(error)
+
+/** Tells whoever works for a unit that its deadline was missed. */
+export const miss = (
+  allowed: number,
+  unit: UnitOfWork.UnitOfWork,
+  error: object,
+  overseer: UnitOfWork.Overseer | undefined = unit.overseer
+): void => {
+  missed.add(error)
+  overseer?.missed(allowed, unit, error)
+}
+
+/** One statement whose parts are done one by one, for the same unit. */
+export interface Statement {
+  readonly unit: UnitOfWork.UnitOfWork | undefined
+  readonly sql: string
+}
+
+/**
+ * Ends work at the deadline: queueing, connecting, waiting between attempts and statements, whatever it is in. Without an
+ * overseer it is whoever was asked by then that counts it.
+ */
+export const enforce = <A, E, R, E2 extends object>(
   work: Effect.Effect<A, E, R>,
   deadlineAt: number,
   now: () => number,
-  onTimeout: (allowed: number, unit: UnitOfWork.UnitOfWork) => E2,
-  known?: UnitOfWork.UnitOfWork
+  errorOf: (allowed: number, unit: UnitOfWork.UnitOfWork) => E2,
+  overseer?: UnitOfWork.Overseer,
+  statement?: Statement
 ): Effect.Effect<A, E | E2, R> =>
   Effect.withFiber((fiber: Fiber<unknown, unknown>) => {
-    const unit = known ?? unitUntil(deadlineAt, UnitOfWork.of(fiber))
-    const allowed = deadlineAt - now()
-    if (allowed <= 0) return Effect.fail(onTimeout(0, unit))
-    return TimeLimit.within(
-      UnitOfWork.run(work, unit),
-      allowed,
-      () => unit,
-      () => {},
-      () => onTimeout(allowed, unit)
-    )
+    const unit = statement?.unit ?? unitUntil(deadlineAt, UnitOfWork.of(fiber))
+    const allowed = Math.max(0, deadlineAt - now())
+    const onTimeUp = () => UnitOfWork.expire(unit, () => errorOf(allowed, unit), statement?.sql)
+    const onTimeout = () => {
+      const error = errorOf(allowed, unit)
+      miss(allowed, unit, error, overseer)
+      return error
+    }
+    if (allowed > 0) {
+      return TimeLimit.within(UnitOfWork.run(work, unit), allowed, () => unit, onTimeUp, onTimeout)
+    }
+    onTimeUp()
+    return Effect.fail(onTimeout())
   })

@@ -3,12 +3,15 @@ import type { Permit } from "./breakerMachine.ts"
 import type { Classify } from "./classifier.ts"
 import * as Tables from "./classify.ts"
 import * as Commits from "./commits.ts"
+import * as Deadline from "./deadline.ts"
 import { digFailure, digWhole } from "./failure.ts"
+import * as LastWords from "./lastWords.ts"
 import * as Operation from "./operation.ts"
 import type { Session } from "./session.ts"
 import * as Spans from "./spans.ts"
 import * as Store from "./store.ts"
 import type { Observer, Statement, TrackedConnection } from "./trackedConnection.ts"
+import * as UnitOfWork from "./unitOfWork.ts"
 import type { Circumstances, Failure, Phase, Signal, Verdict } from "./verdict.ts"
 
 /** A verdict with the source of the evidence: what fails together counts once. */
@@ -43,6 +46,8 @@ export interface Bench {
   readonly dispose: (session: Session, disposal: "Evict" | "EvictAll") => void
   /** The error as its caller shall see it. */
   readonly tell: (connection: TrackedConnection, error: SqlError, judgement: Judgement) => SqlError
+  /** Hears of an answer that was lost when nobody knows what had been done by then. */
+  readonly onDoubt: (statement: Statement, error: SqlError, judgement: Judgement) => void
   readonly enforce: Observer["enforce"]
   readonly traced: Observer["traced"]
   /** The driver's error, with the server's last words where the driver has lost them. */
@@ -85,6 +90,13 @@ const phaseOf = ({ commits, connection }: Statement, written: boolean): Phase =>
   }
 }
 
+/** A session that was cut off because its server said nothing is closed all the same, which is all that the driver sees. */
+const failureOf = (error: SqlError, { wire }: Session): Failure => {
+  const failure = digFailure(error)
+  const isSilence = failure.sqlState === undefined && wire.obituary()?.by === "silence"
+  return isSilence ? { ...failure, code: "ETIMEDOUT" } : failure
+}
+
 /** Shared by all executors: work may well go through several of them. */
 const judgements = new WeakMap<object, Judgement>()
 
@@ -120,7 +132,7 @@ export const make = (bench: Bench): Evidence => {
   ): Judgement => {
     const { connection, sql } = statement
     const { session } = connection
-    const failure = digFailure(error)
+    const failure = failureOf(error, session)
     const circumstances: Circumstances = {
       phase: phaseOf(statement, written),
       reused: session.uses > 1,
@@ -180,14 +192,15 @@ export const make = (bench: Bench): Evidence => {
         bench.onSuccess()
         if (permit !== undefined && !bench.isCalm()) bench.settle(permit, "Success")
       },
-      interrupted: ({ connection: { session }, permit, sql, startedAt }) => {
+      interrupted: ({ connection: { session }, permit, sql, startedAt, unit }) => {
         const seconds = secondsSince(startedAt)
         session.lastTook = seconds
+        if (unit !== undefined) UnitOfWork.cutOff(unit, sql)
         store.queries.interrupted(sql, seconds)
         // An interrupted caller proves nothing, unless the peer had fallen silent by then.
         const obituary = session.wire.obituary()
         if (permit !== undefined && obituary?.by === "silence") {
-          bench.settle(permit, "Failure", { message: obituary.message, source: sourceOfLoss(session) })
+          bench.settle(permit, "Failure", { ...LastWords.failureOf(obituary), source: sourceOfLoss(session) })
         }
       },
       failed: (statement, error, written) => {
@@ -200,9 +213,15 @@ export const make = (bench: Bench): Evidence => {
         connection.signal = worse(connection.signal, verdict.breaker)
         if (verdict.breaker === "Failure") connection.lastFailure = { ...failure, source }
         if (verdict.connection !== "Keep") bench.dispose(connection.session, verdict.connection)
-        store.queries.failed(sql, verdict.kind, seconds)
-        Store.countFailure(store, Operation.of(sql), verdict, failure, bench.now())
+        if (Deadline.isMissed(error)) {
+          // It has been counted, and nobody waited for the answer.
+          store.queries.interrupted(sql, seconds)
+        } else {
+          store.queries.failed(sql, verdict.kind, seconds)
+          Store.countFailure(store, Operation.of(sql), verdict, failure, bench.now())
+        }
         const told = bench.tell(connection, complete, judgement)
+        if (verdict.effect === "Unknown") bench.onDoubt(statement, told, judgement)
         judgements.set(told, judgement)
         // What was borrowed for one statement may be borrowed again for it.
         if (span !== undefined && permit === undefined) Spans.mark(span, Spans.describe(told, verdict.kind))

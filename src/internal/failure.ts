@@ -5,7 +5,7 @@ import * as Cause from "effect/Cause"
 import * as Redacted from "effect/Redacted"
 import { isSqlError } from "effect/sql/SqlError"
 import * as Showable from "./showable.ts"
-import { ruleOfText } from "./socketCode.ts"
+import { codeOfText, ruleOfText } from "./socketCode.ts"
 import { conditionOf } from "./sqlState.ts"
 import * as Undisclosed from "./undisclosed.ts"
 import type { Failure } from "./verdict.ts"
@@ -296,7 +296,14 @@ const look = (error: unknown): Findings => {
   return findings
 }
 
-const wholeOf = (findings: Findings): Failure => findings.reply ?? findings.coded ?? { message: textOf(findings) }
+/** The driver gives no codes to what it says itself: that is told by the code of the socket's that says the same. */
+const told = (findings: Findings): Failure => {
+  const message = textOf(findings)
+  const code = findings.sentence === undefined ? undefined : codeOfText(findings.sentence)
+  return code === undefined ? { message } : { code, message }
+}
+
+const wholeOf = (findings: Findings): Failure => findings.reply ?? findings.coded ?? told(findings)
 
 /** The failure in an error of any shape, with all of its text. The server's word counts most, then a code, then a text. */
 export const digWhole = (error: unknown): Failure => wholeOf(look(error))

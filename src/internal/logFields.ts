@@ -24,7 +24,7 @@ export interface Fields {
   readonly "db.connection.holder.span"?: string | undefined
   readonly "db.connection.holder.at"?: string | undefined
   readonly "db.hook": string
-  /** The SQLSTATE, else the socket's code, else the name of the error. */
+  /** The SQLSTATE, else the socket's code, else the kind of the failure, else the name of the error. */
   readonly "error.type"?: string | undefined
   /** The SQLSTATE. */
   readonly "db.response.status_code"?: string | undefined
@@ -35,6 +35,9 @@ export interface Fields {
   readonly "db.collection.name"?: string | undefined
   /** All that was said, with `errorText: "full"` alone; of a layer that cannot be built, what may be shown. */
   readonly "exception.message"?: string | undefined
+  /** Of those that the metrics tell apart. */
+  readonly "db.operation.name"?: string | undefined
+  readonly "db.deadline_ms": number
   readonly "db.retry.attempt": number
   readonly "db.retry.attempts": number
   readonly "db.retry.delay_ms": number
@@ -90,7 +93,7 @@ export const ofFailure = (
 ): FailureFields => {
   const { constraint, table } = namesIn(error)
   return {
-    "error.type": sqlState ?? code ?? nameOf(error) ?? unnamed,
+    "error.type": sqlState ?? code ?? kind ?? nameOf(error) ?? unnamed,
     "db.response.status_code": sqlState,
     "db.error.kind": kind,
     "db.error.constraint": constraint,
@@ -166,6 +169,21 @@ export const exhausted = (
     ...ofError(last, errorText, attempt?.kind)
   }
 }
+
+/** Of work that was not done in time; `operation`, if a statement was under way. */
+export const late = (allowed: number, operation: string | undefined, effect: Outcome) => ({
+  "db.deadline_ms": Math.round(allowed),
+  "db.operation.name": operation,
+  "db.error.effect": effect,
+  "error.type": "DeadlineExceeded"
+})
+
+export const doubtful = (
+  operation: string | undefined,
+  { failure, kind }: { readonly failure: Failure; readonly kind: Kind },
+  error: unknown,
+  errorText: ErrorText
+) => ({ "db.operation.name": operation, ...ofFailure(failure, error, { errorText, kind }) })
 
 export const ofHook = (hook: string, error: unknown, errorText: ErrorText) => ({
   "db.hook": hook,

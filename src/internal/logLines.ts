@@ -70,6 +70,17 @@ const limits: Readonly<Record<string, string>> = {
   refusal: "for want of a session"
 }
 
+const whatIsKnown = (effect: Fields["db.error.effect"]): string => {
+  switch (effect) {
+    case "NotRun":
+      return "Nothing was run."
+    case "RolledBack":
+      return "Nothing of it is left."
+    default:
+      return "Nobody knows what it has done."
+  }
+}
+
 const holderOf = (about: Pick<Fields, "db.connection.holder.at" | "db.connection.holder.fiber">): string =>
   about["db.connection.holder.at"] ??
     `fiber ${about["db.connection.holder.fiber"]} (run the work inside Effect.fn or Effect.withSpan to learn where)`
@@ -202,6 +213,28 @@ export const lines = {
       `Given up after ${counted(about["db.retry.attempts"], "attempt")}, ${
         limits[about["db.retry.stopped_by"]] ?? `for want of ${about["db.retry.stopped_by"]}`
       }: ${named(about)}.`,
+    { limitedBy: byKind, of: "caller" }
+  ),
+  deadlineExceeded: line(
+    "db.query.deadline_exceeded",
+    "Warn",
+    ["db.deadline_ms", "db.operation.name", "db.error.effect", "error.type"],
+    (about) =>
+      `A call was not done within its deadline of ${about["db.deadline_ms"]} ms: ${
+        about["db.operation.name"] === undefined
+          ? "no statement of it was under way"
+          : `its ${about["db.operation.name"]} was cut off`
+      }. ${whatIsKnown(about["db.error.effect"])}`,
+    { limitedBy: (about) => about["db.operation.name"] ?? "", of: "caller" }
+  ),
+  outcomeUnknown: line(
+    "db.query.outcome_unknown",
+    "Error",
+    ["db.operation.name", ...failureFields],
+    (about) =>
+      `Nobody knows whether a statement (${about["db.operation.name"] ?? "OTHER"}) took effect: its answer was lost (${
+        named(about)
+      }). It is not repeated; declare idempotent what may be.`,
     { limitedBy: byKind, of: "caller" }
   ),
   classifierFailed: line(

@@ -220,6 +220,20 @@ const sentences: ReadonlyArray<readonly [text: RegExp, rule: Rule]> = [
   ]
 ]
 
+/** What sockets call the same trouble that these sentences tell of. */
+const codesOfSentences: ReadonlyArray<readonly [text: RegExp, code: string]> = [
+  [/timed out|timeout/i, "ETIMEDOUT"],
+  [/Failed to parse|Protocol desync|^PgConnection: (Unexpected|A pipelined)|Invalid SSLRequest/i, "EPROTO"],
+  [
+    /connection (is |was )?(closed|terminated|ended|lost|reset)|closed unexpectedly|hang up|socket (closed|disconnected)/i,
+    "ECONNRESET"
+  ]
+]
+
+/** The code of a text without any, where the text says what there is a code for. */
+export const codeOfText = (text: string): string | undefined =>
+  ruleOfText(text) === lost ? codesOfSentences.find(([pattern]) => pattern.test(text))?.[1] : undefined
+
 /** The rule of a code, if it is known. */
 export const ruleOfCode = (code: string): Rule | undefined => {
   if (Object.hasOwn(codes, code)) return codes[code]

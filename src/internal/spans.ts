@@ -216,6 +216,28 @@ export const conclude = (
   })
 }
 
+/**
+ * Lets the span of a statement that is cut off because the time of its unit is up end with what the caller is told:
+ * the statement itself has only been interrupted.
+ */
+export const watchTime = (fiber: Fiber<unknown, unknown>, span: Tracer.Span): void => {
+  const unit = UnitOfWork.of(fiber)
+  if (unit === undefined || !span.sampled) return
+  const end = span.end.bind(span)
+  span.end = (endTime, exit) => {
+    const isInterrupted = exit._tag === "Failure" && Cause.hasInterruptsOnly(exit.cause)
+    const lateness = isInterrupted ? UnitOfWork.latenessOf(unit) : undefined
+    if (lateness === undefined) return end(endTime, exit)
+    const error = lateness.error()
+    const sql = span.attributes.get(queryText)
+    mark(span, {
+      [attribute.operation]: typeof sql === "string" ? Operation.wordOf(sql) : undefined,
+      ...describe(error)
+    })
+    end(endTime, Exit.fail(error))
+  }
+}
+
 // -------------------------------------------------------------------------------------------------------------------
 // what took place
 // -------------------------------------------------------------------------------------------------------------------
@@ -264,15 +286,17 @@ export const pause = (since: Beginning, pool: string, { attempt, delay, error, k
   const reason = rejectionOf(error)
   if (reason === undefined || rejections.has(error as object)) return
   rejections.add(error as object)
+  // Whoever waits for the circuit has not.
+  const hasFailed = delay === 0
   end(since, {
     name: name.rejected,
     attributes: {
       [attribute.pool]: pool,
       [attribute.breakerState]: reason,
-      [attribute.retryAfter]: (error as { readonly retryAfter?: number | null }).retryAfter ?? undefined
+      [attribute.retryAfter]: (error as { readonly retryAfter?: number | null }).retryAfter ?? undefined,
+      ...(hasFailed && describe(error))
     },
-    // Whoever waits for the circuit has not failed.
-    exit: delay > 0 ? Exit.void : Exit.fail(error)
+    exit: hasFailed ? Exit.fail(error) : Exit.void
   })
 }
 

@@ -18,11 +18,18 @@ export interface Witness extends Statement.Transformer {
 export const isTraced = ({ cache }: Fiber<unknown, unknown>): boolean =>
   cache.tracer !== undefined && cache.tracerEnabled && cache.span?.sampled !== false
 
-export const witness = (fiber: Fiber<unknown, unknown>, pool: string): Witness => {
+export const witness = (
+  fiber: Fiber<unknown, unknown>,
+  pool: string,
+  onSpan: (span: Tracer.Span) => void
+): Witness => {
   const own = fiber.getRef(Statement.CurrentTransformer)
   const transform: Statement.Transformer = (statement, sql, fiber, span) => {
     // A hook that runs statements does so inside of the one that it is for.
-    made.span ??= span
+    if (made.span === undefined) {
+      made.span = span
+      onSpan(span)
+    }
     return own === undefined ? Effect.succeed(statement) : own(statement, sql, fiber, span)
   }
   const made: Witness = Object.assign(transform, { pool, span: undefined })

@@ -6,7 +6,11 @@ import type { SqlClient } from "effect/sql/SqlClient"
 import type { SqlError } from "effect/sql/SqlError"
 import * as Statement from "effect/sql/Statement"
 import * as Stream from "effect/Stream"
+import * as Spans from "./spans.ts"
 import * as StatementSpan from "./statementSpan.ts"
+
+const witnessOf = (fiber: Fiber<unknown, unknown>, pool: string): StatementSpan.Witness =>
+  StatementSpan.witness(fiber, pool, (span) => Spans.watchTime(fiber, span))
 
 const witnessed = <A, E>(
   effect: Effect.Effect<A, E>,
@@ -14,7 +18,7 @@ const witnessed = <A, E>(
   pool: string
 ): Effect.Effect<A, E> =>
   StatementSpan.isTraced(fiber)
-    ? Effect.provideService(effect, Statement.CurrentTransformer, StatementSpan.witness(fiber, pool))
+    ? Effect.provideService(effect, Statement.CurrentTransformer, witnessOf(fiber, pool))
     : effect
 
 type Rows<A> = Effect.Effect<ReadonlyArray<A>, SqlError>
@@ -71,7 +75,7 @@ class Traced<A> extends Base<A> implements Statement.Statement<A> {
     return Stream.unwrap(Effect.withFiber((fiber) =>
       Effect.succeed(
         StatementSpan.isTraced(fiber)
-          ? Stream.provideService(stream, Statement.CurrentTransformer, StatementSpan.witness(fiber, pool))
+          ? Stream.provideService(stream, Statement.CurrentTransformer, witnessOf(fiber, pool))
           : stream
       )
     ))

@@ -31,11 +31,11 @@ export interface Observer {
     error: SqlError,
     written: boolean
   ) => { readonly error: SqlError; readonly traceless: boolean }
-  /** Ends work at a deadline, in wall-clock milliseconds. `unit` is what the work is done for, when that is known. */
+  /** Ends work at a deadline, in wall-clock milliseconds. `statement` is what it is a part of, when that is known. */
   readonly enforce: <A, E, R>(
     work: Effect.Effect<A, E, R>,
     deadlineAt: number,
-    unit?: UnitOfWork.UnitOfWork
+    statement?: Deadline.Statement
   ) => Effect.Effect<A, E | SqlError, R>
 }
 
@@ -163,7 +163,7 @@ export class TrackedConnection implements PgConnection.PgConnection {
             if (!isInterrupted(exit)) owe(false)
             return undefined
           })
-          return deadlineAt === Infinity ? owed : this.observer.enforce(owed, deadlineAt, unit)
+          return deadlineAt === Infinity ? owed : this.observer.enforce(owed, deadlineAt, { unit, sql })
         }))).pipe(
           Stream.mapError((error) => this.judge(statement, error)),
           Stream.onExit((exit) => Effect.sync(() => this.end(statement, exit)))

@@ -17,6 +17,19 @@ export interface Terms {
   readonly waitsForCircuit: boolean
 }
 
+/** Work whose time is up, while it is being cut off. */
+export interface Lateness {
+  /** What its caller will be told, as far as is known by now. */
+  readonly error: () => unknown
+  /** The statement that was under way. */
+  cutOff: string | undefined
+}
+
+/** Who counts the work that was not done in time. */
+export interface Overseer {
+  readonly missed: (allowed: number, unit: UnitOfWork, error: object) => void
+}
+
 /**
  * What one attempt at a unit of work has done to the database so far. It decides whether the whole unit may be run
  * again, and which sockets to look at when its time is up. What a unit does is done by the units around it as well.
@@ -31,6 +44,11 @@ export interface UnitOfWork extends Terms {
   committing: number
   /** How many answers each session owes to this unit: others may share a session, or have it afterwards. */
   readonly awaited: Map<Session, number>
+  /** The executor that it has asked last. */
+  overseer: Overseer | undefined
+  lateness: Lateness | undefined
+  /** Whether all of it is repeated even when nobody knows what it has done. */
+  isRepeatable: boolean
 }
 
 export const make = (terms: Terms, outer: UnitOfWork | undefined): UnitOfWork => ({
@@ -39,7 +57,10 @@ export const make = (terms: Terms, outer: UnitOfWork | undefined): UnitOfWork =>
   effects: 0,
   hasStarted: false,
   committing: 0,
-  awaited: new Map()
+  awaited: new Map(),
+  overseer: undefined,
+  lateness: undefined,
+  isRepeatable: false
 })
 
 export const addEffects = (unit: UnitOfWork, count: 1 | -1): void => {
@@ -55,6 +76,37 @@ export const start = (unit: UnitOfWork): void => {
   for (let each: UnitOfWork | undefined = unit; each !== undefined && !each.hasStarted; each = each.outer) {
     each.hasStarted = true
   }
+}
+
+/** Notes who works for it. */
+export const oversee = (unit: UnitOfWork, overseer: Overseer): void => {
+  for (let each: UnitOfWork | undefined = unit; each !== undefined; each = each.outer) each.overseer = overseer
+}
+
+/** The time of a unit is up: what is interrupted in it from now on is cut off. */
+export const expire = (unit: UnitOfWork, error: () => unknown, statement?: string): void => {
+  unit.lateness = { error, cutOff: statement ?? unit.lateness?.cutOff }
+}
+
+/** Notes a statement that was interrupted, wherever the time is up. */
+export const cutOff = (unit: UnitOfWork, sql: string): void => {
+  for (let each: UnitOfWork | undefined = unit; each !== undefined; each = each.outer) {
+    if (each.lateness !== undefined) each.lateness.cutOff ??= sql
+  }
+}
+
+/** Why a unit, or one around it, is being cut off. */
+export const latenessOf = (unit: UnitOfWork): Lateness | undefined => {
+  for (let each: UnitOfWork | undefined = unit; each !== undefined; each = each.outer) {
+    if (each.lateness !== undefined) return each.lateness
+  }
+  return undefined
+}
+
+/** Whether what a unit does may be repeated by whoever is around it, whatever it has done. */
+export const isRepeatable = (unit: UnitOfWork | undefined): boolean => {
+  for (let each = unit; each !== undefined; each = each.outer) if (each.isRepeatable) return true
+  return false
 }
 
 /** What is known of what it has done. */

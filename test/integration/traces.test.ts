@@ -513,7 +513,7 @@ describe("a span of ours is there", () => {
           "db.breaker.state": "open"
         })
         assert.isAbove(Number(attributesOf(first)["db.breaker.retry_after_ms"]), 0)
-        for (const rejected of [parentOf(first), parentOf(second)]) {
+        for (const rejected of [first, second, parentOf(first), parentOf(second)]) {
           assert.deepStrictEqual(pick(rejected as Tracer.Span, "error.type"), { "error.type": "CircuitOpen" })
         }
       }).pipe(
