@@ -98,7 +98,8 @@ export type Verdict = V.Verdict
  *
  * - `sqlState`: the five characters of a server's reply (PostgreSQL, Appendix A).
  * - `severity`: `ERROR`, `FATAL` or `PANIC`, as the server gave it. FATAL and PANIC end the session.
- * - `code`: the code of Node (`ECONNRESET`, `ENOTFOUND`, `CERT_HAS_EXPIRED`, ...), or the tag of an error of ours.
+ * - `code`: the code of Node (`ECONNRESET`, `ENOTFOUND`, `CERT_HAS_EXPIRED`, ...), or the tag of an error of ours. What the
+ *   driver says without a code has the one that means the same: `ETIMEDOUT`, `ECONNRESET` or `EPROTO`.
  * - `message`: the text, where it speaks about the server, the connection, or names and types. The texts of SQLSTATE classes
  *   that may quote values of a row or of a parameter are left out; {@link serverReply} has them.
  *

@@ -92,7 +92,7 @@ const failed = (message: string, cause: unknown): SqlError =>
 const timedOut = (millis: number, hook: string | undefined): SqlError =>
   failed(
     `Connection timed out after ${millis} ms${hook === undefined ? "" : `, in the hook ${hook}`}`,
-    new Error("Connection timed out")
+    Object.assign(new Error("Connection timed out"), hook !== undefined && { hook })
   )
 
 /** The server has accepted a session, and closed it again before it was ready. */

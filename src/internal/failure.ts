@@ -129,6 +129,10 @@ export const nameOf = (error: unknown): string | undefined =>
   [readShaped(error, "_tag", nameShape), readShaped(error, "name", nameShape), readShaped(error, "code", nameShape)]
     .find((name) => name !== undefined && name !== "Error" && name.length <= longestName)
 
+/** The hook that has failed, or was at work when the time for connecting was over. */
+export const hookOf = (error: unknown): string | undefined =>
+  readShaped(error, "hook", nameShape) ?? readShaped(read(read(error, "reason"), "cause"), "hook", nameShape)
+
 /** An identifier of PostgreSQL's as it usually looks; what is quoted to look otherwise might be anything. */
 const identifierShape = /^[\p{L}_][\p{L}\p{M}\p{N}_$]{0,62}$/u
 

@@ -2,7 +2,7 @@
 import type { HostAddress } from "./address.ts"
 import type { Transition } from "./breakerView.ts"
 import type { ErrorText } from "./discretion.ts"
-import { digFailure, digWhole, nameOf, namesIn } from "./failure.ts"
+import { digFailure, digWhole, hookOf, nameOf, namesIn } from "./failure.ts"
 import type { Attempt } from "./history.ts"
 import type { Outage } from "./outage.ts"
 import type { CloseReason, Session } from "./session.ts"
@@ -23,7 +23,7 @@ export interface Fields {
   readonly "db.connection.holder.fiber": number
   readonly "db.connection.holder.span"?: string | undefined
   readonly "db.connection.holder.at"?: string | undefined
-  readonly "db.hook": string
+  readonly "db.hook"?: string | undefined
   /** The SQLSTATE, else the socket's code, else the kind of the failure, else the name of the error. */
   readonly "error.type"?: string | undefined
   /** The SQLSTATE. */
@@ -114,6 +114,7 @@ const ofError = (error: unknown, errorText: ErrorText, kind?: Kind): FailureFiel
 
 export const ofConnect = (error: unknown, kind: Kind, errorText: ErrorText, retryAfter: number) => ({
   ...ofError(error, errorText, kind),
+  "db.hook": hookOf(error),
   "db.connection.retry_after_ms": Math.round(retryAfter)
 })
 

@@ -149,11 +149,11 @@ export const lines = {
   connectionFailed: line(
     "db.connection.failed",
     "Warn",
-    ["db.connection.retry_after_ms", ...failureFields],
+    ["db.connection.retry_after_ms", "db.hook", ...failureFields],
     (about) =>
-      `No session could be opened: ${named(about)}. The next connect is tried in ${
-        about["db.connection.retry_after_ms"]
-      } ms.`,
+      `No session could be opened: ${named(about)}${
+        about["db.hook"] === undefined ? "" : ` in the hook ${about["db.hook"]}`
+      }. The next connect is tried in ${about["db.connection.retry_after_ms"]} ms.`,
     { limitedBy: byKind }
   ),
   resetFailed: line(
@@ -170,7 +170,7 @@ export const lines = {
     "Warn",
     ["db.hook", ...failureFields],
     (about) => `The ${about["db.hook"]} hook failed: ${named(about)}. Its session is closed.`,
-    { limitedBy: (about) => about["db.hook"] }
+    { limitedBy: (about) => about["db.hook"] ?? "" }
   ),
   acquireTimeout: line(
     "db.acquire.timeout",

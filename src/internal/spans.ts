@@ -217,8 +217,8 @@ export const conclude = (
 }
 
 /**
- * Lets the span of a statement that is cut off because the time of its unit is up end with what the caller is told:
- * the statement itself has only been interrupted.
+ * Lets the span of a statement or transaction that is cut off because the time of its unit is up end with what the caller
+ * is told: by itself it has only been interrupted.
  */
 export const watchTime = (fiber: Fiber<unknown, unknown>, span: Tracer.Span): void => {
   const unit = UnitOfWork.of(fiber)

@@ -19,18 +19,21 @@ const Current = Context.Reference<Cell | undefined>("effect-pg-pool/TransactionS
 })
 
 /** The same tracer, which keeps the first of its spans in a cell. */
-const observed = (tracer: Tracer.Tracer, cell: Cell, attempt: number): Tracer.Tracer =>
-  Tracer.make({
+const observed = (tracer: Tracer.Tracer, cell: Cell, fiber: Fiber<unknown, unknown>): Tracer.Tracer => {
+  const attempt = fiber.getRef(UnitOfWork.CurrentAttempt)
+  return Tracer.make({
     context: tracer.context,
     span: (options) => {
       const span = tracer.span(options)
       if (cell.span === undefined) {
         cell.span = span
         if (attempt > 1) span.attribute(Spans.attribute.attempt, attempt)
+        Spans.watchTime(fiber, span)
       }
       return span
     }
   })
+}
 
 const marked = <A, E, R>(work: Effect.Effect<A, E, R>, cell: Cell): Effect.Effect<A, E, R> =>
   Effect.onExit(work, (exit) =>
@@ -49,7 +52,7 @@ export const transact = <A, E, R, E2>(
     const cell: Cell = { span: undefined }
     return inTransaction(marked(Effect.provideService(inside, Tracer.Tracer, tracer), cell)).pipe(
       Effect.provideService(Current, cell),
-      Effect.provideService(Tracer.Tracer, observed(tracer, cell, fiber.getRef(UnitOfWork.CurrentAttempt)))
+      Effect.provideService(Tracer.Tracer, observed(tracer, cell, fiber))
     )
   })
 

@@ -162,8 +162,10 @@ describe("the log at level Trace", () => {
       "canary",
       "duplicate key value",
       "invalid input syntax",
-      "SELECT",
-      "INSERT",
+      "SELECT $",
+      "SELECT '",
+      "pg_sleep",
+      "INSERT INTO",
       "password authentication failed"
     ]
     const rowError = Object.assign(new Error(`duplicate key value: ${value}`), {

@@ -3,6 +3,7 @@ import { assert, describe, it } from "@effect/vitest"
 import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
+import * as Layer from "effect/Layer"
 import * as Logger from "effect/Logger"
 import { SqlClient } from "effect/sql/SqlClient"
 import * as Stream from "effect/Stream"
@@ -91,6 +92,9 @@ describe("a deadline that was missed", () => {
           assert.strictEqual(attributesOf(statement)["error.type"], "DeadlineExceeded")
           assert(statement?.status._tag === "Ended" && statement.status.exit._tag === "Failure")
           assert.include(String(statement.status.exit.cause), "DeadlineExceeded")
+          for (const transaction of recorder.named("sql.transaction")) {
+            assert.strictEqual(attributesOf(transaction)["error.type"], "DeadlineExceeded")
+          }
           assert.deepStrictEqual(
             log.lines.map(({ annotations, level }) => [
               level,
@@ -166,6 +170,17 @@ describe("a deadline that was missed", () => {
         yield* Effect.flip(run(Effect.andThen(given, Effect.never), { deadline: 300 }))
         assert.deepStrictEqual(yield* errors, { "CHECKOUT Local": 1 })
       }).pipe(Effect.provide(Pg.layer({ url, max: 1 })), Effect.provide(log.layer))
+    }))
+
+  it.live("counts for the pool that was asked", () =>
+    Effect.gen(function*() {
+      const url = yield* freshDatabase
+      const one = yield* Layer.build(Layer.fresh(Pg.layer({ url, max: 1, name: "one" })))
+      const other = yield* Layer.build(Layer.fresh(Pg.layer({ url, max: 1, name: "other" })))
+      const onOther = Effect.provide(sleep, other)
+      yield* Effect.provide(Effect.flip(withDeadline(onOther, 300)), one)
+      assert.deepStrictEqual(yield* Effect.provide(errors, one), {})
+      assert.deepStrictEqual(yield* Effect.provide(errors, other), { "SELECT Local": 1 })
     }))
 
   it.live("by many calls is told of in few lines", () =>
