@@ -182,6 +182,7 @@ const noting = (store: Metrics.Store, book: Logbook.Logbook): (transition: Break
     )
     if (transition.from === transition.to) return
     store.breakerState = transition.to
+    store.breakerChangedAt = transition.at
     store.breakerTransitions[transition.to]++
   }
 }

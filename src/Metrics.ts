@@ -127,8 +127,8 @@ export interface Gauges {
   /** `undefined` without a retry budget. */
   readonly retryBudgetTokens: number | undefined
   /**
-   * `false` when the last evidence says that the database cannot be used: the circuit is open or isolated, or the last
-   * connect has failed and no connection is left.
+   * `false` when the last evidence says that the database cannot be used: the circuit is isolated, or open without an
+   * answer since (a health check may have one while nobody calls), or the last connect has failed and no connection is left.
    */
   readonly isUp: boolean
 }
@@ -263,6 +263,8 @@ export class Metrics extends Context.Service<Metrics, {
 export interface PoolSource {
   /** `false` when the last connect has failed and no connection is left. Default: `true`. */
   readonly isUp?: (() => boolean) | undefined
+  /** When the database has last answered, in milliseconds of the wall clock. Default: never. */
+  readonly lastAnswerAt?: (() => number | undefined) | undefined
   /** What is known of the server, by OpenTelemetry's names. Default: nothing. */
   readonly server?: Readonly<Record<string, string | number>> | undefined
 }
@@ -299,13 +301,15 @@ const sumOf = (sources: Iterable<Source>): PoolStats | undefined => {
   }
 }
 
-/** Neither a broken gauge nor an open circuit is evidence that the other pools have. */
-const areUp = (sources: Iterable<Source>): boolean => {
+const areUp = (sources: ReadonlySet<Source>, { breakerChangedAt, breakerState }: Store): boolean => {
+  if (breakerState === "Isolated") return false
   try {
     for (const { isUp } of sources) if (isUp?.() === false) return false
-    return true
+    // A circuit stays open until somebody calls, and a health check may have found the database well by then.
+    return breakerState !== "Open" ||
+      Array.from(sources).some(({ lastAnswerAt }) => (lastAnswerAt?.() ?? 0) > breakerChangedAt)
   } catch {
-    return true
+    return breakerState !== "Open"
   }
 }
 
@@ -339,7 +343,7 @@ export const make = (options?: Options): Effect.Effect<Metrics["Service"], Error
     const gaugesUnsafe = (): Gauges => ({
       stats: sumOf(sources),
       retryBudgetTokens: budget?.(),
-      isUp: store.breakerState !== "Open" && store.breakerState !== "Isolated" && areUp(sources)
+      isUp: areUp(sources, store)
     })
     const snapshotUnsafe = (): Snapshot => ({ pool, ...gaugesUnsafe(), ...Copies.copy(store) })
     return Effect.succeed(Metrics.of({

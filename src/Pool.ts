@@ -745,7 +745,11 @@ export const make = Effect.fnUntraced(function*(
   })
 
   const isUp = () => connector.lastFailure() === undefined || members.size > 0
-  const unregister = metrics.registerPool(statsUnsafe, { isUp, server: Address.attributes(settings.target.address) })
+  const unregister = metrics.registerPool(statsUnsafe, {
+    isUp,
+    lastAnswerAt: () => vitalSigns.read().lastAnswerAt,
+    server: Address.attributes(settings.target.address)
+  })
   // The last to go: who closes is told of until the end.
   yield* Effect.addFinalizer(() => Effect.sync(unregister))
   if (leaks !== undefined) yield* Effect.addFinalizer(() => Effect.sync(leaks.close))

@@ -7,6 +7,7 @@ import * as Layer from "effect/Layer"
 import * as Metric from "effect/Metric"
 import * as Scope from "effect/Scope"
 import * as promClient from "prom-client"
+import * as Pg from "../src/index.ts"
 import { durationBounds, Histogram, sum, waitBounds } from "../src/internal/instruments.ts"
 import * as Metrics from "../src/Metrics.ts"
 import { complaintsAbout } from "./promtool.ts"
@@ -218,6 +219,19 @@ describe("Metrics", () => {
         assert.notInclude(error.message, "\n")
       }
       assert.strictEqual((yield* Metrics.make({ name: "Bestellungen (alt)" })).pool, "Bestellungen (alt)")
+    }))
+
+  it.effect("Pg.layer calls the pool by its name, else by its application, and refuses what is no name", () =>
+    Effect.gen(function*() {
+      const named = (options: Pg.Options) =>
+        Effect.map(Effect.scoped(Layer.build(Pg.layer(options))), (built) => Context.get(built, Metrics.Metrics).pool)
+      assert.strictEqual(yield* named({ name: "orders", applicationName: "shop" }), "orders")
+      assert.strictEqual(yield* named({ applicationName: "shop" }), "shop")
+      // PostgreSQL takes an application without a name.
+      assert.strictEqual(yield* named({ applicationName: "" }), "default")
+      for (const options of [{ name: "" }, { name: "a\nb" }, { applicationName: "a\nb" }]) {
+        assert.deepInclude(yield* Effect.flip(named(options)), { _tag: "InvalidOption", option: "name" })
+      }
     }))
 
   it.effect("the name of a pool is escaped", () =>

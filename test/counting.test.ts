@@ -407,6 +407,20 @@ describe("db_up", () => {
       }))
     }))
 
+  it.live("is 1 again when the database has answered since the circuit opened, also if nobody has called", () =>
+    Effect.gen(function*() {
+      const { breaker, pool, seen } = yield* setUp({ max: 1, breaker: { failures: 1 } }, makeMemoryServer())
+      yield* pool.warm(1)
+      yield* Effect.flip(breaker.protect(Effect.fail(Object.assign(new Error("down"), { code: "ECONNREFUSED" }))))
+      assert.isFalse(up(seen))
+      // The clock has milliseconds: the answer must not come in the one in which the circuit opened.
+      yield* Effect.sleep(2)
+      yield* pool.use(() => Effect.void, { prove: true })
+      assert.strictEqual((yield* breaker.state)._tag, "Open")
+      assert.isTrue(up(seen))
+      yield* Effect.scoped(Effect.andThen(breaker.isolate("moving"), Effect.sync(() => assert.isFalse(up(seen)))))
+    }))
+
   it.effect("is 0 while the circuit is open or isolated, and 1 while it is disabled", () =>
     Effect.gen(function*() {
       const { breaker, seen } = yield* setUp({ breaker: { trip: Pg.Breaker.consecutive(1) } })

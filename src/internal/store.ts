@@ -54,6 +54,8 @@ export interface Store {
   /** Most callers that have waited at a time, since whoever reads it has set it back. */
   peakWaiting: number
   breakerState: BreakerState
+  /** Wall-clock milliseconds of its last change; 0 before there is one. */
+  breakerChangedAt: number
   readonly breakerTransitions: Record<BreakerState, number>
   readonly breakerRejections: Record<Rejection, number>
 }
@@ -145,6 +147,7 @@ export const make = (onAppear: () => void): Store => {
     lastFailure: undefined,
     peakWaiting: 0,
     breakerState: "Closed",
+    breakerChangedAt: 0,
     breakerTransitions: Instruments.counters(["Closed", "Open", "HalfOpen", "Isolated", "Disabled"]),
     breakerRejections: Instruments.counters(["open", "half_open", "isolated"])
   }
