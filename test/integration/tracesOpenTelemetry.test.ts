@@ -71,6 +71,24 @@ const work = (url: Redacted.Redacted) =>
   }).pipe(Effect.provide(Pg.layer({ url, name: "orders", max: 1 })))
 
 describe("what OpenTelemetry's SDK exports", () => {
+  it.live("of a statement that was cut off at a deadline is an error, and no interruption", () =>
+    Effect.gen(function*() {
+      const url = yield* freshDatabase
+      const sdk = yield* makeSdk
+      yield* Effect.gen(function*() {
+        const sql = yield* SqlClient
+        yield* sql`SELECT 1`
+        yield* Effect.provide(Effect.flip(Pg.Executor.run(sql`SELECT pg_sleep(20)`, { deadline: 200 })), sdk.layer)
+      }).pipe(Effect.provide(Pg.layer({ url, max: 1 })))
+      const statement = only(statements(sdk.exported()))
+      assert.deepStrictEqual(failure(statement), {
+        code: SpanStatusCode.ERROR,
+        sqlState: undefined,
+        type: "DeadlineExceeded"
+      })
+      assert.notProperty(statement.attributes, "effect.fiber.interrupted")
+    }))
+
   it.live("is one trace under the request, with all that the conventions ask of a statement", () =>
     Effect.gen(function*() {
       const { url, witness } = yield* makeTable
