@@ -176,12 +176,6 @@ const timeLimit = (
   })
 }
 
-const rejections: Partial<Record<string, Store.Rejection>> = {
-  CircuitOpen: "open",
-  CircuitHalfOpen: "half_open",
-  CircuitIsolated: "isolated"
-}
-
 /** The driver reports "Connection closed" for a FATAL that met a statement: the socket has kept the server's words. */
 const withLastWords = (error: SqlError, session: Session): SqlError => {
   const obituary = session.wire.obituary()
@@ -335,7 +329,7 @@ export const make = Effect.fnUntraced(function*(
 
   /** What a circuit has rejected for good: a call that waits for it is not rejected before it stops to wait. */
   const countRejection = (error: unknown): void => {
-    const reason = Errors.isPoolError(error) ? rejections[error._tag] : undefined
+    const reason = Errors.isPoolError(error) ? Store.rejectionOf(error._tag) : undefined
     if (reason === undefined) return
     store.breakerRejections[reason]++
     store.errors.CHECKOUT.Local++

@@ -327,17 +327,13 @@ export const make = Effect.fnUntraced(function*(
   const isPinnedLater = settings.concurrency > 1
 
   const countRefusal = <E extends AcquireError>(error: E): Effect.Effect<never, E> => {
-    Store.countAcquire(store, 0, error._tag)
-    return Effect.fail(error)
+    const refused = Exit.fail(error)
+    Store.countAcquire(store, 0, refused)
+    return refused
   }
 
-  const countAcquire = (exit: Exit.Exit<unknown, AcquireError>, since: bigint): void => {
-    const seconds = secondsSince(since)
-    if (exit._tag === "Success") return Store.countAcquire(store, seconds, undefined)
-    const error = Cause.findErrorOption(exit.cause)
-    if (error._tag === "None" && Cause.hasInterruptsOnly(exit.cause)) store.acquire.interrupted.observe(seconds)
-    else Store.countAcquire(store, seconds, error._tag === "Some" ? error.value._tag : "")
-  }
+  const countAcquire = (exit: Exit.Exit<unknown, AcquireError>, since: bigint): void =>
+    Store.countAcquire(store, secondsSince(since), exit)
 
   /** The whole way of a healthy borrower: the session that came back last, if nobody waits and nothing speaks against it. */
   const takeReady = (isExclusive: boolean): Session.Session | undefined => {

@@ -32,17 +32,19 @@ const targets = ({ kind, queries }: Panel) =>
 const legend = { displayMode: "list", placement: "bottom", showLegend: true, calcs: [] }
 const tooltip = { mode: "multi", sort: "desc" }
 
+const byThreshold = (panel: Panel) => ({
+  unit: panel.unit,
+  color: { mode: "thresholds" },
+  thresholds: thresholds(panel),
+  mappings: mappings(panel)
+})
+
 const drawn = (panel: Panel) => {
   switch (panel.kind) {
     case "stat":
       return {
         fieldConfig: {
-          defaults: {
-            unit: panel.unit,
-            color: { mode: "thresholds" },
-            thresholds: thresholds(panel),
-            mappings: mappings(panel)
-          },
+          defaults: byThreshold(panel),
           overrides: []
         },
         options: {
@@ -61,10 +63,7 @@ const drawn = (panel: Panel) => {
       return {
         fieldConfig: {
           defaults: {
-            unit: panel.unit,
-            color: { mode: "thresholds" },
-            thresholds: thresholds(panel),
-            mappings: mappings(panel),
+            ...byThreshold(panel),
             custom: { fillOpacity: 70, lineWidth: 0 }
           },
           overrides: []

@@ -1,10 +1,10 @@
-import * as Cause from "effect/Cause"
-import * as Exit from "effect/Exit"
+import type * as Exit from "effect/Exit"
 import type { Fiber } from "effect/Fiber"
 import type { HostAddress } from "./address.ts"
 import type { Machine, Waiter } from "./poolMachine.ts"
 import type { Session } from "./session.ts"
 import * as Spans from "./spans.ts"
+import * as Store from "./store.ts"
 
 /** What a borrower may have to wait for. */
 export type Phase = "Queue" | "Connect" | "Suspended" | "Validate" | "Hook"
@@ -23,14 +23,6 @@ export interface PoolSpans<E> {
   ) => void
   /** To be called before a connect is counted. */
   readonly connecting: () => Onlooker | undefined
-}
-
-const outcomeOf = (exit: Exit.Exit<unknown, unknown>): "acquired" | "timeout" | "interrupted" | "failed" => {
-  if (exit._tag === "Success") return "acquired"
-  if (Cause.hasInterruptsOnly(exit.cause)) return "interrupted"
-  const error = Exit.findErrorOption(exit)
-  const tag = error._tag === "Some" ? (error.value as { readonly _tag?: unknown } | undefined)?._tag : undefined
-  return tag === "AcquireTimeout" ? "timeout" : "failed"
 }
 
 /** The spans of a pool. `home` is who has made it, and stands for whoever wants a session without waiting for it. */
@@ -70,12 +62,12 @@ export const make = <E>(
         name: Spans.name.acquire,
         attributes: {
           [Spans.attribute.pool]: pool,
-          [Spans.attribute.acquireOutcome]: outcomeOf(exit),
+          [Spans.attribute.acquireOutcome]: Store.acquireOutcomeOf(exit),
           [Spans.attribute.phases]: Array.from(phases),
           [Spans.attribute.waited]: waited,
           ...Spans.failureOf(exit)
         },
-        exit: exit._tag === "Success" ? Exit.void : exit
+        exit
       }),
     connecting: () => {
       const since = causeOfConnect()
@@ -91,7 +83,7 @@ export const make = <E>(
             [Spans.attribute.connectOutcome]: exit._tag === "Success" ? "ok" : "error",
             ...Spans.failureOf(exit)
           },
-          exit: exit._tag === "Success" ? Exit.void : exit,
+          exit,
           // It outlives the borrower that it was begun for, and may serve another one.
           isApart: true
         })

@@ -18,6 +18,7 @@ import { digFailure, nameOf, PoolErrorTypeId } from "./failure.ts"
 import * as LogFields from "./logFields.ts"
 import * as Operation from "./operation.ts"
 import * as StatementSpan from "./statementSpan.ts"
+import * as Store from "./store.ts"
 import * as UnitOfWork from "./unitOfWork.ts"
 import type { Circumstances, Kind } from "./verdict.ts"
 
@@ -124,7 +125,8 @@ export const end = (
   })
   mark(span, annotations)
   mark(span, attributes)
-  span.end(nanos(), exit)
+  // What it succeeded with is nobody's to see.
+  span.end(nanos(), Exit.asVoid(exit))
 }
 
 /** Adds to a span that is still open. */
@@ -178,8 +180,11 @@ export const failureOf = (
 // the spans of statements
 // -------------------------------------------------------------------------------------------------------------------
 
-/** Effect's own attribute. */
-const queryText = "db.query.text"
+/** What a statement does, by the text that Effect has given its span; a transaction has none. */
+const operationIn = (span: Tracer.Span): string | undefined => {
+  const sql = span.attributes.get("db.query.text")
+  return typeof sql === "string" ? Operation.wordOf(sql) : undefined
+}
 
 /** Completes the span of a statement that is about to be sent; `server`, where there are several. */
 export const send = (
@@ -207,10 +212,9 @@ export const conclude = (
   kindOf: (error: unknown) => Kind | undefined
 ): void => {
   const attempts = failedAttempts + (exit._tag === "Success" ? 1 : 0)
-  const sql = span.attributes.get(queryText)
   mark(span, {
     // One that was never sent has not been looked at yet.
-    [attribute.operation]: typeof sql === "string" ? Operation.wordOf(sql) : undefined,
+    [attribute.operation]: operationIn(span),
     [attribute.attempts]: attempts > 1 ? attempts : undefined,
     ...failureOf(exit, kindOf)
   })
@@ -229,11 +233,7 @@ export const watchTime = (fiber: Fiber<unknown, unknown>, span: Tracer.Span): vo
     const lateness = isInterrupted ? UnitOfWork.latenessOf(unit) : undefined
     if (lateness === undefined) return end(endTime, exit)
     const error = lateness.error()
-    const sql = span.attributes.get(queryText)
-    mark(span, {
-      [attribute.operation]: typeof sql === "string" ? Operation.wordOf(sql) : undefined,
-      ...describe(error)
-    })
+    mark(span, { [attribute.operation]: operationIn(span), ...describe(error) })
     end(endTime, Exit.fail(error))
   }
 }
@@ -255,20 +255,6 @@ export interface Pause {
 
 const rejections = new WeakSet<object>()
 
-const rejectionOf = (error: unknown): string | undefined => {
-  if (!isTyped(error)) return undefined
-  switch (error._tag) {
-    case "CircuitOpen":
-      return "open"
-    case "CircuitHalfOpen":
-      return "half_open"
-    case "CircuitIsolated":
-      return "isolated"
-    default:
-      return undefined
-  }
-}
-
 /** A retry, or the rejection by a circuit, which whoever is outside of the work that was rejected hears of as well. */
 export const pause = (since: Beginning, pool: string, { attempt, delay, error, kind }: Pause): void => {
   if (kind !== undefined) {
@@ -283,7 +269,7 @@ export const pause = (since: Beginning, pool: string, { attempt, delay, error, k
       }
     })
   }
-  const reason = rejectionOf(error)
+  const reason = isTyped(error) ? Store.rejectionOf(error._tag) : undefined
   if (reason === undefined || rejections.has(error as object)) return
   rejections.add(error as object)
   // Whoever waits for the circuit has not.

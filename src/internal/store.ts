@@ -1,3 +1,6 @@
+import * as Cause from "effect/Cause"
+import * as Exit from "effect/Exit"
+import * as Option from "effect/Option"
 import * as Instruments from "./instruments.ts"
 import type { Operation } from "./operation.ts"
 import * as Operations from "./operation.ts"
@@ -28,6 +31,20 @@ export type BreakerState = "Closed" | "Open" | "HalfOpen" | "Isolated" | "Disabl
 
 /** Why a circuit has let a call not in. */
 export type Rejection = "open" | "half_open" | "isolated"
+
+/** The same, by the tag of the error that the call got; `undefined` for any other error. */
+export const rejectionOf = (tag: string): Rejection | undefined => {
+  switch (tag) {
+    case "CircuitOpen":
+      return "open"
+    case "CircuitHalfOpen":
+      return "half_open"
+    case "CircuitIsolated":
+      return "isolated"
+    default:
+      return undefined
+  }
+}
 
 /** The last failure that said something of the database. */
 export interface LastFailure {
@@ -172,10 +189,25 @@ export const countFailure = (
 const isOfDatabase = (kind: Kind): boolean =>
   kind === "Unreachable" || kind === "Overloaded" || kind === "Denied" || kind === "ReadOnly"
 
-/** Counts the end of an attempt to get a connection. `failure` is the tag of the error that it failed with. */
-export const countAcquire = (store: Store, seconds: number, failure: string | undefined): void => {
-  if (failure === undefined) return store.acquire.acquired.observe(seconds)
-  const outcome = failure === "AcquireTimeout" ? "timeout" : "failed"
+/** The tag of the error that an attempt to get a connection failed with. */
+const failureOf = (exit: Exit.Exit<unknown, unknown>): unknown =>
+  (Option.getOrUndefined(Exit.findErrorOption(exit)) as { readonly _tag?: unknown } | undefined)?._tag
+
+/** How an attempt to get a connection ended. */
+export const acquireOutcomeOf = (exit: Exit.Exit<unknown, unknown>): AcquireOutcome =>
+  exit._tag === "Success"
+    ? "acquired"
+    : Cause.hasInterruptsOnly(exit.cause)
+    ? "interrupted"
+    : failureOf(exit) === "AcquireTimeout"
+    ? "timeout"
+    : "failed"
+
+/** Counts the end of an attempt to get a connection. */
+export const countAcquire = (store: Store, seconds: number, exit: Exit.Exit<unknown, unknown>): void => {
+  const outcome = acquireOutcomeOf(exit)
   store.acquire[outcome].observe(seconds)
+  if (outcome === "acquired" || outcome === "interrupted") return
+  const failure = failureOf(exit)
   store.acquireErrors[acquireFailures.find((known) => known === failure) ?? "ConnectFailed"]++
 }

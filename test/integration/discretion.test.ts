@@ -112,6 +112,13 @@ const replies: ReadonlyArray<Case> = [
   { what: "a parameter of no type", work: (sql) => sql`SELECT ${new URL(`https://example.org/${canary}`) as unknown as string}`, said: "Cannot infer a PostgreSQL type" }
 ]
 
+const preparedDatabase = Effect.gen(function*() {
+  const url = yield* freshDatabase
+  const witness = yield* makeWitness(url)
+  for (const statement of schema) yield* witness.query(statement)
+  return url
+})
+
 const ran = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.timeout(effect, "50 seconds")
 
 describe("a value of a row or of a parameter", () => {
@@ -119,9 +126,7 @@ describe("a value of a row or of a parameter", () => {
     "is printed, logged, traced or exported by no error, whatever the server says of it",
     () =>
       ran(Effect.gen(function*() {
-        const url = yield* freshDatabase
-        const witness = yield* makeWitness(url)
-        for (const statement of schema) yield* witness.query(statement)
+        const url = yield* preparedDatabase
         const outputs = yield* makeOutputs
         yield* Effect.gen(function*() {
           const sql = yield* SqlClient
@@ -147,9 +152,7 @@ describe("a value of a row or of a parameter", () => {
     "is shown by all of them with errorText \"full\": there is something to hide, and it would be found",
     () =>
       ran(Effect.gen(function*() {
-        const url = yield* freshDatabase
-        const witness = yield* makeWitness(url)
-        for (const statement of schema) yield* witness.query(statement)
+        const url = yield* preparedDatabase
         yield* Effect.gen(function*() {
           const sql = yield* SqlClient
           for (const { isQuiet, what, work } of replies) {
