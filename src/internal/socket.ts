@@ -417,7 +417,7 @@ export const make = (options: {
     const settleUnanswered = (): void => settle(undefined)
     const stopLooking = inbound.join((chunk, passOn) => {
       // Whoever waits for the end of the session wants to hear of every sign of life.
-      if (isDeparting) return passOn(chunk)
+      if (leavingSince !== undefined) return passOn(chunk)
       chunks++
       const rest = aside.take(chunk)
       if (!aside.isDone()) return
