@@ -377,7 +377,11 @@ export class AcquireTimeout extends Schema.TaggedError<AcquireTimeout>("effect-p
       case "Connect":
         return `${head}: the server did not accept one.${
           because("The last attempt to connect failed with", this.lastConnectFailure)
-        } Check host, port, network and that the server is up.`
+        } ${
+          this.lastConnectFailure?.sqlState === "53300"
+            ? "It is full: open fewer sessions (max, or the number of processes), put a pooler in between, or raise its max_connections."
+            : "Check host, port, network and that the server is up."
+        }`
       case "Validate":
         return `${head}: idle sessions did not answer the liveness check.${
           because("The last attempt to connect failed with", this.lastConnectFailure)
@@ -695,11 +699,12 @@ export class InvocationTimeout extends Schema.TaggedError<InvocationTimeout>("ef
 ) {
   /** @since 0.1.0 */
   override get message(): string {
-    return `The invocation was not done within the ${
-      seconds(Math.max(0, this.allowed))
-    } that the platform left it, and was interrupted. ${
-      ofDatabase[this.effect]
-    } Raise the time limit of the function, or do less in one invocation.`
+    const what = this.allowed > 0
+      ? `The invocation was not done within the ${
+        seconds(this.allowed)
+      } that the platform left it, and was interrupted.`
+      : "The platform had left the invocation no time when it began."
+    return `${what} ${ofDatabase[this.effect]} Raise the time limit of the function, or do less in one invocation.`
   }
   /** The time is spent. @since 0.1.0 */
   get isRetryable(): boolean {

@@ -832,7 +832,8 @@ export const make = Effect.fnUntraced(function*(
     state,
     retirement,
     connector,
-    serverUtilisation: () => fleet?.report()?.utilisation
+    serverUtilisation: () => fleet?.report()?.utilisation,
+    warm
   })
   if (leaks !== undefined) yield* Effect.addFinalizer(() => Effect.sync(leaks.close))
   yield* Effect.addFinalizer(() => end(settings.closeTimeout))
