@@ -29,13 +29,11 @@ import { dual } from "effect/Function"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as CircuitBreaker from "effect/persistence/CircuitBreaker"
-import * as PubSub from "effect/PubSub"
 import * as Random from "effect/Random"
 import * as Schema from "effect/Schema"
 import * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
 import * as Stream from "effect/Stream"
-import type * as Take from "effect/Take"
 import * as Errors from "./Errors.ts"
 import * as Line from "./internal/breakerLine.ts"
 import * as Machine from "./internal/breakerMachine.ts"
@@ -43,6 +41,7 @@ import * as Settings from "./internal/breakerSettings.ts"
 import * as Memory from "./internal/breakerSnapshot.ts"
 import * as Tally from "./internal/breakerTally.ts"
 import * as View from "./internal/breakerView.ts"
+import * as Broadcast from "./internal/broadcast.ts"
 import * as Latest from "./internal/latest.ts"
 import * as Logbook from "./internal/logbook.ts"
 import * as LogFields from "./internal/logFields.ts"
@@ -365,8 +364,7 @@ const makeIn = Effect.fnUntraced(
     const onTransition = options.onTransition
     const random = yield* Random.Random
     const book = yield* Logbook.make(undefined)
-    const pubsub = yield* PubSub.sliding<Take.Take<Transition>>(128)
-    yield* Scope.addFinalizer(yield* Effect.scope, PubSub.end(pubsub, Exit.void))
+    const broadcast = yield* Broadcast.make<Transition>(128)
 
     const restored = options.snapshot === undefined ? undefined : yield* readSnapshot(options.snapshot, settings)
     let circuit: Machine.Circuit = restored?.circuit ?? Machine.initial(settings)
@@ -382,8 +380,7 @@ const makeIn = Effect.fnUntraced(
     }
 
     const announce = (transition: Transition): void => {
-      // Sliding, so it neither suspends nor fails: there is no fiber to wait in.
-      Effect.runSync(PubSub.publish(pubsub, [transition]))
+      broadcast.tellUnsafe(transition)
       if (onTransition === undefined) return
       try {
         onTransition(transition)
@@ -539,7 +536,7 @@ const makeIn = Effect.fnUntraced(
         lastFailure,
         circuit: Memory.remember(circuit)
       })),
-      transitions: Stream.fromPubSubTake(pubsub),
+      transitions: broadcast.stream,
       probeTimeout: settings.probeTimeout
     })
   }
@@ -810,7 +807,7 @@ export const keyOf = (
  * @category services
  * @since 0.1.0
  */
-export class Breakers extends Context.Service<Breakers, {
+export class Breakers extends /* @__PURE__ */ Context.Service<Breakers, {
   /**
    * The circuit of this key, made when it is first asked for, with these options over those of the layer. Without
    * options it is given as it is; with others than it was made with it fails with an `InvalidOption` that names the key.
