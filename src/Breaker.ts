@@ -113,8 +113,29 @@ export type Transition = View.Transition
  */
 export type Trip = Settings.Trip
 
-const count = Schema.Int.check(Schema.isGreaterThanOrEqualTo(0))
-const duration = Schema.Finite.check(Schema.isGreaterThanOrEqualTo(0))
+// Made when a snapshot is read, which few programs do.
+const makeSnapshotSchema = () => {
+  const count = Schema.Int.check(Schema.isGreaterThanOrEqualTo(0))
+  const duration = Schema.Finite.check(Schema.isGreaterThanOrEqualTo(0))
+  return Schema.Struct({
+    version: Schema.Literal(1),
+    key: Schema.String,
+    takenAt: Schema.Finite,
+    lastFailure: Schema.NullOr(Errors.Failure),
+    circuit: Schema.Union([
+      Schema.TaggedStruct("Closed", {
+        failures: count,
+        lastFailureAt: Schema.NullOr(Schema.Finite),
+        openings: count,
+        closedAt: Schema.NullOr(Schema.Finite),
+        lastOpenFor: duration,
+        limit: Schema.NullOr(Schema.Int.check(Schema.isGreaterThanOrEqualTo(1)))
+      }),
+      Schema.TaggedStruct("Open", { openedAt: Schema.Finite, openFor: duration, openings: count }),
+      Schema.TaggedStruct("HalfOpen", { openFor: duration, openings: count })
+    ])
+  })
+}
 
 /**
  * Schema of what a circuit can tell its successor in another process. It is plain JSON without row data: `lastFailure`
@@ -127,24 +148,7 @@ const duration = Schema.Finite.check(Schema.isGreaterThanOrEqualTo(0))
  * @category schemas
  * @since 0.1.0
  */
-export const Snapshot = Schema.Struct({
-  version: Schema.Literal(1),
-  key: Schema.String,
-  takenAt: Schema.Finite,
-  lastFailure: Schema.NullOr(Errors.Failure),
-  circuit: Schema.Union([
-    Schema.TaggedStruct("Closed", {
-      failures: count,
-      lastFailureAt: Schema.NullOr(Schema.Finite),
-      openings: count,
-      closedAt: Schema.NullOr(Schema.Finite),
-      lastOpenFor: duration,
-      limit: Schema.NullOr(Schema.Int.check(Schema.isGreaterThanOrEqualTo(1)))
-    }),
-    Schema.TaggedStruct("Open", { openedAt: Schema.Finite, openFor: duration, openings: count }),
-    Schema.TaggedStruct("HalfOpen", { openFor: duration, openings: count })
-  ])
-})
+export const Snapshot = /* @__PURE__ */ makeSnapshotSchema()
 
 /**
  * What {@link Snapshot} describes.
@@ -548,7 +552,7 @@ const readSnapshot = (
   snapshot: unknown,
   settings: Settings.Settings
 ): Effect.Effect<{ readonly circuit: Machine.Circuit; readonly lastFailure: Errors.Failure | null } | undefined> =>
-  Schema.decodeUnknownEffect(Snapshot)(snapshot).pipe(
+  Schema.decodeUnknownEffect(makeSnapshotSchema())(snapshot).pipe(
     Effect.flatMap((known) =>
       known.key === settings.key ? Effect.succeed(known) : Effect.fail({ _tag: "AnotherCircuit" })
     ),
