@@ -314,7 +314,8 @@ const areUp = (sources: ReadonlySet<Source>, { breakerChangedAt, breakerState }:
 }
 
 /** Without a type: not everybody has a compiler. */
-const isName = (name: unknown): boolean => typeof name === "string" && name.trim() !== "" && !/\p{Cc}/u.test(name)
+const isName = (name: unknown): boolean =>
+  typeof name === "string" && name.trim() !== "" && !/[\x00-\x1f\x7f-\x9f]/.test(name)
 
 /**
  * Makes the metrics of one pool, with every counter at 0. Durations of statements appear with their first value. Fails
