@@ -37,6 +37,15 @@ export interface RunOptions {
   readonly invocation?: Pick<Particulars, "event" | "context" | "id"> | undefined
 }
 
+/** Who has something to do about every invocation. */
+export interface Attendant {
+  readonly begins: () => void
+  /** In the asynchronous context of whoever has begun it. */
+  readonly ends: () => void
+  /** The environment is coming to its end. */
+  readonly closes: () => void
+}
+
 /** What the public rooms call things. */
 export interface Vocabulary<I, T, C> {
   readonly invocation: Context.Key<I, Particulars>
@@ -56,8 +65,8 @@ export interface Life<R, E, I, T, C> {
   readonly resume: () => Promise<void>
   readonly suspend: () => Promise<void>
   readonly dispose: (within?: number) => Promise<void>
-  /** Calls back after each invocation, until it is taken off. */
-  readonly onEnd: (listener: () => void) => () => void
+  /** Tells somebody of all invocations that begin from now on. */
+  readonly attend: (attendant: Attendant) => void
   readonly lodgers: ReadonlySet<Lodger>
   /** What the life itself runs in. */
   readonly home: Context.Context<never>
@@ -92,7 +101,7 @@ export const make = <R, E, I, T extends object, C>(
   const { lodgers } = memo.roster
   const release = Release.make(settings.release, settings.staleAfter)
   const stays = new Set<Stay>()
-  const listeners = new Set<() => void>()
+  const attendants = new Set<Attendant>()
   let invocations = 0
   let restingSince = now()
   let isStale = false
@@ -158,7 +167,6 @@ export const make = <R, E, I, T extends object, C>(
 
       const answer = (exit: Exit.Exit<A, E | E2 | T>): void => {
         restingSince = now()
-        for (const listener of listeners) listener()
         const isCutOff = isClosing && Exit.isFailure(exit) && Cause.hasInterruptsOnly(exit.cause)
         resolve(isCutOff ? Exit.fail(vocabulary.closed()) : exit)
       }
@@ -258,8 +266,19 @@ export const make = <R, E, I, T extends object, C>(
       )
     })
 
+  /** Fibers resume in whichever asynchronous context has woken them; promises go on in the one that they were made in. */
+  const attended: typeof run = (effect, options) => {
+    if (attendants.size === 0) return run(effect, options)
+    const present = Array.from(attendants)
+    for (const { begins } of present) begins()
+    return run(effect, options).then((exit) => {
+      for (const { ends } of present) ends()
+      return exit
+    })
+  }
+
   return {
-    run,
+    run: attended,
     prepare: (work) =>
       Effect.onExit(Effect.andThen(memo.get, Effect.suspend(() => work(lodgers))), () =>
         Effect.sync(() => {
@@ -267,10 +286,12 @@ export const make = <R, E, I, T extends object, C>(
         })),
     resume: () => settled(thaw),
     suspend: () => settled(each(lodgers, (lodger) => lodger.closeIdle(settings.shutdownWithin))),
-    dispose: (within = settings.shutdownWithin) => disposal ??= settled(closing(within)),
-    onEnd: (listener) => {
-      listeners.add(listener)
-      return () => listeners.delete(listener)
+    dispose: (within = settings.shutdownWithin) => {
+      for (const { closes } of attendants) closes()
+      return disposal ??= settled(closing(within))
+    },
+    attend: (attendant) => {
+      attendants.add(attendant)
     },
     lodgers,
     home

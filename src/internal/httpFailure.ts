@@ -1,4 +1,6 @@
 /** What an HTTP client is told of a failure: a status that it can act on, and codes; nothing that was said anywhere. */
+import * as Cause from "effect/Cause"
+import * as Effect from "effect/Effect"
 import * as Predicate from "effect/Predicate"
 import { isSqlError } from "effect/sql/SqlError"
 import { digFailure, nameOf, PoolErrorTypeId } from "./failure.ts"
@@ -56,6 +58,12 @@ const statusOf = ({ isRetryable, isTyped, name }: Failure): number => {
 /** Whole seconds, as RFC 9110, section 10.2.3 has it; none would be an invitation to ask at once. */
 const seconds = (millis: number): string => String(Math.max(1, Math.ceil(millis / 1_000)))
 
+/** What nobody has foreseen has to be found by somebody. Everything else is told by its status. */
+export const report = (cause: Cause.Cause<unknown>): Effect.Effect<void> =>
+  Cause.hasInterruptsOnly(cause) || statusOf(failureOf(Cause.squash(cause))) !== 500
+    ? Effect.void
+    : Effect.logError("A request has failed; it is answered with 500.", cause)
+
 export const answer = (error: unknown): Response => {
   const failure = failureOf(error)
   const headers = new Headers({ "content-type": "application/json", "cache-control": "no-store" })
@@ -63,6 +71,3 @@ export const answer = (error: unknown): Response => {
   const { sqlState } = digFailure(error)
   return new Response(JSON.stringify({ error: failure.name, sqlState }), { status: statusOf(failure), headers })
 }
-
-/** nginx's number for a client that has left: nobody reads it but a log. */
-export const clientLeft = (): Response => new Response(null, { status: 499 })

@@ -59,7 +59,9 @@ export const run = <A, E, R>(
   return Effect.runPromise(life).finally(() => {
     for (const signal of signals) process.off(signal, onSignal)
   }).then((exit) => {
-    if (exit !== undefined && Exit.isFailure(exit) && !(received !== undefined && Cause.hasInterruptsOnly(exit.cause))) {
+    if (
+      exit !== undefined && Exit.isFailure(exit) && !(received !== undefined && Cause.hasInterruptsOnly(exit.cause))
+    ) {
       process.exitCode = 1
       throw Cause.squash(exit.cause)
     }

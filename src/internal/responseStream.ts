@@ -1,4 +1,5 @@
 /** Lambda functions that answer bit by bit. */
+import type * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type * as Scope from "effect/Scope"
@@ -31,11 +32,11 @@ export interface LambdaContext {
   readonly getRemainingTimeInMillis: () => number
 }
 
-export type Handler = (event: unknown, responseStream: ResponseStream, context: LambdaContext) => Promise<void>
+export type Handler<Event, C> = (event: Event, responseStream: ResponseStream, context: C) => Promise<void>
 
 /** What AWS's runtime brings along as a global. */
 export interface AwsLambda {
-  readonly streamifyResponse?: ((handler: Handler) => Handler) | undefined
+  readonly streamifyResponse?: (<Event, C>(handler: Handler<Event, C>) => Handler<Event, C>) | undefined
   readonly HttpResponseStream?: {
     readonly from: (responseStream: ResponseStream, metadata: Metadata) => ResponseStream
   } | undefined
@@ -48,7 +49,7 @@ interface Runner<R> {
     options: {
       readonly deadline: number
       readonly signal: AbortSignal
-      readonly invocation: { readonly event: unknown; readonly context: LambdaContext; readonly id: string }
+      readonly invocation: { readonly event: unknown; readonly context: unknown; readonly id: string }
     }
   ) => Promise<Exit.Exit<A, unknown>>
 }
@@ -137,12 +138,12 @@ const finish = (responseStream: ResponseStream, signal: AbortSignal): Promise<vo
  * for that end: a stream that was destroyed would never have it. Other hosts know no trailers, and a client that was sent
  * less than all can tell only by a connection that breaks.
  */
-export const make = <Event, E, R>(
+export const make = <Event, C extends LambdaContext, E, EB, R>(
   runner: Runner<R>,
-  handler: (event: Event, context: LambdaContext) => Effect.Effect<Answer<E, R | Scope.Scope>, E, R | Scope.Scope>,
-  errorOf: (exit: Exit.Failure<unknown, unknown>) => Error,
+  handler: (event: Event, context: C) => Effect.Effect<Answer<EB, R | Scope.Scope>, E, R | Scope.Scope>,
+  errorOf: (cause: Cause.Cause<unknown>) => Error,
   { HttpResponseStream, streamifyResponse }: AwsLambda
-): Handler => {
+): Handler<Event, C> => {
   const open = (responseStream: ResponseStream, metadata: Metadata | undefined): ResponseStream => {
     if (metadata === undefined) return responseStream
     if (HttpResponseStream === undefined) return writeMetadata(responseStream, metadata)
@@ -152,10 +153,10 @@ export const make = <Event, E, R>(
     return sink
   }
 
-  const invoke: Handler = (event, responseStream, context) => {
+  const invoke: Handler<Event, C> = (event, responseStream, context) => {
     const client = watch(responseStream)
     let hasBegun = false
-    const answer = Effect.suspend(() => handler(event as Event, context)).pipe(
+    const answer = Effect.suspend(() => handler(event, context)).pipe(
       Effect.flatMap((answer) => {
         const { body, metadata } = Stream.isStream(answer) ? { body: answer, metadata: undefined } : answer
         return pour(body, () => {
@@ -171,7 +172,7 @@ export const make = <Event, E, R>(
     }).then((exit) => {
       if (Exit.isSuccess(exit)) return finish(responseStream, client.signal)
       if (client.signal.aborted) throw client.signal.reason
-      const error = errorOf(exit)
+      const error = errorOf(exit.cause)
       client.stop()
       if (hasBegun && streamifyResponse === undefined) responseStream.destroy(error)
       throw error

@@ -1,7 +1,7 @@
 /** What Vercel's platform has to know of pools, so that it does not suspend them with sessions open. */
-import type * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import type * as Fiber from "effect/Fiber"
+import type { Attendant, Life as EnvironmentLife } from "./environmentLife.ts"
 import type { Lodger } from "./roster.ts"
 
 /** What `attachDatabasePool` of `@vercel/functions` takes for a pool of `pg`. */
@@ -10,12 +10,7 @@ export interface VercelPool {
   readonly on: (event: "release", listener: () => void) => void
 }
 
-interface Life {
-  /** Calls back at the beginning of each invocation, and what that has returned at its end, within its asynchronous context. */
-  readonly onInvocation: (listener: () => () => void) => () => void
-  readonly lodgers: ReadonlySet<Lodger>
-  readonly home: Context.Context<never>
-}
+interface Life extends Pick<EnvironmentLife<never, unknown, never, object, unknown>, "attend" | "lodgers" | "home"> {}
 
 /** `attachDatabasePool` keeps the process awake for 100 milliseconds longer than the sessions idle. */
 const within = 75
@@ -31,10 +26,11 @@ const hasSessions = (lodger: Lodger): boolean => lodger.idle() + lodger.active()
  * A release is the end of an invocation rather than that of a checkout: it is then that the platform may suspend. The
  * process is kept awake only where there is something to close, and what keeps it awake is what closes it.
  */
-export const make = ({ home, lodgers, onInvocation }: Life): VercelPool => {
+export const make = ({ attend, home, lodgers }: Life): VercelPool => {
   const runFork = Effect.runForkWith(home)
   const listeners = new Set<() => void>()
   let running = 0
+  let isClosed = false
   let reaper: Fiber.Fiber<void> | undefined
 
   const reap = Effect.suspend(() =>
@@ -45,15 +41,25 @@ export const make = ({ home, lodgers, onInvocation }: Life): VercelPool => {
     )
   )
 
-  const begun = () => {
-    running++
+  const rouse = (): void => {
     reaper?.interruptUnsafe()
     reaper = undefined
-    return () => {
+  }
+
+  const attendant: Attendant = {
+    begins: () => {
+      running++
+      rouse()
+    },
+    ends: () => {
       running--
-      if (!Array.from(lodgers).some((lodger) => isReaped(lodger) && hasSessions(lodger))) return
+      if (isClosed || !Array.from(lodgers).some((lodger) => isReaped(lodger) && hasSessions(lodger))) return
       if (running === 0) reaper = runFork(reap)
       for (const listener of listeners) listener()
+    },
+    closes: () => {
+      isClosed = true
+      rouse()
     }
   }
 
@@ -65,7 +71,7 @@ export const make = ({ home, lodgers, onInvocation }: Life): VercelPool => {
       }
     },
     on: (_, listener) => {
-      if (listeners.size === 0) onInvocation(begun)
+      if (listeners.size === 0) attend(attendant)
       listeners.add(listener)
     }
   }

@@ -1,4 +1,6 @@
 /** Answers to standard requests, whose bodies may go on after the answer has been given. */
+import * as Cause from "effect/Cause"
+import type * as Context from "effect/Context"
 import * as Deferred from "effect/Deferred"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
@@ -48,7 +50,7 @@ const relay = (
   reader: Reader,
   ahead: ReadonlyArray<Promise<Read>>,
   run: Promise<Exit.Exit<unknown, unknown>>,
-  errorOf: (exit: Exit.Failure<unknown, unknown>) => unknown
+  errorOf: (cause: Cause.Cause<unknown>) => unknown
 ): Relay => {
   const reads = [...ahead]
   let isOver = false
@@ -63,7 +65,7 @@ const relay = (
         if (isOver) return
         isOver = true
         if (Exit.isSuccess(exit)) controller.close()
-        else controller.error(errorOf(exit))
+        else controller.error(errorOf(exit.cause))
       })
     },
     pull: (controller) =>
@@ -119,6 +121,21 @@ interface Answer {
   readonly isUnderWay: boolean
 }
 
+/** What becomes of a request that has failed. */
+interface Failures {
+  /** What is answered in its place. */
+  readonly answerOf: (cause: Cause.Cause<unknown>) => Response
+  /** What a body ends with whose rest has failed. */
+  readonly errorOf: (cause: Cause.Cause<unknown>) => unknown
+  /** Tells of it, where an answer does not. */
+  readonly report: (cause: Cause.Cause<unknown>) => Effect.Effect<void>
+  /** Where it is told that there is no layer to tell it in. */
+  readonly home: Context.Context<never>
+}
+
+/** nginx's number for a client that has left: nobody reads it but a log. */
+const clientLeft = 499
+
 /**
  * A body that is at hand as a whole is read before the scope closes, and the answer is given after that. Of any other the
  * beginning is given as soon as it is there, and the scope stays open until the client has read or left it.
@@ -127,15 +144,7 @@ export const make = <R, E>(
   runner: Runner<R>,
   handler: (request: Request) => Effect.Effect<Response, E, R | Scope.Scope>,
   { deadline, waitUntil }: WebSettings,
-  {
-    answerOf,
-    errorOf
-  }: {
-    /** What is answered in place of what has failed. */
-    readonly answerOf: (exit: Exit.Failure<unknown, unknown>) => Response
-    /** What a body ends with whose rest has failed. */
-    readonly errorOf: (exit: Exit.Failure<unknown, unknown>) => unknown
-  }
+  { answerOf, errorOf, home, report }: Failures
 ) =>
 (request: Request, context?: WebContext): Promise<Response> => {
   // The handler may have given its answer before there is a promise of the run.
@@ -161,13 +170,24 @@ export const make = <R, E>(
         ({ chunk, isWhole, reads }) => isWhole ? Effect.succeed(new Response(chunk ?? null, head)) : goOn(reads)
       )
     }
-    settle(runner.runExit(Effect.flatMap(Effect.suspend(() => handler(request)), give), {
+    let isTold = false
+    const tell = (cause: Cause.Cause<unknown>) => {
+      isTold = true
+      return report(cause)
+    }
+    const answer = Effect.flatMap(Effect.suspend(() => handler(request)), give)
+    settle(runner.runExit(Effect.tapCause(answer, tell), {
       deadline: typeof deadline === "function" ? deadline(request) : deadline,
       signal: request.signal
     }))
     run.then((exit) => {
-      if (Exit.isFailure(exit)) resolve({ response: answerOf(exit), isUnderWay: false })
-      else if (exit.value !== undefined) resolve({ response: exit.value, isUnderWay: false })
+      if (Exit.isFailure(exit) && !isTold) Effect.runForkWith(home)(report(exit.cause))
+      const response = Exit.isSuccess(exit)
+        ? exit.value
+        : request.signal.aborted && Cause.hasInterruptsOnly(exit.cause)
+        ? new Response(null, { status: clientLeft })
+        : answerOf(exit.cause)
+      if (response !== undefined) resolve({ response, isUnderWay: false })
     })
   })
   // Platforms find out by the asynchronous context whose request it is, and fibers share theirs.
