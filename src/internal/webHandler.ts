@@ -194,7 +194,8 @@ export const make = <R, E>(
   return given.then(({ isUnderWay, response }) => {
     if (isUnderWay) {
       const ended = run.then(() => {})
-      context?.waitUntil === undefined ? waitUntil?.(ended) : context.waitUntil(ended)
+      if (context?.waitUntil !== undefined) context.waitUntil(ended)
+      else waitUntil?.(ended)
     }
     return response
   })
