@@ -12,11 +12,14 @@ import * as Fiber from "effect/Fiber"
 import type * as Layer from "effect/Layer"
 import * as Scope from "effect/Scope"
 import * as Deadline from "./deadline.ts"
+import * as Invocation from "./invocation.ts"
 import * as LayerMemo from "./layerMemo.ts"
+import * as Logbook from "./logbook.ts"
+import * as LogFields from "./logFields.ts"
 import * as Release from "./release.ts"
 import type { Lodger } from "./roster.ts"
 import type { Settings } from "./serverlessSettings.ts"
-import * as UnitOfWork from "./unitOfWork.ts"
+import type * as UnitOfWork from "./unitOfWork.ts"
 import type { Outcome } from "./verdict.ts"
 
 /** What is known of one invocation. */
@@ -34,7 +37,11 @@ export interface RunOptions {
   /** What the platform leaves, from now. */
   readonly deadline?: number | undefined
   readonly signal?: AbortSignal | undefined
-  readonly invocation?: Pick<Particulars, "event" | "context" | "id"> | undefined
+  readonly invocation?: {
+    readonly id?: string | undefined
+    readonly event?: unknown
+    readonly context?: unknown
+  } | undefined
 }
 
 /** Who has something to do about every invocation. */
@@ -58,15 +65,15 @@ export interface Life<R, E, I, T, C> {
     effect: Effect.Effect<A, E2, R | Scope.Scope | I>,
     options?: RunOptions
   ) => Promise<Exit.Exit<A, E | E2 | T | C>>
-  /** Builds the layer if need be, and does something with its pools. */
-  readonly prepare: (
-    work: (lodgers: ReadonlySet<Lodger>) => Effect.Effect<void, unknown>
-  ) => Effect.Effect<void, unknown>
+  /** Resolves when it is as warm as it can be: that it did not work is told to the log. */
+  readonly ready: Promise<void>
   readonly resume: () => Promise<void>
   readonly suspend: () => Promise<void>
   readonly dispose: (within?: number) => Promise<void>
   /** Tells somebody of all invocations that begin from now on. */
   readonly attend: (attendant: Attendant) => void
+  /** Writes a line where the layer writes its own. */
+  readonly tell: (line: Effect.Effect<void>) => Promise<void>
   readonly lodgers: ReadonlySet<Lodger>
   /** What the life itself runs in. */
   readonly home: Context.Context<never>
@@ -75,14 +82,16 @@ export interface Life<R, E, I, T, C> {
 /** An environment that rested for less has not been frozen for so long that a socket could have died of it. */
 const trusted = 1000
 
+/** What begins after Lambda has given the init phase up begins once more, so this gives up before: milliseconds of its ten seconds. */
+const initPhase = 8000
+
 /** Of the time for the end: until then work may end by itself, and until then sockets may be closed politely. */
 const untilInterrupted = 3 / 4
 const untilDestroyed = 7 / 8
 
 /** An invocation under way. */
 interface Stay {
-  fiber: Fiber.Fiber<unknown, unknown> | undefined
-  unit: UnitOfWork.UnitOfWork | undefined
+  stop: Effect.Effect<void>
 }
 
 export const make = <R, E, I, T extends object, C>(
@@ -108,14 +117,25 @@ export const make = <R, E, I, T extends object, C>(
   let thawing: Deferred.Deferred<void> | undefined
   let isClosing = false
   let disposal: Promise<void> | undefined
-  let onIdle: (() => void) | undefined
+  let onQuiet: (() => void) | undefined
 
-  const each = (chosen: Iterable<Lodger>, act: (lodger: Lodger) => Effect.Effect<unknown>) =>
+  /** To the loggers of the layer, as soon as there are any. */
+  const tell = (line: Effect.Effect<void>): Effect.Effect<void> =>
+    Effect.suspend(() => Effect.provideContext(line, memo.built()?.context ?? home))
+
+  const each = <E3>(chosen: Iterable<Lodger>, act: (lodger: Lodger) => Effect.Effect<unknown, E3>) =>
     Effect.forEach(Array.from(chosen), act, { concurrency: "unbounded", discard: true })
 
   // -------------------------------------------------------------------------------------------------------------------
   // freeze and thaw
   // -------------------------------------------------------------------------------------------------------------------
+
+  /** Whose the other sessions are is not known while others run. */
+  const destroy = ({ awaited }: UnitOfWork.UnitOfWork): Effect.Effect<void> =>
+    Effect.suspend(() => {
+      for (const { wire } of awaited.keys()) wire.destroy({ by: "silence", message: "the invocation is out of time" })
+      return stays.size === 1 ? each(lodgers, (lodger) => lodger.destroyBusy) : Effect.void
+    })
 
   /** All who come meanwhile wait for the same thaw. */
   const thaw: Effect.Effect<void> = Effect.suspend(() => {
@@ -144,91 +164,84 @@ export const make = <R, E, I, T extends object, C>(
   // one invocation
   // -------------------------------------------------------------------------------------------------------------------
 
+  const inScope = <A, E2>(
+    effect: Effect.Effect<A, E2, R | Scope.Scope | I>,
+    { context }: LayerMemo.Built<R>,
+    particulars: Particulars,
+    note: (exit: Exit.Exit<A, E2>) => void
+  ): Effect.Effect<A, E2> => {
+    const scope = Scope.makeUnsafe()
+    const services = context.pipe(
+      Context.add(Scope.Scope, scope),
+      Context.add(vocabulary.invocation, particulars),
+      Context.add(Deadline.Deadline, particulars.deadlineAt)
+    )
+    return Effect.onExit(Effect.provideContext(effect, services), (exit) => {
+      note(exit)
+      return Scope.close(scope, exit)
+    })
+  }
+
+  /** The end of an invocation whose work is done, and whose sessions are back. */
+  const leave = (stay: Stay, deadline: Invocation.Times, answer: () => void): void => {
+    const conclude = () => {
+      restingSince = now()
+      answer()
+    }
+    stays.delete(stay)
+    if (stays.size > 0) return conclude()
+    onQuiet?.()
+    const due = isClosing ? [] : release.due(lodgers)
+    if (due.length === 0) return conclude()
+    const within = Math.max(0, Math.min(settings.shutdownWithin, deadline.destroyAt - now()))
+    runFork(each(due, (lodger) => lodger.closeIdle(within))).addObserver(conclude)
+  }
+
   const run: Life<R, E, I, T, C>["run"] = <A, E2>(
     effect: Effect.Effect<A, E2, R | Scope.Scope | I>,
-    options: RunOptions = {}
+    { deadline = Infinity, invocation, signal }: RunOptions = {}
   ) =>
     new Promise<Exit.Exit<A, E | E2 | T | C>>((resolve) => {
       if (isClosing) return resolve(Exit.fail(vocabulary.closed()))
-      if (options.signal?.aborted === true) return resolve(Exit.interrupt())
-      const { deadline = Infinity, invocation } = options
+      if (signal?.aborted === true) return resolve(Exit.interrupt())
       const startedAt = now()
-      const margin = Math.max(0, Math.min(settings.margin, deadline / 4))
-      const allowed = deadline - margin
-      const deadlineAt = startedAt + allowed
-      const isCold = invocations++ === 0
-      const resumed = wakeUp(startedAt)
-      const stay: Stay = { fiber: undefined, unit: undefined }
-      stays.add(stay)
-
-      let isAnswered = false
-      /** How the work itself has ended, while its scope is being closed. */
-      let own: Exit.Exit<A, E2> | undefined
-
-      const answer = (exit: Exit.Exit<A, E | E2 | T>): void => {
-        restingSince = now()
-        const isCutOff = isClosing && Exit.isFailure(exit) && Cause.hasInterruptsOnly(exit.cause)
-        resolve(isCutOff ? Exit.fail(vocabulary.closed()) : exit)
-      }
-      const end = (exit: Exit.Exit<A, E | E2 | T>): void => {
-        if (isAnswered) return
-        isAnswered = true
-        watchdog?.interruptUnsafe()
-        stays.delete(stay)
-        if (stays.size > 0) return answer(exit)
-        onIdle?.()
-        const due = !isClosing ? release.due(lodgers) : []
-        if (due.length === 0) return answer(exit)
-        const within = Math.max(0, Math.min(settings.shutdownWithin, deadlineAt + margin / 2 - now()))
-        runFork(each(due, (lodger) => lodger.closeIdle(within))).addObserver(() => answer(exit))
-      }
-
+      const times = Invocation.times(startedAt, deadline, settings.margin)
       const particulars: Particulars = {
+        isCold: invocations++ === 0,
         id: invocation?.id ?? String(invocations),
         event: invocation?.event,
         context: invocation?.context,
-        deadlineAt,
-        isCold
+        deadlineAt: times.deadlineAt
       }
-      const inside = (context: Context.Context<R>): Effect.Effect<A, E2> => {
-        const scope = Scope.makeUnsafe()
-        const services = context.pipe(
-          Context.add(Scope.Scope, scope),
-          Context.add(vocabulary.invocation, particulars),
-          Context.add(Deadline.Deadline, deadlineAt)
-        )
-        return Effect.onExit(Effect.provideContext(effect, services), (exit) => {
-          own = exit
-          return Scope.close(scope, exit)
-        })
-      }
-      const work = Effect.flatMap(memo.get, ({ context }) => inside(context))
-      const afterThaw = resumed === undefined ? work : Effect.andThen(resumed, work)
-      const bounded: Effect.Effect<A, E | E2 | T> = deadlineAt === Infinity ? afterThaw : Deadline.enforce(
-        Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
-          stay.unit = UnitOfWork.of(fiber)
-          return afterThaw
-        }),
-        deadlineAt,
-        now,
-        (_, unit) => vocabulary.timedOut(allowed, UnitOfWork.effectOf(unit))
+      const resumed = wakeUp(startedAt)
+      const stay: Stay = { stop: Effect.void }
+      stays.add(stay)
+      const { stop } = Invocation.start<A, E | E2, T>(
+        (note) => {
+          const work = Effect.flatMap(memo.get, (built) => inScope(effect, built, particulars, note))
+          return resumed === undefined ? work : Effect.andThen(resumed, work)
+        },
+        times,
+        signal,
+        {
+          now,
+          runFork,
+          timedOut: vocabulary.timedOut,
+          destroy,
+          overran: tell(
+            Logbook.write("invocationOverran", {
+              "faas.invocation_id": particulars.id,
+              "db.deadline_ms": Math.round(times.allowed)
+            })
+          )
+        },
+        (exit) =>
+          leave(stay, times, () => {
+            const isCutOff = isClosing && Exit.isFailure(exit) && Cause.hasInterruptsOnly(exit.cause)
+            resolve(isCutOff ? Exit.fail(vocabulary.closed()) : exit)
+          })
       )
-
-      /** The end for what ignores being interrupted: its sockets first, and then it is not waited for any more. */
-      const watch = Effect.gen(function*() {
-        yield* Effect.sleep(Math.max(0, deadlineAt + margin / 2 - now()))
-        for (const session of stay.unit?.awaited.keys() ?? []) {
-          session.wire.destroy({ by: "silence", message: "the invocation is out of time" })
-        }
-        // Whose the other sessions are is not known while others run.
-        if (stays.size === 1) yield* each(lodgers, (lodger) => lodger.destroyBusy)
-        yield* Effect.sleep(Math.max(0, deadlineAt + 3 * margin / 4 - now()))
-        end(own ?? Exit.fail(vocabulary.timedOut(allowed, stay.unit?.hasStarted === true ? "Unknown" : "NotRun")))
-      })
-
-      const fiber = stay.fiber = runFork(bounded, { signal: options.signal })
-      const watchdog = deadlineAt === Infinity || fiber.pollUnsafe() !== undefined ? undefined : runFork(watch)
-      fiber.addObserver(end)
+      stay.stop = stop
     })
 
   // -------------------------------------------------------------------------------------------------------------------
@@ -237,14 +250,11 @@ export const make = <R, E, I, T extends object, C>(
 
   const quiet = Effect.callback<void>((resume) => {
     if (stays.size === 0) return resume(Effect.void)
-    onIdle = () => resume(Effect.void)
+    onQuiet = () => resume(Effect.void)
   })
 
   const stopAll = Effect.suspend(() =>
-    Effect.forEach(Array.from(stays), ({ fiber }) => fiber === undefined ? Effect.void : Fiber.interrupt(fiber), {
-      concurrency: "unbounded",
-      discard: true
-    })
+    Effect.forEach(Array.from(stays), ({ stop }) => stop, { concurrency: "unbounded", discard: true })
   )
 
   const closing = (within: number): Effect.Effect<void> =>
@@ -277,13 +287,18 @@ export const make = <R, E, I, T extends object, C>(
     })
   }
 
+  const warm = memo.get.pipe(
+    Effect.andThen(Effect.suspend(() => each(lodgers, (lodger) => lodger.warm(1)))),
+    Effect.timeout(initPhase),
+    Effect.catchCause((cause) => tell(Logbook.write("environmentNotWarmed", LogFields.ofBuild(Cause.squash(cause))))),
+    Effect.andThen(Effect.sync(() => {
+      restingSince = now()
+    }))
+  )
+
   return {
     run: attended,
-    prepare: (work) =>
-      Effect.onExit(Effect.andThen(memo.get, Effect.suspend(() => work(lodgers))), () =>
-        Effect.sync(() => {
-          restingSince = now()
-        })),
+    ready: settings.warm ? settled(warm) : Promise.resolve(),
     resume: () => settled(thaw),
     suspend: () => settled(each(lodgers, (lodger) => lodger.closeIdle(settings.shutdownWithin))),
     dispose: (within = settings.shutdownWithin) => {
@@ -293,6 +308,7 @@ export const make = <R, E, I, T extends object, C>(
     attend: (attendant) => {
       attendants.add(attendant)
     },
+    tell: (line) => settled(tell(line)),
     lodgers,
     home
   }
