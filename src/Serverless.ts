@@ -257,10 +257,8 @@ export const lambda = <Event, A, E, R, EL = never, C extends LambdaContext = Lam
 const initialised = <R, E>(
   { encodeError: _, layer, shutdown, ...rest }: LambdaOptions<R, E>
 ): { readonly environment: Environment<R, E>; readonly ready: Promise<void> } => {
-  const environment = Layer.isLayer(layer)
-    ? make(layer as Layer.Layer<R, E>, { ...rest, shutdown })
-    : layer as Environment<R, E>
-  const registered = LambdaFunction.prepareEnd(lives.get(environment)!, shutdown?.internalExtension === true)
+  const environment = environmentOf(layer, { ...rest, shutdown })
+  const registered = LambdaFunction.prepareEnd(lifeOf(environment), shutdown?.internalExtension === true)
   return { environment, ready: Promise.all([environment.ready, registered]).then(() => {}) }
 }
 
@@ -293,6 +291,8 @@ export interface LambdaResponseStream extends ResponseStream.ResponseStream {}
  */
 export interface LambdaStreamHandler<in Event, in C> {
   (event: Event, responseStream: LambdaResponseStream, context: C): Promise<void>
+  /** As that of {@link LambdaHandler}. */
+  readonly ready: Promise<void>
 }
 
 /**
@@ -340,9 +340,10 @@ export const lambdaStream = <Event, E, R, EB = never, EL = never, C extends Lamb
   >,
   options: LambdaOptions<R, EL>
 ): LambdaStreamHandler<Event, C> => {
-  const { encodeError = LambdaAnswer.encode, layer, ...rest } = options
+  const { encodeError = LambdaAnswer.encode } = options
+  const { environment, ready } = initialised(options)
   const { awslambda = {} } = globalThis as { readonly awslambda?: ResponseStream.AwsLambda }
-  return ResponseStream.make(environmentOf(layer, rest), handler, encodeError, awslambda)
+  return Object.assign(ResponseStream.make(environment, handler, encodeError, awslambda), { ready })
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -468,11 +469,14 @@ export const web = <E, R, EL = never>(
 ): (request: Request, context?: WebContext) => Promise<Response> => {
   const { deadline, encodeError, layer, waitUntil, ...rest } = options
   const environment = environmentOf(layer, rest)
+  const { tell } = lifeOf(environment)
   return WebHandler.make(environment, handler, { deadline, waitUntil }, {
     answerOf: encodeError ?? ((cause) => HttpFailure.answer(Cause.squash(cause))),
     errorOf: LambdaAnswer.encode,
-    report: HttpFailure.report,
-    home: lifeOf(environment).home
+    report: (cause) => {
+      const line = HttpFailure.line(cause)
+      if (line !== undefined) void tell(line)
+    }
   })
 }
 

@@ -58,11 +58,11 @@ const statusOf = ({ isRetryable, isTyped, name }: Failure): number => {
 /** Whole seconds, as RFC 9110, section 10.2.3 has it; none would be an invitation to ask at once. */
 const seconds = (millis: number): string => String(Math.max(1, Math.ceil(millis / 1_000)))
 
-/** What nobody has foreseen has to be found by somebody. Everything else is told by its status. */
-export const report = (cause: Cause.Cause<unknown>): Effect.Effect<void> =>
+/** What nobody has foreseen has to be found by somebody. All else is told by its status. */
+export const line = (cause: Cause.Cause<unknown>): Effect.Effect<void> | undefined =>
   Cause.hasInterruptsOnly(cause) || statusOf(failureOf(Cause.squash(cause))) !== 500
-    ? Effect.void
-    : Effect.logError("A request has failed; it is answered with 500.", cause)
+    ? undefined
+    : Effect.logError("A request has failed: it was answered with 500, or its answer broke off.", cause)
 
 export const answer = (error: unknown): Response => {
   const failure = failureOf(error)

@@ -4,6 +4,7 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
+import * as LambdaFunction from "./lambdaFunction.ts"
 
 /** What AWS's runtime hands to a handler: the part of a `Writable` of Node that it lets through. */
 export interface ResponseStream {
@@ -26,12 +27,6 @@ type Body<E, R> = Stream.Stream<string | Uint8Array, E, R>
 
 export type Answer<E, R> = Body<E, R> | { readonly metadata: Metadata; readonly body: Body<E, R> }
 
-/** What is asked of Lambda's context. */
-export interface LambdaContext {
-  readonly awsRequestId: string
-  readonly getRemainingTimeInMillis: () => number
-}
-
 export type Handler<Event, C> = (event: Event, responseStream: ResponseStream, context: C) => Promise<void>
 
 /** What AWS's runtime brings along as a global. */
@@ -46,11 +41,7 @@ export interface AwsLambda {
 interface Runner<R> {
   readonly runExit: <A, E>(
     effect: Effect.Effect<A, E, R | Scope.Scope>,
-    options: {
-      readonly deadline: number
-      readonly signal: AbortSignal
-      readonly invocation: { readonly event: unknown; readonly context: unknown; readonly id: string }
-    }
+    options: ReturnType<typeof LambdaFunction.particularsOf> & { readonly signal: AbortSignal }
   ) => Promise<Exit.Exit<A, unknown>>
 }
 
@@ -138,7 +129,7 @@ const finish = (responseStream: ResponseStream, signal: AbortSignal): Promise<vo
  * for that end: a stream that was destroyed would never have it. Other hosts know no trailers, and a client that was sent
  * less than all can tell only by a connection that breaks.
  */
-export const make = <Event, C extends LambdaContext, E, EB, R>(
+export const make = <Event, C extends LambdaFunction.Context, E, EB, R>(
   runner: Runner<R>,
   handler: (event: Event, context: C) => Effect.Effect<Answer<EB, R | Scope.Scope>, E, R | Scope.Scope>,
   errorOf: (cause: Cause.Cause<unknown>) => Error,
@@ -154,6 +145,7 @@ export const make = <Event, C extends LambdaContext, E, EB, R>(
   }
 
   const invoke: Handler<Event, C> = (event, responseStream, context) => {
+    if (context !== undefined) LambdaFunction.answerAtOnce(context)
     const client = watch(responseStream)
     let hasBegun = false
     const answer = Effect.suspend(() => handler(event, context)).pipe(
@@ -165,11 +157,8 @@ export const make = <Event, C extends LambdaContext, E, EB, R>(
         })
       })
     )
-    return runner.runExit(answer, {
-      deadline: context.getRemainingTimeInMillis(),
-      signal: client.signal,
-      invocation: { event, context, id: context.awsRequestId }
-    }).then((exit) => {
+    const particulars = LambdaFunction.particularsOf(event, context)
+    return runner.runExit(answer, { ...particulars, signal: client.signal }).then((exit) => {
       if (Exit.isSuccess(exit)) return finish(responseStream, client.signal)
       if (client.signal.aborted) throw client.signal.reason
       const error = errorOf(exit.cause)

@@ -1,6 +1,5 @@
 /** Answers to standard requests, whose bodies may go on after the answer has been given. */
 import * as Cause from "effect/Cause"
-import type * as Context from "effect/Context"
 import * as Deferred from "effect/Deferred"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
@@ -127,10 +126,8 @@ interface Failures {
   readonly answerOf: (cause: Cause.Cause<unknown>) => Response
   /** What a body ends with whose rest has failed. */
   readonly errorOf: (cause: Cause.Cause<unknown>) => unknown
-  /** Tells of it, where an answer does not. */
-  readonly report: (cause: Cause.Cause<unknown>) => Effect.Effect<void>
-  /** Where it is told that there is no layer to tell it in. */
-  readonly home: Context.Context<never>
+  /** Tells whom it concerns. */
+  readonly report: (cause: Cause.Cause<unknown>) => void
 }
 
 /** nginx's number for a client that has left: nobody reads it but a log. */
@@ -144,7 +141,7 @@ export const make = <R, E>(
   runner: Runner<R>,
   handler: (request: Request) => Effect.Effect<Response, E, R | Scope.Scope>,
   { deadline, waitUntil }: WebSettings,
-  { answerOf, errorOf, home, report }: Failures
+  { answerOf, errorOf, report }: Failures
 ) =>
 (request: Request, context?: WebContext): Promise<Response> => {
   // The handler may have given its answer before there is a promise of the run.
@@ -170,18 +167,13 @@ export const make = <R, E>(
         ({ chunk, isWhole, reads }) => isWhole ? Effect.succeed(new Response(chunk ?? null, head)) : goOn(reads)
       )
     }
-    let isTold = false
-    const tell = (cause: Cause.Cause<unknown>) => {
-      isTold = true
-      return report(cause)
-    }
     const answer = Effect.flatMap(Effect.suspend(() => handler(request)), give)
-    settle(runner.runExit(Effect.tapCause(answer, tell), {
+    settle(runner.runExit(answer, {
       deadline: typeof deadline === "function" ? deadline(request) : deadline,
       signal: request.signal
     }))
     run.then((exit) => {
-      if (Exit.isFailure(exit) && !isTold) Effect.runForkWith(home)(report(exit.cause))
+      if (Exit.isFailure(exit)) report(exit.cause)
       const response = Exit.isSuccess(exit)
         ? exit.value
         : request.signal.aborted && Cause.hasInterruptsOnly(exit.cause)
