@@ -694,11 +694,12 @@ export class InvocationTimeout extends Schema.TaggedError<InvocationTimeout>("ef
 ) {
   /** @since 0.1.0 */
   override get message(): string {
-    return `The invocation was not done within the ${
-      seconds(Math.max(0, this.allowed))
-    } that the platform left it, and was interrupted. ${
-      ofDatabase[this.effect]
-    } Raise the time limit of the function, or do less in one invocation.`
+    const what = this.allowed > 0
+      ? `The invocation was not done within the ${
+        seconds(this.allowed)
+      } that the platform left it, and was interrupted.`
+      : "The platform had left the invocation no time when it began."
+    return `${what} ${ofDatabase[this.effect]} Raise the time limit of the function, or do less in one invocation.`
   }
   /** The time is spent. @since 0.1.0 */
   get isRetryable(): boolean {

@@ -518,6 +518,44 @@ const scenarios: { readonly [N in Exclude<Logbook.Name, "resetFailed">]: Scenari
     level: "WARN",
     message: "The collector has not answered within 300 ms. The next flush waits for it once more.",
     annotations: { "db.otlp.waited_ms": 300 }
+  },
+  invocationOverran: {
+    provoke: Effect.gen(function*() {
+      const environment = yield* Pg.Serverless.environment(Layer.empty)
+      const invocation = { id: "8476a536" }
+      const stubborn = Effect.uninterruptible(Effect.sleep("1 hour"))
+      yield* played(Effect.promise(() => environment.runExit(stubborn, { deadline: "2 seconds", invocation })))
+    }),
+    level: "ERROR",
+    message:
+      "The invocation 8476a536 was allowed 1750 ms, and is answered although its work goes on: something in it cannot be " +
+      "interrupted, or a finalizer hangs. It may run on in the next invocation.",
+    annotations: { "faas.invocation_id": "8476a536", "db.deadline_ms": 1750 }
+  },
+  environmentNotWarmed: {
+    provoke: Effect.gen(function*() {
+      const environment = yield* Pg.Serverless.environment(
+        Layer.effectDiscard(Effect.fail({ _tag: "NoSecret", password: "hunter2" })),
+        { warm: true }
+      )
+      yield* Effect.promise(() => environment.ready)
+    }),
+    level: "WARN",
+    message: "Nothing could be made ready before the first invocation, which tries again: NoSecret",
+    annotations: { "error.type": "NoSecret" }
+  },
+  extensionNotRegistered: {
+    provoke: Effect.gen(function*() {
+      const environment = yield* Pg.Serverless.environment(Layer.empty)
+      yield* Effect.promise(() =>
+        environment.run(Logbook.write("extensionNotRegistered", { "error.type": "ECONNREFUSED" }))
+      )
+    }),
+    level: "WARN",
+    message:
+      "The internal extension could not be registered (ECONNREFUSED), so Lambda kills this process without a SIGTERM. Await " +
+      "the handler's ready at the top level of its module.",
+    annotations: { "error.type": "ECONNREFUSED" }
   }
 }
 
