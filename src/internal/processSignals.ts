@@ -17,6 +17,9 @@ interface Environment<R> {
   readonly dispose: (within: number) => Promise<void>
 }
 
+/** Node ends a process in which nothing is left to do; one that waits for a signal has something left to do. */
+const alive = Effect.forever(Effect.sleep("1 days"))
+
 /** As shells and containers have it. */
 const codeOf = (signal: Signal): number => 128 + constants.signals[signal]
 
@@ -44,7 +47,7 @@ export const run = <A, E, R>(
   const life = Effect.gen(function*() {
     const clock = yield* Clock.Clock
     let endsAt: number | undefined
-    const timeIsUp = Deferred.await(signalled).pipe(
+    const timeIsUp = Effect.raceFirst(Deferred.await(signalled), alive).pipe(
       Effect.andThen(Effect.sync(() => {
         endsAt = clock.currentTimeMillisUnsafe() + within
       })),
