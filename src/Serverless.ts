@@ -452,7 +452,8 @@ export interface WebContext extends WebHandler.WebContext {}
  *         Effect.sync(() => {
  *           answer = HttpServerResponse.toWeb(HttpEffect.scopeTransferToStream(response), { context })
  *         })).pipe(
- *           Effect.provideService(HttpServerRequest.HttpServerRequest, HttpServerRequest.fromWeb(request))
+ *           Effect.provideService(HttpServerRequest.HttpServerRequest, HttpServerRequest.fromWeb(request)),
+ *           Effect.ignoreCause // It has been answered, and told of.
  *         )
  *       return answer
  *     }),
