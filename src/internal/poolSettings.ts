@@ -164,7 +164,8 @@ export interface PoolOptions {
   /**
    * `"transaction"` behind a pooler that lends a server session per transaction, as PgBouncer does: no prepared names and
    * no startup parameter but `application_name`, since such poolers refuse them. The server's time limits then hold
-   * inside of transactions only, with whose BEGIN they are sent. Default: `"none"`.
+   * inside of transactions only, with whose BEGIN they are sent; one of `Duration.infinity` is not sent, and what the role
+   * has set holds. Default: `"none"`.
    */
   readonly pooler?: "none" | "transaction" | undefined
   /**
@@ -447,8 +448,9 @@ const sheddingOf = (shedding: PoolOptions["shedding"]): Settings["shedding"] => 
   return { target: millis(target ?? 50), interval: millis(interval ?? 500) }
 }
 
-/** `0` is how PostgreSQL spells "no limit" for its timeouts. */
-const guc = (duration: number): string => (duration === Infinity ? "0" : String(Math.ceil(duration)))
+/** How PostgreSQL spells "no limit" for its timeouts. */
+const none = "0"
+const guc = (duration: number): string => (duration === Infinity ? none : String(Math.ceil(duration)))
 
 /** Turns options into settings, or says which one is impossible. */
 export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption> =>
@@ -510,7 +512,7 @@ export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption>
       connection,
       // A setting of the session would be left to whoever the pooler lends it to next.
       transactionSettings: behindPooler
-        ? Object.entries(timeLimits).map(([name, limit]) => `SET LOCAL ${name} = ${limit}`)
+        ? Object.entries(timeLimits).flatMap(([name, limit]) => limit === none ? [] : [`SET LOCAL ${name} = ${limit}`])
         : [],
       password: Login.unseen(options.password),
       connectTimeout: time(options.connectTimeout, address.connectTimeout ?? 5000),
