@@ -19,7 +19,7 @@ const greet = Effect.fn("greet")(function*({ name }: Event) {
 })
 
 // The pool as one environment needs it, with the last word for the variables of the function (DATABASE_URL, DB_POOL_MAX).
-const DatabaseLive = Pg.layerConfig(Pg.withEnvironment(Pg.Pool.sizeServerless()))
+const DatabaseLive = Pg.layerConfig(Pg.withEnvironment(Pg.Serverless.preset()))
 
 export const handler = Pg.Serverless.lambda(
   // What it has done is one line on standard output, of which CloudWatch makes metrics.

@@ -35,7 +35,7 @@ const name = process.env.AWS_LAMBDA_FUNCTION_NAME
 
 const DatabaseLive = Layer.unwrap(Effect.map(secret, (url) =>
   Pg.layer({
-    ...Pg.Pool.sizeServerless(),
+    ...Pg.Serverless.preset(),
     url: Redacted.make(url),
     applicationName: name,
     startupParameters: { search_path: name! }
