@@ -139,7 +139,7 @@ export const layerConfig = (
 
 /**
  * The options as the environment has them: `DATABASE_URL` (or `PGHOST`, `PGPORT`, `PGUSER`, `PGPASSWORD`,
- * `PGDATABASE`, `PGSSLMODE`, `PGTARGETSESSIONATTRS`) and the `DB_*` variables. A bare number is milliseconds; `"15 seconds"` and `"infinity"`
+ * `PGDATABASE`, `PGSSLMODE`, `PGSSLNEGOTIATION`, `PGTARGETSESSIONATTRS`) and the `DB_*` variables. A bare number is milliseconds; `"15 seconds"` and `"infinity"`
  * work too. A bad value is a `ConfigError` that names the variable, the value and what is allowed. What is not set is not
  * there: {@link withEnvironment} lays the rest over options of yours.
  *

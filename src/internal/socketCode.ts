@@ -208,7 +208,7 @@ const sentences: ReadonlyArray<readonly [text: RegExp, rule: Rule]> = [
   [/COMMIT rolled back an aborted transaction/i, rejected],
   [/Failed to encode query|channel names must not exceed/i, unsent],
   [
-    /requested password authentication|No password configured|SASL|SCRAM|MD5 authentication failed|Authentication method|Unsupported authentication|Server refused TLS|does not support TLS/i,
+    /requested password authentication|No password configured|SASL|SCRAM|MD5 authentication failed|Authentication method|Unsupported authentication|Server refused (direct )?TLS|does not support TLS/i,
     distrusted
   ],
   [
