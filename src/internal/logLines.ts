@@ -421,7 +421,7 @@ export const lines = {
   environmentNotWarmed: line(
     "db.environment.not_warmed",
     "Warn",
-    ["error.type", "db.response.status_code", "exception.message"],
+    ["error.type", "exception.message"],
     (about) =>
       `Nothing could be made ready before the first invocation, which tries again: ${
         about["exception.message"] ?? named(about)
