@@ -13,6 +13,7 @@ import * as ConnectGate from "./connectGate.ts"
 import type * as Dial from "./dial.ts"
 import * as Errand from "./errand.ts"
 import { digWhole } from "./failure.ts"
+import { isFull } from "./fullServer.ts"
 import * as Hosts from "./hosts.ts"
 import type { Logbook } from "./logbook.ts"
 import * as LogFields from "./logFields.ts"
@@ -47,6 +48,8 @@ export interface Owner<E> {
   readonly onFailed: (error: E | SqlError) => void
   /** A connect has ended after so many seconds, hooks included. Not of those that were given up with the pool. */
   readonly onConnect: (outcome: "ok" | "error", seconds: number) => void
+  /** Looks at a session that the server has accepted, before the hooks do: a failure refuses it. */
+  readonly approve: ((session: Session.Session) => Effect.Effect<void, E>) | undefined
   /** The server has accepted a session. */
   readonly onOpen: (session: Session.Session) => void
   /** A session that was opened is dead. Its place may be free only later. */
@@ -131,7 +134,7 @@ const findRole = ({ connection, wire }: Session.Session): Effect.Effect<Hosts.Ro
     }))
 }
 
-export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
+export const make = <E extends { readonly _tag: string }>(owner: Owner<E>): Connector<E | SqlError> => {
   const { now, settings } = owner
   const { sessionAttrs, targets } = settings
   const hosts = Hosts.make(sessionAttrs, targets.length)
@@ -226,6 +229,7 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
         onOpen(session)
         return session
       }).pipe(
+        Effect.tap(owner.approve ?? (() => Effect.void)),
         Effect.tap(
           afterConnect === undefined
             ? Effect.void
@@ -351,7 +355,12 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
 
   const fail = (error: E | SqlError, round: number, hasAnswer = false): void => {
     lastFailure = error
-    ConnectGate.failed(gate, round, error, now(), hasAnswer ? ConnectGate.longestSearchPause : undefined)
+    const pauseOf = settings.waitsForRoom && isFull(error)
+      ? ConnectGate.crowdPauseAfter(owner.draw())
+      : hasAnswer
+      ? ConnectGate.searchPauseAfter
+      : undefined
+    ConnectGate.failed(gate, round, error, now(), pauseOf)
   }
 
   const conclude = (
