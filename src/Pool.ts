@@ -827,7 +827,8 @@ export const make = Effect.fnUntraced(function*(
   })
   // The last to go: who closes is told of until the end.
   yield* Effect.addFinalizer(() => Effect.sync(unregister))
-  yield* Lodger.enter({ name: metrics.pool, state, retirement, connector, serverUtilisation: () => undefined, warm })
+  const serverUtilisation = () => fleet?.report()?.utilisation
+  yield* Lodger.enter({ name: metrics.pool, state, retirement, connector, serverUtilisation, warm })
   if (leaks !== undefined) yield* Effect.addFinalizer(() => Effect.sync(leaks.close))
   yield* Effect.addFinalizer(() => end(settings.closeTimeout))
   if (settings.reapEvery !== undefined) {
