@@ -678,6 +678,41 @@ export class DeadlineExceeded extends Schema.TaggedError<DeadlineExceeded>("effe
 }
 
 /**
+ * An invocation of a serverless function was not done in the time that it was allowed: what the platform leaves, less a margin
+ * for the answer. It was interrupted. `allowed` is that time in milliseconds; `effect` says what is known of what it did to the
+ * database.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class InvocationTimeout extends Schema.TaggedError<InvocationTimeout>("effect-pg-pool/Errors/InvocationTimeout")(
+  "InvocationTimeout",
+  {
+    allowed: Schema.Finite,
+    effect: Outcome
+  }
+) {
+  /** @since 0.1.0 */
+  override get message(): string {
+    return `The invocation was not done within the ${
+      seconds(Math.max(0, this.allowed))
+    } that the platform left it, and was interrupted. ${
+      ofDatabase[this.effect]
+    } Raise the time limit of the function, or do less in one invocation.`
+  }
+  /** The time is spent. @since 0.1.0 */
+  get isRetryable(): boolean {
+    return false
+  }
+}
+
+const ofDatabase = {
+  NotRun: "Nothing was sent to the database.",
+  RolledBack: "What it did to the database was rolled back.",
+  Unknown: "What it did to the database may have been applied: verify there before repeating it."
+}
+
+/**
  * Schema of `Attempt`.
  *
  * @category schemas

@@ -23,12 +23,14 @@ import type { SqlError } from "effect/sql/SqlError"
 import * as Os from "node:os"
 import * as Errors from "./Errors.ts"
 import * as Address from "./internal/address.ts"
+import * as Census from "./internal/census.ts"
 import * as Connector from "./internal/connector.ts"
 import * as Discretion from "./internal/discretion.ts"
 import * as Errand from "./internal/errand.ts"
 import * as Hosts from "./internal/hosts.ts"
 import * as Leaks from "./internal/leaks.ts"
 import * as Liveness from "./internal/liveness.ts"
+import * as Lodger from "./internal/lodger.ts"
 import * as Logbook from "./internal/logbook.ts"
 import * as LogFields from "./internal/logFields.ts"
 import { millis } from "./internal/millis.ts"
@@ -582,6 +584,7 @@ export const make = Effect.fnUntraced(function*(
         Effect.scoped(Effect.andThen(exclude(session), Liveness.prove(session, proofTimeoutOf(options)))),
         (objection) => {
           attempt.spentOn = undefined
+          session.isDoubted = settings.validateAlways
           if (objection === undefined) return welcome(session, attempt, again)
           retirement.evictOlderThan(session)
           // A pooler without a server opens sessions, and answers nothing.
@@ -661,26 +664,7 @@ export const make = Effect.fnUntraced(function*(
   // control
   // ---------------------------------------------------------------------------------------------------------------
 
-  const statsUnsafe = (): Stats => {
-    let active = 0
-    let oldestLease = 0
-    const at = now()
-    for (const { borrowers, lentSince } of members) {
-      if (borrowers === 0) continue
-      active++
-      oldestLease = Math.max(oldestLease, at - lentSince)
-    }
-    return {
-      total: members.size,
-      idle: members.size - active,
-      active,
-      waiting: machine.waiting,
-      connecting: connector.connecting(),
-      max: state.max,
-      min: state.min,
-      oldestLease
-    }
-  }
+  const statsUnsafe = (): Stats => Census.take(state, connector.connecting())
 
   const saturated = (by: "Length" | "Lateness", waited: number) =>
     new Errors.PoolSaturated({
@@ -748,6 +732,7 @@ export const make = Effect.fnUntraced(function*(
   })
   // The last to go: who closes is told of until the end.
   yield* Effect.addFinalizer(() => Effect.sync(unregister))
+  yield* Lodger.enter({ name: metrics.pool, state, retirement, connector, serverUtilisation: () => undefined })
   if (leaks !== undefined) yield* Effect.addFinalizer(() => Effect.sync(leaks.close))
   yield* Effect.addFinalizer(() => end(settings.closeTimeout))
   if (settings.reapEvery !== undefined) {

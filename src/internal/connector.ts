@@ -82,6 +82,8 @@ export interface Connector<E> {
   readonly abort: Effect.Effect<void>
   /** Closes every socket that is left, whatever the server still does. */
   readonly abandon: Effect.Effect<void>
+  /** Closes the sockets that have waited since before then for their servers to let go of sessions that have ended. */
+  readonly abandonLeft: (before: number) => void
   /** Ends the CancelRequests under way: for when nobody is left whose work they could end. */
   readonly hangUp: Effect.Effect<void>
 }
@@ -176,6 +178,7 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
             generation: owner.generation(),
             config: { ...settings.connection, password },
             now,
+            isDoubted: settings.validateAlways,
             lifetime: settings.maxLifetime * (1 - owner.draw() * settings.maxLifetimeJitter),
             silence: settings.silence,
             errorText: settings.errorText
@@ -273,6 +276,7 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
       open: (onClose) =>
         Socket.make({
           target: targets[host]!,
+          now,
           runFork: owner.runFork,
           farewell: settings.farewell,
           requests,
@@ -408,6 +412,9 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
     abandon: Effect.sync(() => {
       for (const berth of berths) berth.wire().abandon()
     }),
+    abandonLeft: (before) => {
+      for (const berth of berths) if ((berth.wire().leavingSince() ?? Infinity) < before) berth.wire().abandon()
+    },
     hangUp: Effect.sync(() => {
       for (const giveUp of Array.from(requests)) giveUp()
     })

@@ -10,6 +10,8 @@ interface Options {
   readonly patience: number
   /** Asks the server to end what the session executes; `undefined` where that cannot be asked. */
   readonly cancel: ((onEnd: OnCancelled) => void) | undefined
+  /** Asks at once: soon there may be nobody left to ask. */
+  readonly isUrgent?: boolean | undefined
 }
 
 /** How often a server is looked after within its patience. Looks are counted, so a process that stood still takes none. */
@@ -28,7 +30,7 @@ const longest = 10 * looks
  *
  * Hands back what ends the waiting.
  */
-export const begin = (duplex: Duplex, { cancel, close, patience }: Options): () => void => {
+export const begin = (duplex: Duplex, { cancel, close, isUrgent = false, patience }: Options): () => void => {
   let isAsking = false
   let isConfirmed = false
   let looked = 0
@@ -51,6 +53,7 @@ export const begin = (duplex: Duplex, { cancel, close, patience }: Options): () 
     if (looked >= longest || (looked - heardAt >= allowed && !isAsking)) return close()
     if (cancel !== undefined && !isAsking && looked >= firstCancel) askToCancel()
   }
+  if (isUrgent && cancel !== undefined) askToCancel()
   const timer = setInterval(look, patience / looks)
   // Nobody reads any more, and an unread answer would keep the end of the stream from being seen.
   duplex.removeAllListeners("data")

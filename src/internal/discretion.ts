@@ -19,7 +19,7 @@ const define = (error: object, key: string, value: unknown, enumerable = false):
 }
 
 /** The frames of a stack, without the message above them. */
-const framesOf = (error: Error): string => {
+export const framesOf = (error: Error): string => {
   const { stack } = error
   if (typeof stack !== "string") return ""
   // A message may look like frames.

@@ -67,6 +67,8 @@ export interface Fields {
   /** By signal: `metrics (status 500), traces (ECONNREFUSED)`. */
   readonly "db.otlp.reasons": string
   readonly "db.otlp.waited_ms": number
+  /** As OpenTelemetry calls it. */
+  readonly "faas.invocation_id": string
   /** Lines that were left out before this one. */
   readonly suppressed?: number | undefined
 }

@@ -407,5 +407,35 @@ export const lines = {
     (about) =>
       `The collector has not answered within ${about["db.otlp.waited_ms"]} ms. The next flush waits for it once more.`,
     { of: "caller" }
+  ),
+  invocationOverran: line(
+    "db.invocation.overran",
+    "Error",
+    ["faas.invocation_id", "db.deadline_ms"],
+    (about) =>
+      `The invocation ${about["faas.invocation_id"]} was allowed ${
+        about["db.deadline_ms"]
+      } ms, and is answered although its work goes on: something in it cannot be interrupted, or a finalizer hangs. It may run on in the next invocation.`,
+    { of: "caller" }
+  ),
+  environmentNotWarmed: line(
+    "db.environment.not_warmed",
+    "Warn",
+    ["error.type", "db.response.status_code", "exception.message"],
+    (about) =>
+      `Nothing could be made ready before the first invocation, which tries again: ${
+        about["exception.message"] ?? named(about)
+      }`,
+    { limitedBy: false, of: "caller" }
+  ),
+  extensionNotRegistered: line(
+    "db.environment.extension_not_registered",
+    "Warn",
+    ["error.type"],
+    (about) =>
+      `The internal extension could not be registered (${
+        named(about)
+      }), so Lambda kills this process without a SIGTERM. Await the handler's ready at the top level of its module.`,
+    { limitedBy: false, of: "caller" }
   )
 }

@@ -51,7 +51,7 @@ export const make = <E>(state: PoolState<E>): Retirement => {
     // Waiting for it may take as long as opening another one, and longer.
     if (idle > settings.validationTimeout && session.wire.isResetting()) return "invalid"
     // Nobody knows for how long it has been idle if the wall clock was set back.
-    if (settings.validateAlways || idle > settings.validateAfter || idle < 0) return "Unproven"
+    if (session.isDoubted || idle > settings.validateAfter || idle < 0) return "Unproven"
     return "Ready"
   }
 

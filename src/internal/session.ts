@@ -30,6 +30,8 @@ export interface Session extends PoolMachine.Member<Session> {
   readonly generation: number
   /** Checkouts so far. */
   uses: number
+  /** Whether it is to be proved before it is lent, however recently it was used. */
+  isDoubted: boolean
   /** Whether the last statement that ended had an answer. */
   isAnswering: boolean
   /** Seconds from the start to the end of the last statement that ended; 0 before there is one. */
@@ -55,6 +57,7 @@ export interface OpenOptions {
   readonly config: PgConnection.Config
   readonly now: () => number
   readonly errorText: Discretion.ErrorText
+  readonly isDoubted: boolean
   /** Milliseconds; Infinity for none. */
   readonly lifetime: number
   /** Milliseconds of silence with a statement in flight after which the peer is taken for dead. */
@@ -104,6 +107,7 @@ export const open = (options: OpenOptions): Effect.Effect<Session, SqlError, Sco
         expiresAt: openedAt + lifetime,
         generation,
         uses: 0,
+        isDoubted: options.isDoubted,
         isAnswering: true,
         lastTook: 0,
         answeredSince: 0n,

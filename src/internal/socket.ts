@@ -71,8 +71,19 @@ export interface Wire {
   readonly expectClose: () => void
   /** Ends the session for all who use it, at once. Its place is free when the server has let go of it, too. */
   readonly destroy: (reason: Obituary) => void
+  /** The same, and whatever the server executes for it is cancelled at once: this process may be stopped the next moment. */
+  readonly cutOff: (reason: Obituary) => void
+  /**
+   * Ends a session that nobody uses, and that the server may have ended long ago: told so, it gets so many milliseconds to
+   * let go of it.
+   */
+  readonly dismiss: (reason: Obituary, patience: number) => void
   /** Closes the socket, whatever the server still does with the session. */
   readonly abandon: () => void
+  /** Whether the socket has closed. */
+  readonly isClosed: () => boolean
+  /** Wall-clock milliseconds since which nothing but the server's end is waited for. */
+  readonly leavingSince: () => number | undefined
 }
 
 /** The last words of a session: a FATAL of the server's, or a reason of ours. */
@@ -81,6 +92,12 @@ export interface Obituary {
   readonly sqlState?: string | undefined
   readonly message: string
 }
+
+/** What a server may still be doing with a session when it ends, and how long that may take. */
+type Parting =
+  | { readonly _tag: "Usual" }
+  | { readonly _tag: "Urgent" }
+  | { readonly _tag: "Idle"; readonly patience: number }
 
 /** The server's answer to a CancelRequest; it gives the same SQLSTATE to a statement that ran out of its time. */
 const isAnswerToCancel = ({ code, message }: PgProtocol.ErrorFields): boolean =>
@@ -91,6 +108,8 @@ const commitPatience = 5
 
 export const make = (options: {
   readonly target: Dial.Target
+  /** Wall-clock milliseconds. */
+  readonly now: () => number
   readonly runFork: (effect: Effect.Effect<void>) => unknown
   /** Milliseconds that the end of a session may take. */
   readonly farewell: number
@@ -113,13 +132,14 @@ export const make = (options: {
   let hearOfParameter = (): void => {}
   const messages = BackendMessages.makeScanner(() => hearOfParameter())
   let obituary: Obituary | undefined
-  let isDeparting = false
+  let leavingSince: number | undefined
   let stopWaiting = (): void => {}
   let closeSocket = (): void => {}
   // Kept by hand, since every checkout asks and a stream computes its own answers from a dozen flags.
   let isGone = true
   let isDestroyed = false
   let isTaken = false
+  let isClosed = false
   let firstError: Error | undefined
   /** What is open below the session's socket while it is dialled. */
   const layers: Array<Duplex> = []
@@ -176,31 +196,35 @@ export const make = (options: {
   const isUnknownToServer = (duplex: Duplex): boolean =>
     written === 0 || (duplex instanceof Net.Socket && duplex.connecting)
 
-  const depart = (duplex: Duplex): void => {
-    if (isDeparting || duplex.destroyed) return
-    isDeparting = true
+  const depart = (duplex: Duplex, parting: Parting = { _tag: "Usual" }): void => {
+    if (leavingSince !== undefined || duplex.destroyed) return
+    leavingSince = options.now()
     isGone = true
     if (isUnknownToServer(duplex)) return closeSocket()
     const { farewell } = options
+    const close = closeSocket
     stopWaiting = Departure.begin(
       duplex,
       commits()
-        ? { close: closeSocket, patience: commitPatience * farewell, cancel: undefined }
-        : { close: closeSocket, patience: farewell, cancel: askToCancel(duplex) }
+        ? { close, patience: commitPatience * farewell, cancel: undefined }
+        : parting._tag === "Idle"
+        ? { close, patience: parting.patience, cancel: undefined }
+        : { close, patience: farewell, cancel: askToCancel(duplex), isUrgent: parting._tag === "Urgent" }
     )
   }
 
   const closeLayers = (): void => {
     isDestroyed = true
+    isClosed = true
     for (const layer of layers) layer.destroy()
     options.onClose()
   }
 
-  const destroyNow = (duplex: Duplex): void => {
+  const destroyNow = (duplex: Duplex, parting?: Parting): void => {
     // The driver would wait five seconds for a silent server's answer.
     isDestroyed = true
     hangUpOnCancels()
-    depart(duplex)
+    depart(duplex, parting)
     process.nextTick(() => {
       tellOfEnd(duplex)
       options.onDeath()
@@ -220,7 +244,7 @@ export const make = (options: {
         isGone = true
         return destroy.call(duplex, error)
       }
-      if (isDeparting) return duplex
+      if (leavingSince !== undefined) return duplex
       obituary ??= lastWords() ?? { by: "driver", message: "the driver gave the session up" }
       depart(duplex)
       process.nextTick(options.onDeath)
@@ -287,6 +311,7 @@ export const make = (options: {
     })
     duplex.once("close", () => {
       isGone = true
+      isClosed = true
       obituary ??= lastWords()
       silence.stop()
       cancels.giveUp()
@@ -344,7 +369,7 @@ export const make = (options: {
     const answer = Reset.makeAnswer(messages.learn)
     const stopLooking = inbound.join((chunk, passOn) => {
       // Nobody is to be lent the session any more, and who waits for its end wants to hear of every sign of life.
-      if (isDeparting) return passOn(chunk)
+      if (leavingSince !== undefined) return passOn(chunk)
       chunks++
       const rest = answer.take(chunk)
       if (!answer.isDone()) return
@@ -357,6 +382,12 @@ export const make = (options: {
     isResetting = true
     cleanAt = written
     writeAside(frame)
+  }
+
+  const end = (reason: Obituary, parting?: Parting): void => {
+    obituary ??= reason
+    if (socket === undefined) closeLayers()
+    else destroyNow(socket, parting)
   }
 
   return {
@@ -435,14 +466,17 @@ export const make = (options: {
     expectClose: () => {
       if (socket !== undefined) depart(socket)
     },
-    destroy: (reason) => {
-      obituary ??= reason
-      if (socket === undefined) closeLayers()
-      else destroyNow(socket)
+    destroy: (reason) => end(reason),
+    cutOff: (reason) => end(reason, { _tag: "Urgent" }),
+    dismiss: (reason, patience) => {
+      if (!isGone) writeAside(PgProtocol.encodeTerminate())
+      end(reason, { _tag: "Idle", patience })
     },
     abandon: () => {
       if (socket === undefined) closeLayers()
       else closeSocket()
-    }
+    },
+    isClosed: () => isClosed,
+    leavingSince: () => leavingSince
   }
 }
