@@ -46,11 +46,11 @@ const binned = (moments: ReadonlyArray<number>, from: number): ReadonlyMap<numbe
 
 /** The server is counted as empty while it was away. */
 const sessionsOf = (
-  { crash: { down, up }, from, samples }: Life
+  { crash: { down, up }, from, samples, to }: Life
 ): ReadonlyArray<readonly [at: number, count: number]> =>
   [
     { at: from, sessions: 0 },
-    ...samples.filter(({ at }) => at < down || at >= up),
+    ...samples.filter(({ at }) => (at < down || at >= up) && at <= to),
     { at: down, sessions: 0 },
     { at: up, sessions: 0 }
   ].toSorted((one, other) => one.at - other.at).map(({ at, sessions }) => [at, sessions] as const)
@@ -92,7 +92,8 @@ export const draw = (setting: Setting, lives: ReadonlyArray<Life>): string => {
   const longest = Math.max(...lives.map(({ from, to }) => to - from))
   const most = Math.max(...lives.flatMap(({ connects, from }) => Array.from(binned(connects, from).values())), 1)
   const height = head + lives.length * rowHeight + 24
-  const seconds = Array.from({ length: Math.floor(longest / 5000) + 1 }, (_, index) => index * 5)
+  const step = longest > 12_000 ? 5 : 1
+  const seconds = Array.from({ length: Math.floor(longest / 1000 / step) + 1 }, (_, index) => index * step)
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}">`,
     style,
