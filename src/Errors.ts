@@ -376,7 +376,11 @@ export class AcquireTimeout extends Schema.TaggedError<AcquireTimeout>("effect-p
       case "Connect":
         return `${head}: the server did not accept one.${
           because("The last attempt to connect failed with", this.lastConnectFailure)
-        } Check host, port, network and that the server is up.`
+        } ${
+          this.lastConnectFailure?.sqlState === "53300"
+            ? "It is full: open fewer sessions (max, or the number of processes), put a pooler in between, or raise its max_connections."
+            : "Check host, port, network and that the server is up."
+        }`
       case "Validate":
         return `${head}: idle sessions did not answer the liveness check.${
           because("The last attempt to connect failed with", this.lastConnectFailure)

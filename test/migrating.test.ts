@@ -31,6 +31,7 @@ const options = {
   min: true,
   acquireTimeout: true,
   maxWaiting: true,
+  whenServerFull: true,
   shedding: true,
   leakThreshold: true,
   connectTimeout: true,

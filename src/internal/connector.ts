@@ -13,6 +13,7 @@ import * as ConnectGate from "./connectGate.ts"
 import type * as Dial from "./dial.ts"
 import * as Errand from "./errand.ts"
 import { digWhole } from "./failure.ts"
+import { isFull } from "./fullServer.ts"
 import * as Hosts from "./hosts.ts"
 import type { Logbook } from "./logbook.ts"
 import * as LogFields from "./logFields.ts"
@@ -131,7 +132,7 @@ const findRole = ({ connection, wire }: Session.Session): Effect.Effect<Hosts.Ro
     }))
 }
 
-export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
+export const make = <E extends { readonly _tag: string }>(owner: Owner<E>): Connector<E | SqlError> => {
   const { now, settings } = owner
   const { sessionAttrs, targets } = settings
   const hosts = Hosts.make(sessionAttrs, targets.length)
@@ -351,7 +352,12 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
 
   const fail = (error: E | SqlError, round: number, hasAnswer = false): void => {
     lastFailure = error
-    ConnectGate.failed(gate, round, error, now(), hasAnswer ? ConnectGate.longestSearchPause : undefined)
+    const pauseOf = settings.waitsForRoom && isFull(error)
+      ? ConnectGate.crowdPauseAfter(owner.draw())
+      : hasAnswer
+      ? ConnectGate.searchPauseAfter
+      : undefined
+    ConnectGate.failed(gate, round, error, now(), pauseOf)
   }
 
   const conclude = (

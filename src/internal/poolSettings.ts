@@ -94,6 +94,14 @@ export interface PoolOptions {
   readonly min?: number | undefined
   /** Bounds a checkout: queue, connect and liveness check together. Default: 60 seconds. */
   readonly acquireTimeout?: Duration.Input | undefined
+  /**
+   * What becomes of those whose connect is refused because the server takes no more sessions: 53300, or what a pooler says
+   * instead. `"fail"` tells them at once, unless others of the pool's sessions will come back. `"wait"` lets them wait for
+   * `acquireTimeout`, or until their deadline, while the connect is tried again for all of them together: after a pause of
+   * up to 100 ms, twice that each time, up to 2 seconds, each drawn by chance, so that the processes of a fleet do not come
+   * back at the same moment. At the end they get `AcquireTimeout` with the last refusal. Default: `"fail"`.
+   */
+  readonly whenServerFull?: "fail" | "wait" | undefined
   /** Most borrowers that may wait; the next one fails at once. Default: no bound. */
   readonly maxWaiting?: number | undefined
   /**
@@ -236,6 +244,8 @@ export interface Settings {
   readonly min: number
   readonly concurrency: number
   readonly acquireTimeout: number
+  /** Whether borrowers wait while the server takes no more sessions. */
+  readonly waitsForRoom: boolean
   readonly maxWaiting: number
   readonly shedding: { readonly target: number; readonly interval: number } | undefined
   readonly leakThreshold: number | undefined
@@ -316,6 +326,7 @@ const durationRules: ReadonlyArray<Rule> = [
 const choices = [
   ["validate", ["always", "idle"]],
   ["pooler", ["none", "transaction"]],
+  ["whenServerFull", ["fail", "wait"]],
   ["reset", ["none", "clean", "discard-all"]],
   ["errorText", ["discreet", "full"]]
 ] as const
@@ -499,6 +510,7 @@ export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption>
       min: Math.min(options.min ?? size.min, max),
       concurrency: multiplex ? options.multiplexConcurrency ?? 32 : 1,
       acquireTimeout: time(options.acquireTimeout, 60_000),
+      waitsForRoom: options.whenServerFull === "wait",
       maxWaiting: options.maxWaiting ?? Infinity,
       shedding: sheddingOf(options.shedding),
       leakThreshold: options.leakThreshold === undefined ? undefined : millis(options.leakThreshold),
