@@ -21,6 +21,7 @@ export const make = (
       max: isPooled ? 2 : 1,
       min: 0,
       acquireTimeout: "10 seconds",
+      whenServerFull: "wait",
       ...(isPooled ? { pooler: "transaction" } : {})
     }).pipe(Layer.provideMerge(Logger.layer([]))),
     { release }
