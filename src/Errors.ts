@@ -25,6 +25,7 @@ import { abstain, type Classify as ClassifyFunction } from "./internal/classifie
 import * as Tables from "./internal/classify.ts"
 import * as Discretion from "./internal/discretion.ts"
 import { describe, digFailure, nameOf, PoolErrorTypeId as TypeId, shown } from "./internal/failure.ts"
+import { tooLarge } from "./internal/fleet.ts"
 import * as History from "./internal/history.ts"
 import { allSessionAttrs } from "./internal/hosts.ts"
 import { isBadLogin, withAdvice } from "./internal/poolerAdvice.ts"
@@ -698,11 +699,12 @@ export class InvocationTimeout extends Schema.TaggedError<InvocationTimeout>("ef
 ) {
   /** @since 0.1.0 */
   override get message(): string {
-    return `The invocation was not done within the ${
-      seconds(Math.max(0, this.allowed))
-    } that the platform left it, and was interrupted. ${
-      ofDatabase[this.effect]
-    } Raise the time limit of the function, or do less in one invocation.`
+    const what = this.allowed > 0
+      ? `The invocation was not done within the ${
+        seconds(this.allowed)
+      } that the platform left it, and was interrupted.`
+      : "The platform had left the invocation no time when it began."
+    return `${what} ${ofDatabase[this.effect]} Raise the time limit of the function, or do less in one invocation.`
   }
   /** The time is spent. @since 0.1.0 */
   get isRetryable(): boolean {
@@ -880,6 +882,46 @@ export class CredentialsFailed extends Schema.TaggedError<CredentialsFailed>("ef
   }
 }
 
+/**
+ * Not even one session for each pool of the fleet fits into what the server allows, and `whenUnsafe` is `"fail"`: see
+ * `Pool.sizeForFleet`. Nothing was run. The server is asked again by the next connect, but its limits and the size of the
+ * fleet do not change by themselves, so repeating the call is in vain; it says nothing of the database's health either, so
+ * a circuit breaker does not count it.
+ *
+ * - `environments`, `workers`, `overlap`, `share`: what the pool was told of the fleet.
+ * - `bound`: which limit leaves the least: the `"server"`'s `max_connections` less what is reserved, the `CONNECTION LIMIT`
+ *   of the `"role"` or that of the `"database"`; `limit` is its number, `others` how many sessions of others count
+ *   against it.
+ * - `safeEnvironments`: how many environments would fit, with one session for each of their pools.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class FleetTooLarge extends Schema.TaggedError<FleetTooLarge>("effect-pg-pool/Errors/FleetTooLarge")(
+  "FleetTooLarge",
+  {
+    environments: Schema.Number,
+    workers: Schema.Number,
+    overlap: Schema.Number,
+    share: Schema.Number,
+    bound: Schema.Literals(["server", "role", "database"]),
+    limit: Schema.Number,
+    others: Schema.Number,
+    safeEnvironments: Schema.Number
+  }
+) {
+  /** @since 0.1.0 */
+  readonly [TypeId] = TypeId
+  /** @since 0.1.0 */
+  override get message(): string {
+    return tooLarge(this)
+  }
+  /** Limits do not change by themselves. @since 0.1.0 */
+  get isRetryable(): boolean {
+    return false
+  }
+}
+
 const servers = {
   any: "could be connected to",
   "read-write": "takes writes",
@@ -976,6 +1018,7 @@ export type PoolError =
   | HookFailed
   | CredentialsFailed
   | NoSuitableHost
+  | FleetTooLarge
   | InvalidOption
 
 /**
@@ -998,6 +1041,7 @@ export const PoolError = Schema.Union([
   HookFailed,
   CredentialsFailed,
   NoSuitableHost,
+  FleetTooLarge,
   InvalidOption
 ])
 

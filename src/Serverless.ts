@@ -18,6 +18,7 @@ import * as Tracer from "effect/Tracer"
 import * as Errors from "./Errors.ts"
 import * as EnvironmentLife from "./internal/environmentLife.ts"
 import * as LambdaAnswer from "./internal/lambdaAnswer.ts"
+import * as LambdaFunction from "./internal/lambdaFunction.ts"
 import { millis } from "./internal/millis.ts"
 import * as ServerlessSettings from "./internal/serverlessSettings.ts"
 
@@ -42,9 +43,9 @@ export interface RunOptions {
   readonly signal?: AbortSignal | undefined
   /** What the work finds in {@link Invocation}. Default: a number that counts up, and nothing else. */
   readonly invocation?: {
-    readonly id: string
-    readonly event: unknown
-    readonly context: unknown
+    readonly id?: string | undefined
+    readonly event?: unknown
+    readonly context?: unknown
   } | undefined
 }
 
@@ -108,6 +109,8 @@ export interface Environment<in R, out E> {
    * closed, and sockets that are left shortly before the end are destroyed. Default: `shutdown.within`.
    */
   readonly dispose: (within?: Duration.Input) => Promise<void>
+  /** Resolves when the environment is `warm`, or cannot be: at once if it was not asked to. It never rejects. */
+  readonly ready: Promise<void>
 }
 
 const lives = new WeakMap<
@@ -139,7 +142,8 @@ const open = <R, E>(
       }),
     resume: life.resume,
     suspend: life.suspend,
-    dispose: (within) => life.dispose(within === undefined ? undefined : millis(within))
+    dispose: (within) => life.dispose(within === undefined ? undefined : millis(within)),
+    ready: life.ready
   }
   lives.set(environment, life)
   return environment
@@ -238,17 +242,19 @@ export const lambda = <Event, A, E, R, EL = never, C extends LambdaContext = Lam
   handler: (event: Event, context: C) => Effect.Effect<A, E, NoInfer<R> | Scope.Scope | Invocation>,
   options: LambdaOptions<R, EL>
 ): LambdaHandler<Event, C, A> => {
-  const { encodeError = LambdaAnswer.encode, layer, ...rest } = options
-  const environment = Layer.isLayer(layer) ? make(layer as Layer.Layer<R, EL>, rest) : layer as Environment<R, EL>
-  const handle = (event: Event, context: C): Promise<A> => {
-    if ("callbackWaitsForEmptyEventLoop" in context) context.callbackWaitsForEmptyEventLoop = false
-    return environment.runExit(Effect.suspend(() => handler(event, context)), {
-      deadline: context.getRemainingTimeInMillis?.(),
-      invocation: { id: context.awsRequestId, event, context }
-    }).then((exit) => {
-      if (Exit.isSuccess(exit)) return exit.value
-      throw encodeError(exit.cause)
-    })
-  }
-  return Object.assign(handle, { ready: Promise.resolve() })
+  const { encodeError = LambdaAnswer.encode } = options
+  const { environment, ready } = initialised(options)
+  const handle = LambdaFunction.make(environment, handler, encodeError)
+  return Object.assign(handle, { ready })
+}
+
+/** What has to be done while the module of a handler is loaded. */
+const initialised = <R, E>(
+  { encodeError: _, layer, shutdown, ...rest }: LambdaOptions<R, E>
+): { readonly environment: Environment<R, E>; readonly ready: Promise<void> } => {
+  const environment = Layer.isLayer(layer)
+    ? make(layer as Layer.Layer<R, E>, { ...rest, shutdown })
+    : layer as Environment<R, E>
+  const registered = LambdaFunction.prepareEnd(lives.get(environment)!, shutdown?.internalExtension === true)
+  return { environment, ready: Promise.all([environment.ready, registered]).then(() => {}) }
 }

@@ -59,6 +59,7 @@ const options = {
   multiplexConcurrency: true,
   prepare: true,
   preparedStatementCacheSize: true,
+  fleet: true,
   beforeConnect: true,
   afterConnect: true,
   beforeAcquire: true,

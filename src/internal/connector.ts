@@ -48,6 +48,8 @@ export interface Owner<E> {
   readonly onFailed: (error: E | SqlError) => void
   /** A connect has ended after so many seconds, hooks included. Not of those that were given up with the pool. */
   readonly onConnect: (outcome: "ok" | "error", seconds: number) => void
+  /** Looks at a session that the server has accepted, before the hooks do: a failure refuses it. */
+  readonly approve: ((session: Session.Session) => Effect.Effect<void, E>) | undefined
   /** The server has accepted a session. */
   readonly onOpen: (session: Session.Session) => void
   /** A session that was opened is dead. Its place may be free only later. */
@@ -227,6 +229,7 @@ export const make = <E extends { readonly _tag: string }>(owner: Owner<E>): Conn
         onOpen(session)
         return session
       }).pipe(
+        Effect.tap(owner.approve ?? (() => Effect.void)),
         Effect.tap(
           afterConnect === undefined
             ? Effect.void

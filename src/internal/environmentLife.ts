@@ -15,6 +15,7 @@ import * as Deadline from "./deadline.ts"
 import * as Invocation from "./invocation.ts"
 import * as LayerMemo from "./layerMemo.ts"
 import * as Logbook from "./logbook.ts"
+import * as LogFields from "./logFields.ts"
 import * as Release from "./release.ts"
 import type { Lodger } from "./roster.ts"
 import type { Settings } from "./serverlessSettings.ts"
@@ -36,7 +37,20 @@ export interface RunOptions {
   /** What the platform leaves, from now. */
   readonly deadline?: number | undefined
   readonly signal?: AbortSignal | undefined
-  readonly invocation?: Pick<Particulars, "event" | "context" | "id"> | undefined
+  readonly invocation?: {
+    readonly id?: string | undefined
+    readonly event?: unknown
+    readonly context?: unknown
+  } | undefined
+}
+
+/** Who has something to do about every invocation. */
+export interface Attendant {
+  readonly begins: () => void
+  /** In the asynchronous context of whoever has begun it. */
+  readonly ends: () => void
+  /** The environment is coming to its end. */
+  readonly closes: () => void
 }
 
 /** What the public rooms call things. */
@@ -51,15 +65,15 @@ export interface Life<R, E, I, T, C> {
     effect: Effect.Effect<A, E2, R | Scope.Scope | I>,
     options?: RunOptions
   ) => Promise<Exit.Exit<A, E | E2 | T | C>>
-  /** Builds the layer if need be, and does something with its pools. */
-  readonly prepare: (
-    work: (lodgers: ReadonlySet<Lodger>) => Effect.Effect<void, unknown>
-  ) => Effect.Effect<void, unknown>
+  /** Resolves when it is as warm as it can be: that it did not work is told to the log. */
+  readonly ready: Promise<void>
   readonly resume: () => Promise<void>
   readonly suspend: () => Promise<void>
   readonly dispose: (within?: number) => Promise<void>
-  /** Calls back after each invocation, until it is taken off. */
-  readonly onEnd: (listener: () => void) => () => void
+  /** Tells somebody of all invocations that begin from now on. */
+  readonly attend: (attendant: Attendant) => void
+  /** Writes a line where the layer writes its own. */
+  readonly tell: (line: Effect.Effect<void>) => Promise<void>
   readonly lodgers: ReadonlySet<Lodger>
   /** What the life itself runs in. */
   readonly home: Context.Context<never>
@@ -67,6 +81,9 @@ export interface Life<R, E, I, T, C> {
 
 /** An environment that rested for less has not been frozen for so long that a socket could have died of it. */
 const trusted = 1000
+
+/** What begins after Lambda has given the init phase up begins once more, so this gives up before: milliseconds of its ten seconds. */
+const initPhase = 8000
 
 /** Of the time for the end: until then work may end by itself, and until then sockets may be closed politely. */
 const untilInterrupted = 3 / 4
@@ -93,7 +110,7 @@ export const make = <R, E, I, T extends object, C>(
   const { lodgers } = memo.roster
   const release = Release.make(settings.release, settings.staleAfter)
   const stays = new Set<Stay>()
-  const listeners = new Set<() => void>()
+  const attendants = new Set<Attendant>()
   let invocations = 0
   let restingSince = now()
   let isStale = false
@@ -102,7 +119,11 @@ export const make = <R, E, I, T extends object, C>(
   let disposal: Promise<void> | undefined
   let onQuiet: (() => void) | undefined
 
-  const each = (chosen: Iterable<Lodger>, act: (lodger: Lodger) => Effect.Effect<unknown>) =>
+  /** To the loggers of the layer, as soon as there are any. */
+  const tell = (line: Effect.Effect<void>): Effect.Effect<void> =>
+    Effect.suspend(() => Effect.provideContext(line, memo.built()?.context ?? home))
+
+  const each = <E3>(chosen: Iterable<Lodger>, act: (lodger: Lodger) => Effect.Effect<unknown, E3>) =>
     Effect.forEach(Array.from(chosen), act, { concurrency: "unbounded", discard: true })
 
   // -------------------------------------------------------------------------------------------------------------------
@@ -166,7 +187,6 @@ export const make = <R, E, I, T extends object, C>(
     const conclude = () => {
       restingSince = now()
       answer()
-      for (const listener of listeners) listener()
     }
     stays.delete(stay)
     if (stays.size > 0) return conclude()
@@ -208,14 +228,11 @@ export const make = <R, E, I, T extends object, C>(
           runFork,
           timedOut: vocabulary.timedOut,
           destroy,
-          overran: Effect.suspend(() =>
-            Effect.provideContext(
-              Logbook.write("invocationOverran", {
-                "faas.invocation_id": particulars.id,
-                "db.deadline_ms": Math.round(times.allowed)
-              }),
-              memo.built()?.context ?? home
-            )
+          overran: tell(
+            Logbook.write("invocationOverran", {
+              "faas.invocation_id": particulars.id,
+              "db.deadline_ms": Math.round(times.allowed)
+            })
           )
         },
         (exit) =>
@@ -259,20 +276,39 @@ export const make = <R, E, I, T extends object, C>(
       )
     })
 
+  /** Fibers resume in whichever asynchronous context has woken them; promises go on in the one that they were made in. */
+  const attended: typeof run = (effect, options) => {
+    if (attendants.size === 0) return run(effect, options)
+    const present = Array.from(attendants)
+    for (const { begins } of present) begins()
+    return run(effect, options).then((exit) => {
+      for (const { ends } of present) ends()
+      return exit
+    })
+  }
+
+  const warm = memo.get.pipe(
+    Effect.andThen(Effect.suspend(() => each(lodgers, (lodger) => lodger.warm(1)))),
+    Effect.timeout(initPhase),
+    Effect.catchCause((cause) => tell(Logbook.write("environmentNotWarmed", LogFields.ofBuild(Cause.squash(cause))))),
+    Effect.andThen(Effect.sync(() => {
+      restingSince = now()
+    }))
+  )
+
   return {
-    run,
-    prepare: (work) =>
-      Effect.onExit(Effect.andThen(memo.get, Effect.suspend(() => work(lodgers))), () =>
-        Effect.sync(() => {
-          restingSince = now()
-        })),
+    run: attended,
+    ready: settings.warm ? settled(warm) : Promise.resolve(),
     resume: () => settled(thaw),
     suspend: () => settled(each(lodgers, (lodger) => lodger.closeIdle(settings.shutdownWithin))),
-    dispose: (within = settings.shutdownWithin) => disposal ??= settled(closing(within)),
-    onEnd: (listener) => {
-      listeners.add(listener)
-      return () => listeners.delete(listener)
+    dispose: (within = settings.shutdownWithin) => {
+      for (const { closes } of attendants) closes()
+      return disposal ??= settled(closing(within))
     },
+    attend: (attendant) => {
+      attendants.add(attendant)
+    },
+    tell: (line) => settled(tell(line)),
     lodgers,
     home
   }

@@ -23,6 +23,7 @@ export const enter = <E, E2>(pool: {
   readonly retirement: Retirement
   readonly connector: Connector<E2>
   readonly serverUtilisation: () => number | undefined
+  readonly warm: Roster.Lodger["warm"]
 }): Effect.Effect<void, never, Scope.Scope> =>
   Effect.flatMap(Roster.Current, (roster) => {
     if (roster === undefined) return Effect.void
@@ -30,12 +31,13 @@ export const enter = <E, E2>(pool: {
     return Effect.addFinalizer(() => Effect.sync(leave))
   })
 
-const make = <E, E2>({ connector, name, retirement, serverUtilisation, state }: {
+const make = <E, E2>({ connector, name, retirement, serverUtilisation, state, warm }: {
   readonly name: string
   readonly state: PoolState<E>
   readonly retirement: Retirement
   readonly connector: Connector<E2>
   readonly serverUtilisation: () => number | undefined
+  readonly warm: Roster.Lodger["warm"]
 }): Roster.Lodger => {
   const { changed, machine, now, settings } = state
   const { members } = machine
@@ -83,6 +85,7 @@ const make = <E, E2>({ connector, name, retirement, serverUtilisation, state }: 
             })
         })
       }),
+    warm,
     active: () => members.size - idle().length,
     idle: () => idle().length,
     idleTimeout: settings.idleTimeout,

@@ -9,6 +9,7 @@ import type { ConnectionOptions } from "node:tls"
 import * as Address from "./address.ts"
 import type * as Dial from "./dial.ts"
 import type * as Discretion from "./discretion.ts"
+import * as Fleet from "./fleet.ts"
 import type * as Hosts from "./hosts.ts"
 import * as Login from "./login.ts"
 import { millis } from "./millis.ts"
@@ -92,6 +93,11 @@ export interface PoolOptions {
    * `sizeFromCpus().min`, never above `max`.
    */
   readonly min?: number | undefined
+  /**
+   * Sizes the pool by what the server allows to all environments of the program together: see `Pool.sizeForFleet`, which
+   * returns it. The pool then begins with one session, and `max` is the most that it may grow to. Default: no fleet.
+   */
+  readonly fleet?: Fleet.FleetOptions | undefined
   /** Bounds a checkout: queue, connect and liveness check together. Default: 60 seconds. */
   readonly acquireTimeout?: Duration.Input | undefined
   /**
@@ -242,6 +248,10 @@ export interface Settings {
   readonly connectTimeout: number
   readonly max: number
   readonly min: number
+  /** `undefined` without a fleet, and behind a pooler, whose places are not the server's. */
+  readonly fleet: Fleet.Plan | undefined
+  /** The host by whose name the fleet is taken to be behind a pooler. */
+  readonly fleetOffAt: string | undefined
   readonly concurrency: number
   readonly acquireTimeout: number
   /** Whether borrowers wait while the server takes no more sessions. */
@@ -350,6 +360,7 @@ const shapes: ReadonlyArray<
     true
   ],
   ["ssl", "true, false or TLS options", (value) => typeof value === "boolean" || value === Object(value), true],
+  ["fleet", "what Pool.sizeForFleet returns as fleet", (value) => value === Object(value)],
   ["shedding", "true, false or { target, interval }", (value) => value === Object(value) || typeof value === "boolean"],
   ["beforeConnect", "an Effect", Effect.isEffect],
   ["afterConnect", hookShape, isFunction],
@@ -381,6 +392,8 @@ const firstBroken = (options: PoolOptions): BadOption | undefined => {
       return { option, value: String(value), allowed: "a duration above 0" }
     }
   }
+  const brokenFleet = options.fleet === undefined ? undefined : Fleet.firstBroken(options.fleet)
+  if (brokenFleet !== undefined) return brokenFleet
   for (const [option, allowed] of choices) {
     const value: unknown = options[option]
     if (value !== undefined && !allowed.some((choice) => choice === value)) {
@@ -495,6 +508,8 @@ export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption>
       keepAlive: time(options.keepAlive, 30_000),
       stream: options.stream
     }))
+    const pooled = targets.find((target) => target.address.path === undefined && Fleet.looksLikePooler(target.address))
+    const wantsFleet = options.fleet !== undefined && !behindPooler
     return Effect.succeed<Settings>({
       target: targets[0]!,
       targets,
@@ -508,6 +523,8 @@ export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption>
       connectTimeout: time(options.connectTimeout, address.connectTimeout ?? 5000),
       max,
       min: Math.min(options.min ?? size.min, max),
+      fleet: wantsFleet && pooled === undefined ? Fleet.planOf(options.fleet) : undefined,
+      fleetOffAt: wantsFleet ? pooled?.address.host : undefined,
       concurrency: multiplex ? options.multiplexConcurrency ?? 32 : 1,
       acquireTimeout: time(options.acquireTimeout, 60_000),
       waitsForRoom: options.whenServerFull === "wait",

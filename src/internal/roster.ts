@@ -13,6 +13,8 @@ export interface Lodger {
   readonly destroyBusy: Effect.Effect<number>
   /** Closes what nobody uses; succeeds when the server has let go of it, or when it was destroyed after `within`. */
   readonly closeIdle: (within: number) => Effect.Effect<void>
+  /** Opens sessions until there are so many, as far as the pool may have them. */
+  readonly warm: (count: number) => Effect.Effect<void, unknown>
   /** Sessions that are lent, and those that are not. */
   readonly active: () => number
   readonly idle: () => number

@@ -26,7 +26,8 @@ export interface EnvironmentOptions {
   readonly release?: Release.Policy | undefined
   /**
    * Builds the layer and opens one session before the first invocation. A failure is logged, and the first invocation
-   * tries again. Default: false.
+   * tries again; so does it when that takes longer than 8 seconds. Await `ready` at the top level of the module, or the
+   * platform may freeze it half done. Default: false.
    */
   readonly warm?: boolean | undefined
   readonly shutdown?: {
@@ -40,6 +41,7 @@ export interface Settings {
   readonly margin: number
   readonly staleAfter: number
   readonly release: Release.Policy
+  readonly warm: boolean
   readonly shutdownWithin: number
 }
 
@@ -64,6 +66,7 @@ export const settle = (options: EnvironmentOptions, bad: (option: BadOption) => 
     margin: duration("margin", options.margin, 250),
     staleAfter: duration("staleAfter", options.staleAfter, 300_000),
     release,
+    warm: options.warm ?? false,
     shutdownWithin: duration("shutdown.within", options.shutdown?.within, 200)
   }
 }

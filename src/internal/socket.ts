@@ -4,7 +4,9 @@ import type { SqlError } from "effect/sql/SqlError"
 import * as Net from "node:net"
 import type { Duplex } from "node:stream"
 import * as Tls from "node:tls"
+import * as Aside from "./aside.ts"
 import * as BackendMessages from "./backendMessages.ts"
+import * as Bell from "./bell.ts"
 import * as CancelRequests from "./cancelRequests.ts"
 import * as Departure from "./departure.ts"
 import * as Dial from "./dial.ts"
@@ -46,6 +48,12 @@ export interface Wire {
   readonly reset: (frame: Uint8Array) => void
   /** Whether the answer to `reset` has still to come. */
   readonly isResetting: () => boolean
+  /**
+   * Asks the server something on the pool's behalf: a statement in a transaction of its own. Nobody waits for the answer:
+   * what is sent next goes behind it. Call when the session is idle and nothing is owed. `onAnswer` hears once what came of
+   * it, `undefined` when the session has ended.
+   */
+  readonly ask: (sql: string, onAnswer: (answer: Aside.Answer | undefined) => void) => void
   /**
    * Call once the session is open: from then on silence while `isBusy()` destroys the socket. What is cut off while
    * `isCommitting()` is not cancelled on the server.
@@ -150,6 +158,8 @@ export const make = (options: {
   let isResetting = false
   /** What had been written at the last reset. */
   let cleanAt = 0
+  let asides = 0
+  const asideAnswered = Bell.make()
   const cancels = CancelRequests.make(options.cancelsAreOurs)
   let errorBefore: PgProtocol.ErrorFields | undefined
 
@@ -390,6 +400,44 @@ export const make = (options: {
     else destroyNow(socket, parting)
   }
 
+  const ask = (
+    duplex: Duplex,
+    inbound: Intake.Intake,
+    sql: string,
+    onAnswer: (answer: Aside.Answer | undefined) => void
+  ): void => {
+    const aside = Aside.make(sql, messages.learn)
+    const settle = (answer: Aside.Answer | undefined): void => {
+      stopLooking()
+      duplex.off("close", settleUnanswered)
+      asides--
+      asideAnswered.notify()
+      onAnswer(answer)
+    }
+    const settleUnanswered = (): void => settle(undefined)
+    const stopLooking = inbound.join((chunk, passOn) => {
+      // Whoever waits for the end of the session wants to hear of every sign of life.
+      if (leavingSince !== undefined) return passOn(chunk)
+      chunks++
+      const rest = aside.take(chunk)
+      if (!aside.isDone()) return
+      settle(aside.answer())
+      passOn(rest)
+    })
+    asides++
+    duplex.once("close", settleUnanswered)
+    writeAside(aside.frame)
+  }
+
+  /** A CancelRequest names no statement: until ours has been answered, it would end that instead of its caller's. */
+  const forkAfterAsides = (effect: Effect.Effect<void>): unknown =>
+    asides === 0
+      ? options.runFork(effect)
+      : options.runFork(Effect.flatMap(
+        asideAnswered.until(() => asides === 0 || isGone),
+        () => isGone ? Effect.void : effect
+      ))
+
   return {
     dial: Effect.map(Dial.dial(options.target, (layer) => layers.push(layer)), (duplex) => {
       socket = adopt(duplex)
@@ -411,7 +459,7 @@ export const make = (options: {
       const cancel = Dial.later(
         cancelTarget(socket),
         options.farewell,
-        options.runFork,
+        forkAfterAsides,
         cancels.ended,
         inVain,
         options.requests
@@ -432,6 +480,10 @@ export const make = (options: {
       reset(socket, intake, frame)
     },
     isResetting: () => isResetting,
+    ask: (sql, onAnswer) => {
+      if (socket === undefined || intake === undefined || isGone) return onAnswer(undefined)
+      ask(socket, intake, sql, onAnswer)
+    },
     watchSilence: (allowed, isBusy, isCommitting) => {
       commits = isCommitting
       cleanAt = written

@@ -194,6 +194,7 @@ const codes: Readonly<Record<string, Rule>> = {
   DeadlineExceeded: local,
   RetriesExhausted: local,
   HookFailed: local,
+  FleetTooLarge: local,
   // Who issues passwords may be busy, or down for a moment. It says nothing about the server.
   CredentialsFailed: { ...denied, retry: "Backoff" },
   // Some host has answered: the search for the right one must be able to go on, as after 25006.

@@ -69,7 +69,7 @@ export const make = <E extends { readonly _tag: string }>(
    * own side does not want.
    */
   const isRefusal = (error: E): boolean => {
-    if (error._tag === "HookFailed" || error._tag === "CredentialsFailed") return true
+    if (error._tag === "HookFailed" || error._tag === "CredentialsFailed" || error._tag === "FleetTooLarge") return true
     const kind = kindOf(error)
     return kind === "Overloaded" || kind === "Denied"
   }
