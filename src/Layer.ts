@@ -23,6 +23,7 @@ import * as Logbook from "./internal/logbook.ts"
 import * as LogFields from "./internal/logFields.ts"
 import { infallible } from "./internal/login.ts"
 import * as Outage from "./internal/outage.ts"
+import * as ServerReaping from "./internal/serverReaping.ts"
 import * as Spans from "./internal/spans.ts"
 import * as Metrics from "./Metrics.ts"
 import * as Pool from "./Pool.ts"
@@ -283,6 +284,7 @@ const client = (options: Options) =>
         pool: pool.name,
         config: { ...options, password: infallible(options.password) },
         listenOn: yield* listeners(options),
+        endsIdle: ServerReaping.endsIdle(pool.settings.reaping),
         transactionSettings: pool.settings.transactionSettings,
         spanAttributes: [
           ...Object.entries(options.spanAttributes ?? {}),

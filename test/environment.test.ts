@@ -31,6 +31,7 @@ describe("the environment", () => {
         DB_MAX_WAITING: "100",
         DB_ACQUIRE_TIMEOUT: "1500",
         DB_IDLE_TIMEOUT: "0",
+        DB_IDLE_SESSION_TIMEOUT: "6 minutes",
         DB_STATEMENT_TIMEOUT: "15 seconds",
         DB_QUERY_TIMEOUT: "16 seconds",
         DB_LOCK_TIMEOUT: "2000",
@@ -68,6 +69,7 @@ describe("the environment", () => {
       const millis = (input: Duration.Input | undefined) => Duration.toMillis(input!)
       assert.strictEqual(millis(options.acquireTimeout), 1500)
       assert.strictEqual(millis(options.idleTimeout), 0)
+      assert.strictEqual(millis(options.serverReaping?.idleSession), 360_000)
       assert.strictEqual(millis(options.statementTimeout), 15_000)
       assert.strictEqual(millis(options.queryTimeout), 16_000)
       assert.strictEqual(millis(options.lockTimeout), 2000)
@@ -124,6 +126,7 @@ describe("the environment", () => {
     ["DB_POOL_MIN", "-1", "a whole number, 0 or more"],
     ["DB_ACQUIRE_TIMEOUT", "0", "milliseconds, 1 or more"],
     ["DB_IDLE_TIMEOUT", "soon", "\"15 seconds\""],
+    ["DB_IDLE_SESSION_TIMEOUT", "0", "milliseconds, 1 or more"],
     ["DB_STATEMENT_TIMEOUT", "-5 seconds", "\"15 seconds\""],
     ["DB_QUERY_TIMEOUT", "1.5.2", "\"15 seconds\""],
     ["DB_LOCK_TIMEOUT", "x", "\"15 seconds\""],
@@ -187,6 +190,12 @@ describe("the environment", () => {
       assert.include(message, "DB_POOL_MIN is \"5\", but must be at most DB_POOL_MAX, which is 3")
     }))
 
+  it.effect("names both variables of a server that would close an idle session before the pool does", () =>
+    Effect.gen(function*() {
+      const message = yield* complaint({ DB_IDLE_SESSION_TIMEOUT: "5 seconds", DB_IDLE_TIMEOUT: "5000" })
+      assert.include(message, "DB_IDLE_SESSION_TIMEOUT must be above DB_IDLE_TIMEOUT, which is 5000 ms")
+    }))
+
   it.effect("builds the layer", () =>
     Effect.gen(function*() {
       const context = yield* Layer.build(Pg.layerConfig()).pipe(
@@ -243,6 +252,35 @@ describe("the environment over a program's options", () => {
       assert.deepStrictEqual(on, { retry: { attempts: 2 }, breaker: {} })
       const kept = yield* laidOver({ breaker: { failures: 3 } }, { DB_BREAKER: "on" })
       assert.deepStrictEqual(kept, { breaker: { failures: 3 } })
+    }))
+
+  it.effect("lets the pool close an idle session before the server does, whichever of the two an operator sets", () =>
+    Effect.gen(function*() {
+      const timesOf = (program: Pg.Options, env: Record<string, string>) =>
+        Effect.scoped(Effect.gen(function*() {
+          const options = yield* laidOver({ username: "me", ...program }, env)
+          const context = yield* Layer.build(Pg.layer(options))
+          const { settings } = yield* Effect.provide(Pg.Pool.Pool, context)
+          return [settings.idleTimeout, Number(settings.reaping["idle_session_timeout"])]
+        }))
+      const session = { DB_IDLE_SESSION_TIMEOUT: "8 seconds" }
+      assert.deepStrictEqual(yield* timesOf({}, session), [6000, 8000])
+      assert.deepStrictEqual(yield* timesOf({ idleTimeout: 2000 }, session), [2000, 8000])
+      assert.deepStrictEqual(
+        yield* timesOf({ idleTimeout: "5 minutes", serverReaping: { idleSession: "6 minutes" } }, session),
+        [6000, 8000]
+      )
+      const idle = { DB_IDLE_TIMEOUT: "9 minutes" }
+      const preset: Pg.Options = { idleTimeout: "5 minutes", serverReaping: { idleSession: "6 minutes" } }
+      assert.deepStrictEqual(yield* timesOf(preset, idle), [540_000, 720_000])
+      assert.deepStrictEqual(yield* timesOf(preset, { DB_IDLE_TIMEOUT: "1000" }), [1000, 360_000])
+      assert.deepStrictEqual(yield* timesOf(preset, { DB_IDLE_SESSION_TIMEOUT: "infinity" }), [300_000, 0])
+    }))
+
+  it.effect("keeps what else the program asks the server to look after", () =>
+    Effect.gen(function*() {
+      const options = yield* laidOver({ serverReaping: { keepaliveCount: 3 } }, { DB_IDLE_SESSION_TIMEOUT: "60000" })
+      assert.deepStrictEqual(options.serverReaping, { keepaliveCount: 3, idleSession: Duration.minutes(1) })
     }))
 
   /** Where the options lead to, as the pool understands them. */

@@ -55,6 +55,7 @@ const options = {
   directUrl: true,
   reset: true,
   errorText: true,
+  serverReaping: true,
   multiplex: true,
   multiplexConcurrency: true,
   prepare: true,

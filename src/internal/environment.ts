@@ -7,6 +7,8 @@ import * as Redacted from "effect/Redacted"
 import * as Address from "./address.ts"
 import { type ErrorText, errorTexts } from "./discretion.ts"
 import * as Hosts from "./hosts.ts"
+import { millis } from "./millis.ts"
+import * as ServerReaping from "./serverReaping.ts"
 import { discreet } from "./showable.ts"
 
 /** The options that environment variables can set. */
@@ -25,6 +27,7 @@ export interface EnvironmentOptions {
   readonly maxWaiting?: number | undefined
   readonly acquireTimeout?: Duration.Duration | undefined
   readonly idleTimeout?: Duration.Duration | undefined
+  readonly serverReaping?: { readonly idleSession: Duration.Duration } | undefined
   readonly statementTimeout?: Duration.Duration | undefined
   readonly queryTimeout?: Duration.Duration | undefined
   readonly lockTimeout?: Duration.Duration | undefined
@@ -162,6 +165,7 @@ export const options: Config.Config<EnvironmentOptions> = Config.mapEffect(
     maxWaiting: whole("DB_MAX_WAITING", 0),
     acquireTimeout: duration("DB_ACQUIRE_TIMEOUT"),
     idleTimeout: duration("DB_IDLE_TIMEOUT", 0),
+    idleSessionTimeout: duration("DB_IDLE_SESSION_TIMEOUT"),
     statementTimeout: duration("DB_STATEMENT_TIMEOUT"),
     queryTimeout: duration("DB_QUERY_TIMEOUT"),
     lockTimeout: duration("DB_LOCK_TIMEOUT"),
@@ -187,6 +191,7 @@ export const options: Config.Config<EnvironmentOptions> = Config.mapEffect(
       breakerOpen,
       database,
       host,
+      idleSessionTimeout,
       password,
       ports,
       retryAttempts,
@@ -199,6 +204,12 @@ export const options: Config.Config<EnvironmentOptions> = Config.mapEffect(
   ) {
     if (rest.min !== undefined && rest.max !== undefined && rest.min > rest.max) {
       return yield* refuse(`DB_POOL_MIN is "${rest.min}", but must be at most DB_POOL_MAX, which is ${rest.max}.`)
+    }
+    if (idleSessionTimeout !== undefined && rest.idleTimeout !== undefined) {
+      const bound = Duration.toMillis(rest.idleTimeout)
+      if (Duration.toMillis(idleSessionTimeout) <= bound) {
+        return yield* refuse(`DB_IDLE_SESSION_TIMEOUT must be above DB_IDLE_TIMEOUT, which is ${bound} ms.`)
+      }
     }
     const optional = sslMode === "prefer" || sslMode === "allow"
     return present({
@@ -217,6 +228,7 @@ export const options: Config.Config<EnvironmentOptions> = Config.mapEffect(
       ssl: url !== undefined || sslMode === undefined || optional ? undefined : sslMode !== "disable",
       // One attempt means one: not even the repetition at once that a stale session gets by itself.
       retry: retryAttempts === undefined ? undefined : retryAttempts === 1 ? false : { attempts: retryAttempts },
+      serverReaping: idleSessionTimeout === undefined ? undefined : { idleSession: idleSessionTimeout },
       breaker: breakerOf(breaker, breakerFailures, breakerOpen)
     })
   })
@@ -226,6 +238,8 @@ export const options: Config.Config<EnvironmentOptions> = Config.mapEffect(
 interface Adjustable extends Address.AddressOptions {
   readonly ssl?: boolean | object | undefined
   readonly min?: number | undefined
+  readonly idleTimeout?: Duration.Input | undefined
+  readonly serverReaping?: { readonly idleSession?: Duration.Input | undefined } | undefined
   readonly retry?: object | false | undefined
   readonly breaker?: object | false | undefined
 }
@@ -273,6 +287,24 @@ const addressOver = (options: Adjustable, { host, hosts, port, ssl, url }: Envir
 }
 
 /**
+ * A pool must close an idle session before the server does. Where only one of the two times is the operator's, the other
+ * one makes room for it.
+ */
+const idleOver = (options: Adjustable, { idleTimeout, serverReaping }: EnvironmentOptions): Adjustable => {
+  const own = options.serverReaping?.idleSession
+  if (serverReaping !== undefined) {
+    const bound = Duration.toMillis(serverReaping.idleSession)
+    const before = millis(idleTimeout ?? options.idleTimeout ?? ServerReaping.usualIdleTimeout)
+    return {
+      serverReaping: { ...options.serverReaping, ...serverReaping },
+      ...(idleTimeout === undefined && bound < Infinity && before >= bound && { idleTimeout: Math.floor(bound * 0.75) })
+    }
+  }
+  if (idleTimeout === undefined || own === undefined || millis(own) > Duration.toMillis(idleTimeout)) return {}
+  return { serverReaping: { ...options.serverReaping, idleSession: Duration.times(idleTimeout, 4 / 3) } }
+}
+
+/**
  * Lays what the environment says over the options of a program, in such a way that an operator who turns one knob gets
  * what that knob says, and not a program that refuses to start because of another.
  */
@@ -283,6 +315,7 @@ export const over = <O extends Adjustable>(options: O, found: EnvironmentOptions
     ...options,
     ...found,
     ...addressOver(options, found),
+    ...idleOver(options, found),
     // The floor of a program that is given less room is as low.
     ...(found.max !== undefined && found.min === undefined && options.min !== undefined &&
       { min: Math.min(options.min, found.max) }),

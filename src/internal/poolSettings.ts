@@ -14,6 +14,7 @@ import type * as Hosts from "./hosts.ts"
 import * as Login from "./login.ts"
 import { millis } from "./millis.ts"
 import * as Reset from "./reset.ts"
+import * as ServerReaping from "./serverReaping.ts"
 import * as Sizing from "./sizing.ts"
 
 /** What the pool remembers of a session; durations in milliseconds. */
@@ -160,6 +161,13 @@ export interface PoolOptions {
    * Default: 15 seconds, or `statementTimeout` when that is longer.
    */
   readonly queryTimeout?: Duration.Input | undefined
+  /**
+   * What the server is to notice by itself of a process that was killed: sessions that stay behind idle, and statements
+   * that nobody waits for any more. Sent with the startup packet. A server that does not know one of them is asked without
+   * it, at once and from then on. Not sent behind a transaction pooler, which would refuse them: there, its own limits and
+   * `ALTER ROLE ... SET` say the same. Default: nothing, so that the server's own settings hold.
+   */
+  readonly serverReaping?: ServerReaping.ServerReaping | undefined
   /** `application_name`, and the pool's name in metrics. Default: `effect-pg-pool`. */
   readonly applicationName?: string | undefined
   /** More session settings, sent with the startup packet; they win over the ones above. */
@@ -242,6 +250,8 @@ export interface Settings {
   readonly targets: ReadonlyArray<Dial.Target>
   readonly sessionAttrs: Hosts.SessionAttrs
   readonly connection: PgConnection.Config
+  /** Startup parameters that a server may refuse. */
+  readonly reaping: ServerReaping.Parameters
   /** Statements that give a transaction what no session of its own gives it. */
   readonly transactionSettings: ReadonlyArray<string>
   readonly password: Login.Password | undefined
@@ -362,6 +372,7 @@ const shapes: ReadonlyArray<
   ["ssl", "true, false or TLS options", (value) => typeof value === "boolean" || value === Object(value), true],
   ["fleet", "what Pool.sizeForFleet returns as fleet", (value) => value === Object(value)],
   ["shedding", "true, false or { target, interval }", (value) => value === Object(value) || typeof value === "boolean"],
+  ["serverReaping", "an object", (value) => value === Object(value)],
   ["beforeConnect", "an Effect", Effect.isEffect],
   ["afterConnect", hookShape, isFunction],
   ["beforeAcquire", hookShape, isFunction],
@@ -454,6 +465,9 @@ const sheddingOf = (shedding: PoolOptions["shedding"]): Settings["shedding"] => 
   return { target: millis(target ?? 50), interval: millis(interval ?? 500) }
 }
 
+const without = <A>(these: Readonly<Record<string, A>>, those: object): Readonly<Record<string, A>> =>
+  Object.fromEntries(Object.entries(these).filter(([name]) => !Object.hasOwn(those, name)))
+
 /** `0` is how PostgreSQL spells "no limit" for its timeouts. */
 const guc = (duration: number): string => (duration === Infinity ? "0" : String(Math.ceil(duration)))
 
@@ -480,6 +494,10 @@ export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption>
       lock_timeout: guc(time(options.lockTimeout, 10_000)),
       idle_in_transaction_session_timeout: guc(time(options.idleInTransactionTimeout, 60_000))
     }
+    const idleTimeout = time(options.idleTimeout, ServerReaping.usualIdleTimeout)
+    const reaping = options.serverReaping ?? {}
+    const brokenReaping = ServerReaping.broken(reaping, idleTimeout)
+    if (brokenReaping !== undefined) return Effect.fail(brokenReaping)
     const queryTimeout = time(options.queryTimeout, Math.max(15_000, statementTimeout))
     const multiplex = options.multiplex ?? false
     const connection: PgConnection.Config = {
@@ -515,6 +533,8 @@ export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption>
       targets,
       sessionAttrs: address.sessionAttrs,
       connection,
+      // What the program has said by name wins, and is not taken back.
+      reaping: behindPooler ? {} : without(ServerReaping.parametersOf(reaping), options.startupParameters ?? {}),
       // A setting of the session would be left to whoever the pooler lends it to next.
       transactionSettings: behindPooler
         ? Object.entries(timeLimits).map(([name, limit]) => `SET LOCAL ${name} = ${limit}`)
@@ -531,7 +551,7 @@ export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption>
       maxWaiting: options.maxWaiting ?? Infinity,
       shedding: sheddingOf(options.shedding),
       leakThreshold: options.leakThreshold === undefined ? undefined : millis(options.leakThreshold),
-      idleTimeout: time(options.idleTimeout, 10_000),
+      idleTimeout,
       reapEvery: options.reapEvery === undefined ? undefined : millis(options.reapEvery),
       validateAfter: Math.max(time(options.validateAfter, 30_000), trustWindow),
       validateAlways: options.validate === "always",
