@@ -190,6 +190,6 @@ that what is needed runs for the first time, in V8's interpreter. Either is paid
    A cache of another version is not used, and does no harm. Call the handler once in that run, if a database can be reached
    there: then what the first query needs is in the cache as well.
 3. **ESM or CommonJS** makes little difference for one file; take what the rest of the function needs.
-4. **Memory is processor.** All of this is work of one thread before the first invocation. In Lambda's init phase it has
-   the whole of a processor, whatever the memory: build the runtime outside of the handler.
+4. **Memory is processor.** All of this is the work of one thread. Build the runtime outside of the handler, so that it is
+   done before the first invocation.
 `
