@@ -3,6 +3,7 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Option from "effect/Option"
+import type * as Redacted from "effect/Redacted"
 import * as Scope from "effect/Scope"
 import { ConnectionError, isSqlError, SqlError } from "effect/sql/SqlError"
 import type * as Address from "./address.ts"
@@ -20,6 +21,7 @@ import * as LogFields from "./logFields.ts"
 import * as Login from "./login.ts"
 import type { Settings } from "./poolSettings.ts"
 import type { Onlooker } from "./poolSpans.ts"
+import * as ServerReaping from "./serverReaping.ts"
 import * as Session from "./session.ts"
 import * as Socket from "./socket.ts"
 
@@ -142,6 +144,7 @@ export const make = <E extends { readonly _tag: string }>(owner: Owner<E>): Conn
   const gate = ConnectGate.make<E | SqlError>()
   const placeFreed = Bell.make()
   const underWay = new Map<Fiber.Fiber<Session.Session, E | SqlError>, Effect.Effect<void>>()
+  const wishes = ServerReaping.makeWishes(settings.reaping)
   const requests: Dial.Requests = new Set()
   const berths = new Set<Berth.Berth>()
   let isAborted = false
@@ -166,28 +169,42 @@ export const make = <E extends { readonly _tag: string }>(owner: Owner<E>): Conn
       )
     )
 
-  const logIn = (berth: Berth.Berth, scope: Scope.Closeable, host: number) =>
-    Login.login<Session.Session, E, Scope.Scope>({
+  const logIn = (berth: Berth.Berth, scope: Scope.Closeable, host: number) => {
+    const openWith = (password: Redacted.Redacted | undefined, asked: ServerReaping.Parameters) =>
+      Session.open({
+        id: ++lastId,
+        scope,
+        host,
+        wire: berth.wire(),
+        generation: owner.generation(),
+        config: {
+          ...settings.connection,
+          password,
+          startupParameters: { ...asked, ...settings.connection.startupParameters }
+        },
+        now,
+        isDoubted: settings.validateAlways,
+        lifetime: settings.maxLifetime * (1 - owner.draw() * settings.maxLifetimeJitter),
+        silence: settings.silence,
+        errorText: settings.errorText
+      })
+    /** The server ends a session that begins with a parameter which it does not take. */
+    const attempt = (password: Redacted.Redacted | undefined): ReturnType<typeof openWith> =>
+      Effect.suspend(() => {
+        const asked = wishes.parameters()
+        return Effect.catchIf(
+          openWith(password, asked),
+          (error) => wishes.isRefusal(error, asked),
+          () => Effect.andThen(berth.change, attempt(password))
+        )
+      })
+    return Login.login<Session.Session, E, Scope.Scope>({
       password: settings.password,
       failed: owner.credentialsFailed,
       changeSocket: berth.change,
-      attempt: (password) =>
-        Effect.suspend(() =>
-          Session.open({
-            id: ++lastId,
-            scope,
-            host,
-            wire: berth.wire(),
-            generation: owner.generation(),
-            config: { ...settings.connection, password },
-            now,
-            isDoubted: settings.validateAlways,
-            lifetime: settings.maxLifetime * (1 - owner.draw() * settings.maxLifetimeJitter),
-            silence: settings.silence,
-            errorText: settings.errorText
-          })
-        )
+      attempt
     })
+  }
 
   /** Whether the session is on a server that will do; from then on, whether it stays one is watched. */
   const isWanted = (session: Session.Session, pass: Hosts.Pass): Effect.Effect<boolean, SqlError> => {

@@ -14,6 +14,7 @@ import type * as Hosts from "./hosts.ts"
 import * as Login from "./login.ts"
 import { millis } from "./millis.ts"
 import * as Reset from "./reset.ts"
+import * as ServerReaping from "./serverReaping.ts"
 import * as Sizing from "./sizing.ts"
 
 /** What the pool remembers of a session; durations in milliseconds. */
@@ -70,6 +71,15 @@ export interface PoolOptions {
   readonly password?: Login.Password | undefined
   /** TLS. Default: what the URL's `sslmode` says, else none. */
   readonly ssl?: boolean | ConnectionOptions | undefined
+  /**
+   * `"direct"` begins with TLS, where `"postgres"` asks the server first whether it has any: one round trip less for each
+   * connect and each CancelRequest. It needs PostgreSQL 17, or a proxy that begins with TLS, and TLS that is not optional
+   * (`ssl`, or `sslmode=require` and above). A server that does not understand it is told of as what it is, a failure to
+   * connect. Default: the URL's `sslnegotiation`, else `"postgres"`.
+   *
+   * https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNECT-SSLNEGOTIATION
+   */
+  readonly sslNegotiation?: Address.SslNegotiation | undefined
   /** Opens the raw socket instead of `node:net`: for Unix peers, tunnels and tests. */
   readonly stream?: (() => Duplex) | undefined
   /** Idle time before TCP keepalive probes start, whole seconds. Default: 30 seconds. */
@@ -160,6 +170,13 @@ export interface PoolOptions {
    * Default: 15 seconds, or `statementTimeout` when that is longer.
    */
   readonly queryTimeout?: Duration.Input | undefined
+  /**
+   * What the server is to notice by itself of a process that was killed: sessions that stay behind idle, and statements
+   * that nobody waits for any more. Sent with the startup packet. A server that does not know one of them is asked without
+   * it, at once and from then on. Not sent behind a transaction pooler, which would refuse them: there, its own limits and
+   * `ALTER ROLE ... SET` say the same. Default: nothing, so that the server's own settings hold.
+   */
+  readonly serverReaping?: ServerReaping.ServerReaping | undefined
   /** `application_name`, and the pool's name in metrics. Default: `effect-pg-pool`. */
   readonly applicationName?: string | undefined
   /** More session settings, sent with the startup packet; they win over the ones above. */
@@ -169,7 +186,8 @@ export interface PoolOptions {
   /**
    * `"transaction"` behind a pooler that lends a server session per transaction, as PgBouncer does: no prepared names and
    * no startup parameter but `application_name`, since such poolers refuse them. The server's time limits then hold
-   * inside of transactions only, with whose BEGIN they are sent. Default: `"none"`.
+   * inside of transactions only, with whose BEGIN they are sent; one of `Duration.infinity` is not sent, and what the role
+   * has set holds. Default: `"none"`.
    */
   readonly pooler?: "none" | "transaction" | undefined
   /**
@@ -242,6 +260,8 @@ export interface Settings {
   readonly targets: ReadonlyArray<Dial.Target>
   readonly sessionAttrs: Hosts.SessionAttrs
   readonly connection: PgConnection.Config
+  /** Startup parameters that a server may refuse. */
+  readonly reaping: ServerReaping.Parameters
   /** Statements that give a transaction what no session of its own gives it. */
   readonly transactionSettings: ReadonlyArray<string>
   readonly password: Login.Password | undefined
@@ -338,6 +358,7 @@ const choices = [
   ["pooler", ["none", "transaction"]],
   ["whenServerFull", ["fail", "wait"]],
   ["reset", ["none", "clean", "discard-all"]],
+  ["sslNegotiation", Address.sslNegotiations],
   ["errorText", ["discreet", "full"]]
 ] as const
 
@@ -362,6 +383,7 @@ const shapes: ReadonlyArray<
   ["ssl", "true, false or TLS options", (value) => typeof value === "boolean" || value === Object(value), true],
   ["fleet", "what Pool.sizeForFleet returns as fleet", (value) => value === Object(value)],
   ["shedding", "true, false or { target, interval }", (value) => value === Object(value) || typeof value === "boolean"],
+  ["serverReaping", "an object", (value) => value === Object(value)],
   ["beforeConnect", "an Effect", Effect.isEffect],
   ["afterConnect", hookShape, isFunction],
   ["beforeAcquire", hookShape, isFunction],
@@ -440,12 +462,19 @@ const brokenReset = ({ multiplex, pooler, prepare, reset }: PoolOptions): BadOpt
 }
 
 /** An explicit `ssl` wins over the URL. Unlike libpq, `allow` tries TLS first, and whatever uses TLS verifies. */
-const tlsMode = (ssl: PoolOptions["ssl"], mode: Address.SslMode | undefined): Dial.TlsMode => {
-  if (ssl !== undefined) {
-    return ssl === false ? { _tag: "Off" } : { _tag: "On", isOptional: false, options: ssl === true ? {} : ssl }
+const tlsMode = (
+  { ssl, sslNegotiation }: PoolOptions,
+  { sslMode: mode, sslNegotiation: ofUrl }: Address.Address
+): Dial.TlsMode | BadOption => {
+  const isDirect = (sslNegotiation ?? ofUrl) === "direct"
+  if (isDirect && !Address.requiresTls(ssl, mode)) {
+    const allowed = "\"postgres\" unless TLS is required: by ssl: true, or sslmode=require and above"
+    return { option: "sslNegotiation", value: "direct", allowed }
   }
-  if (mode === undefined || mode === "disable") return { _tag: "Off" }
-  return { _tag: "On", isOptional: mode === "prefer" || mode === "allow", options: {} }
+  const isOff = ssl === undefined ? mode === undefined || mode === "disable" : ssl === false
+  if (isOff) return { _tag: "Off" }
+  const isOptional = ssl === undefined && (mode === "prefer" || mode === "allow")
+  return { _tag: "On", isOptional, isDirect, options: typeof ssl === "object" ? ssl : {} }
 }
 
 const sheddingOf = (shedding: PoolOptions["shedding"]): Settings["shedding"] => {
@@ -454,8 +483,12 @@ const sheddingOf = (shedding: PoolOptions["shedding"]): Settings["shedding"] => 
   return { target: millis(target ?? 50), interval: millis(interval ?? 500) }
 }
 
-/** `0` is how PostgreSQL spells "no limit" for its timeouts. */
-const guc = (duration: number): string => (duration === Infinity ? "0" : String(Math.ceil(duration)))
+const without = <A>(these: Readonly<Record<string, A>>, those: object): Readonly<Record<string, A>> =>
+  Object.fromEntries(Object.entries(these).filter(([name]) => !Object.hasOwn(those, name)))
+
+/** How PostgreSQL spells "no limit" for its timeouts. */
+const none = "0"
+const guc = (duration: number): string => (duration === Infinity ? none : String(Math.ceil(duration)))
 
 /** Turns options into settings, or says which one is impossible. */
 export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption> =>
@@ -469,6 +502,8 @@ export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption>
     if ("_tag" in address) {
       return Effect.fail({ option: address.option, value: address.value, allowed: address.allowed })
     }
+    const tls = tlsMode(options, address)
+    if (!("_tag" in tls)) return Effect.fail(tls)
     const time = (input: Duration.Input | undefined, otherwise: number) =>
       input === undefined ? otherwise : millis(input)
     const size = Sizing.fromCpus(Os.availableParallelism())
@@ -480,6 +515,10 @@ export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption>
       lock_timeout: guc(time(options.lockTimeout, 10_000)),
       idle_in_transaction_session_timeout: guc(time(options.idleInTransactionTimeout, 60_000))
     }
+    const idleTimeout = time(options.idleTimeout, ServerReaping.usualIdleTimeout)
+    const reaping = options.serverReaping ?? {}
+    const brokenReaping = ServerReaping.broken(reaping, idleTimeout)
+    if (brokenReaping !== undefined) return Effect.fail(brokenReaping)
     const queryTimeout = time(options.queryTimeout, Math.max(15_000, statementTimeout))
     const multiplex = options.multiplex ?? false
     const connection: PgConnection.Config = {
@@ -504,7 +543,7 @@ export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption>
     }
     const targets = address.hosts.map((host): Dial.Target => ({
       address: { ...address, ...host },
-      tls: tlsMode(options.ssl, address.sslMode),
+      tls,
       keepAlive: time(options.keepAlive, 30_000),
       stream: options.stream
     }))
@@ -515,9 +554,11 @@ export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption>
       targets,
       sessionAttrs: address.sessionAttrs,
       connection,
+      // What the program has said by name wins, and is not taken back.
+      reaping: behindPooler ? {} : without(ServerReaping.parametersOf(reaping), options.startupParameters ?? {}),
       // A setting of the session would be left to whoever the pooler lends it to next.
       transactionSettings: behindPooler
-        ? Object.entries(timeLimits).map(([name, limit]) => `SET LOCAL ${name} = ${limit}`)
+        ? Object.entries(timeLimits).flatMap(([name, limit]) => limit === none ? [] : [`SET LOCAL ${name} = ${limit}`])
         : [],
       password: Login.unseen(options.password),
       connectTimeout: time(options.connectTimeout, address.connectTimeout ?? 5000),
@@ -531,7 +572,7 @@ export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption>
       maxWaiting: options.maxWaiting ?? Infinity,
       shedding: sheddingOf(options.shedding),
       leakThreshold: options.leakThreshold === undefined ? undefined : millis(options.leakThreshold),
-      idleTimeout: time(options.idleTimeout, 10_000),
+      idleTimeout,
       reapEvery: options.reapEvery === undefined ? undefined : millis(options.reapEvery),
       validateAfter: Math.max(time(options.validateAfter, 30_000), trustWindow),
       validateAlways: options.validate === "always",

@@ -208,7 +208,7 @@ const sentences: ReadonlyArray<readonly [text: RegExp, rule: Rule]> = [
   [/COMMIT rolled back an aborted transaction/i, rejected],
   [/Failed to encode query|channel names must not exceed/i, unsent],
   [
-    /requested password authentication|No password configured|SASL|SCRAM|MD5 authentication failed|Authentication method|Unsupported authentication|Server refused TLS|does not support TLS/i,
+    /requested password authentication|No password configured|SASL|SCRAM|MD5 authentication failed|Authentication method|Unsupported authentication|Server refused (direct )?TLS|does not support TLS/i,
     distrusted
   ],
   [
@@ -246,4 +246,4 @@ export const ruleOfCode = (code: string): Rule | undefined => {
 export const ruleOfText = (text: string): Rule | undefined => sentences.find(([pattern]) => pattern.test(text))?.[1]
 
 /** Every code with a rule. */
-export const listed: ReadonlyArray<string> = Object.keys(codes)
+export const listed: ReadonlyArray<string> = /* @__PURE__ */ Object.keys(codes)
