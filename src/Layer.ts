@@ -239,17 +239,18 @@ const followBreaker = Layer.effectDiscard(Effect.gen(function*() {
   store.breakerState = (yield* breaker.state)._tag
 }))
 
-const noDirectUrl = new Errors.InvalidOption({
-  option: "directUrl",
-  value: undefined,
-  allowed: "the URL of the server itself: LISTEN needs a session that stays, which a transaction pooler does not give"
-})
+const noDirectUrl = () =>
+  new Errors.InvalidOption({
+    option: "directUrl",
+    value: undefined,
+    allowed: "the URL of the server itself: LISTEN needs a session that stays, which a transaction pooler does not give"
+  })
 
 /** Who lends listeners their sessions. Their figures count as the pool's; the gauges are those of the pool alone. */
 const listeners = (options: Options) =>
   Effect.gen(function*() {
     if (options.pooler !== "transaction") return (yield* Executor.Executor).reserve
-    if (options.directUrl === undefined) return Errors.toSqlError(noDirectUrl)
+    if (options.directUrl === undefined) return Errors.toSqlError(noDirectUrl())
     const metrics = yield* Metrics.Metrics
     const direct = yield* Layer.build(
       executor(options).pipe(

@@ -827,8 +827,14 @@ export const make = Effect.fnUntraced(function*(
   })
   // The last to go: who closes is told of until the end.
   yield* Effect.addFinalizer(() => Effect.sync(unregister))
-  const serverUtilisation = () => fleet?.report()?.utilisation
-  yield* Lodger.enter({ name: metrics.pool, state, retirement, connector, serverUtilisation, warm })
+  yield* Lodger.enter({
+    name: metrics.pool,
+    state,
+    retirement,
+    connector,
+    serverUtilisation: () => fleet?.report()?.utilisation,
+    warm
+  })
   if (leaks !== undefined) yield* Effect.addFinalizer(() => Effect.sync(leaks.close))
   yield* Effect.addFinalizer(() => end(settings.closeTimeout))
   if (settings.reapEvery !== undefined) {

@@ -246,4 +246,4 @@ export const ruleOfCode = (code: string): Rule | undefined => {
 export const ruleOfText = (text: string): Rule | undefined => sentences.find(([pattern]) => pattern.test(text))?.[1]
 
 /** Every code with a rule. */
-export const listed: ReadonlyArray<string> = Object.keys(codes)
+export const listed: ReadonlyArray<string> = /* @__PURE__ */ Object.keys(codes)

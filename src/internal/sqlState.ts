@@ -324,4 +324,4 @@ export const ruleOfSqlState = (sqlState: string): Rule => entryOf(sqlState)?.[1]
 export const conditionOf = (sqlState: string): string | undefined => entryOf(sqlState)?.[0]
 
 /** Every SQLSTATE and class with a rule of its own. */
-export const listed: ReadonlyArray<string> = Object.keys(table)
+export const listed: ReadonlyArray<string> = /* @__PURE__ */ Object.keys(table)

@@ -113,9 +113,12 @@ export const make = ({ concurrency, functionArn, initTimeout, settings }: Option
     [...environments.values()].filter(isFree).toSorted((a, b) => b.lastUsed - a.lastUsed)[0]
 
   const rest = (environment: Environment): void => {
-    if (environment.active > 0) return
-    environment.state = isShared ? "Idle" : "Frozen"
-    if (!isShared) environment.sandbox?.freeze()
+    if (isShared) {
+      environment.state = environment.active < concurrency ? "Idle" : "Busy"
+    } else {
+      environment.state = "Frozen"
+      environment.sandbox?.freeze()
+    }
   }
 
   const reset = async (environment: Environment, reason: Sandbox.ShutdownReason): Promise<void> => {
@@ -177,8 +180,7 @@ export const make = ({ concurrency, functionArn, initTimeout, settings }: Option
     const { sandbox } = environment
     if (sandbox === undefined) return { _tag: "Broken", detail: "its scope was closed meanwhile" }
     const initMillis = needsInit ? performance.now() - arrivedAt : 0
-    environment.state = "Busy"
-    if (isShared && environment.active < concurrency) environment.state = "Idle"
+    environment.state = isShared && environment.active < concurrency ? "Idle" : "Busy"
     environment.invocations++
     sandbox.thaw()
     const now = settings.wallClock()

@@ -1,5 +1,5 @@
 /** The local Lambda itself, by plain handlers: what it does to them is what AWS documents. */
-import { assert, describe, it } from "@effect/vitest"
+import { afterAll, assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
@@ -14,8 +14,12 @@ import { eventually } from "./witness.ts"
 
 const module = fileURLToPath(new URL("./fixtures/lambda.ts", import.meta.url))
 
-const make = (name: string, options: Omit<LocalLambda.Options, "handler"> = {}) =>
-  LocalLambda.make({ handler: `${module}#${name}`, ...options })
+/** Every environment compiles the same files. */
+const compiled = Fs.mkdtempSync(Path.join(Os.tmpdir(), "compiled-"))
+afterAll(() => Fs.rmSync(compiled, { recursive: true }))
+
+const make = (name: string, { env, ...options }: Omit<LocalLambda.Options, "handler"> = {}) =>
+  LocalLambda.make({ handler: `${module}#${name}`, env: { NODE_COMPILE_CACHE: compiled, ...env }, ...options })
 
 const failure = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.flip(effect)
 
