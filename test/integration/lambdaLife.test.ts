@@ -291,11 +291,34 @@ describe("an answer to a failure", () => {
       const { url } = yield* makeServer
       const proxy = yield* FaultProxy.make(url)
       yield* proxy.set(FaultProxy.refuse("closed"))
-      const lambda = yield* deploy(proxy.url, { pool: { retry: false } as object })
+      const lambda = yield* deploy(proxy.url, { pool: { retry: false } })
       const error = yield* failure(lambda.ask("pid"))
       assert.deepInclude(error, { _tag: "FunctionError", errorType: "SqlError" })
       assert.include(error.message, "ECONNREFUSED")
       assert.notInclude(error.message, new URL(Redacted.value(url)).pathname)
+    }))
+})
+
+describe("a streamed answer", () => {
+  it.live("comes row by row with its status, and the session is kept for the next one", () =>
+    Effect.gen(function*() {
+      const { url, witness } = yield* makeServer
+      const lambda = yield* deploy(url, { export: "stream" })
+      const first = yield* lambda.ask("stream")
+      assert.deepInclude(first, { payload: "1\n2\n3\n", start: "cold" })
+      assert.deepInclude(first.metadata as object, { statusCode: 200 })
+      const session = only(yield* witness.sessions)
+      yield* lambda.ask("stream")
+      assert.deepStrictEqual(yield* witness.sessions, [session])
+    }))
+
+  it.live("that breaks off is an error, and the environment goes on", () =>
+    Effect.gen(function*() {
+      const { url } = yield* makeServer
+      const lambda = yield* deploy(url, { export: "stream" })
+      const error = yield* failure(lambda.ask("stream", { text: "breaks" }))
+      assert.deepInclude(error, { _tag: "FunctionError", errorType: "TypeError" })
+      assert.deepInclude(yield* lambda.ask("stream"), { start: "warm", environment: 1 })
     }))
 })
 
@@ -343,7 +366,7 @@ describe("the end of an environment", () => {
     Effect.gen(function*() {
       const { url, witness } = yield* makeServer
       const proxy = yield* FaultProxy.make(url)
-      const lambda = yield* deploy(proxy.url, { pool: { serverReaping: { idleSession: "1 second" } } as object })
+      const lambda = yield* deploy(proxy.url, { pool: { serverReaping: { idleSession: "1 second" } } })
       yield* lambda.ask("pid")
       yield* proxy.set(FaultProxy.hold({ direction: "to the server" }))
       yield* lambda.kill()
