@@ -376,7 +376,7 @@ export const lambdaStream = <Event, E, R, EB = never, EL = never, C extends Lamb
 ): LambdaStreamHandler<Event, C> => {
   const { encodeError = LambdaAnswer.encode } = options
   const { environment, ready } = initialised(options)
-  const { awslambda = {} } = globalThis as { readonly awslambda?: ResponseStream.AwsLambda }
+  const { awslambda = {} } = globalThis as unknown as { readonly awslambda?: ResponseStream.AwsLambda }
   return Object.assign(ResponseStream.make(environment, handler, encodeError, awslambda), { ready })
 }
 
