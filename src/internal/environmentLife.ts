@@ -157,7 +157,9 @@ export const make = <R, E, I, T extends object, C>(
       // One that was out of time before it could look leaves that to the next.
       isStale ||= gap > trusted && lodgers.size > 0
     }
-    return isStale || thawing !== undefined ? thaw : undefined
+    // What sockets were told during the freeze lies there unread; a turn of the event loop reads it before work is sent.
+    if (isStale || thawing !== undefined) return Effect.andThen(Effect.yieldNow, thaw)
+    return stays.size === 0 && lodgers.size > 0 ? Effect.yieldNow : undefined
   }
 
   // -------------------------------------------------------------------------------------------------------------------
