@@ -115,6 +115,14 @@ describe("Serverless.make", () => {
     assert.strictEqual(refused({ release: "sometimes" as never }), "release")
   })
 
+  it("takes no deadline that is no duration", async () => {
+    const environment = Serverless.make(Layer.empty)
+    const exit = await environment.runExit(Effect.void, { deadline: "tomorrow" as never })
+    assert.propertyVal(failureOf(exit), "option", "deadline")
+    const error = await environment.dispose(NaN).then(() => assert.fail("it has succeeded"), (error: unknown) => error)
+    assert.propertyVal(error, "option", "within")
+  })
+
   it.effect("lends a layer the references of its own context: the clock, for one", () =>
     Effect.gen(function*() {
       const clock = yield* Clock.Clock

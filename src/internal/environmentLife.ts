@@ -133,7 +133,7 @@ export const make = <R, E, I, T extends object, C>(
   /** Whose the other sessions are is not known while others run. */
   const destroy = ({ awaited }: UnitOfWork.UnitOfWork): Effect.Effect<void> =>
     Effect.suspend(() => {
-      for (const { wire } of awaited.keys()) wire.destroy({ by: "silence", message: "the invocation is out of time" })
+      for (const { wire } of awaited.keys()) wire.cutOff({ by: "pool", message: "the time of the invocation was up" })
       return stays.size === 1 ? each(lodgers, (lodger) => lodger.destroyBusy) : Effect.void
     })
 
