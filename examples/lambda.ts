@@ -29,6 +29,7 @@ export const handler = Pg.Serverless.lambda(
     shutdown: { internalExtension: true } // so that there is a SIGTERM before the end
   }
 )
+await handler.ready
 
 const context = { awsRequestId: "1", getRemainingTimeInMillis: () => 3000 }
 const cold = await handler({ name: "cold start" }, context)

@@ -279,7 +279,7 @@ export interface FleetReport extends FleetSize.Report {}
  * ```ts
  * import * as Pg from "effect-pg-pool"
  *
- * export const DatabaseLive = Pg.layerConfig({
+ * export const DatabaseLive = Pg.layer({
  *   applicationName: "orders",
  *   // The function's reserved concurrency.
  *   ...Pg.Pool.sizeForFleet({ environments: 30 })

@@ -61,5 +61,7 @@ const work = ({ what }: Event) =>
 export const handler = Pg.Serverless.lambda(
   (event: Event) =>
     Effect.map(Effect.timed(work(event)), ([took, seen]): Seen => ({ ...seen, millis: Duration.toMillis(took) })),
-  { layer: DatabaseLive, shutdown: { internalExtension: true } }
+  // Twice the usual margin: this computer may have more to do than to run a function.
+  { layer: DatabaseLive, margin: "500 millis", shutdown: { internalExtension: true } }
 )
+await handler.ready

@@ -4,7 +4,7 @@
 import * as Cause from "effect/Cause"
 import * as Redacted from "effect/Redacted"
 import { isSqlError } from "effect/sql/SqlError"
-import { pattern } from "./pattern.ts"
+import { pattern } from "./lazy.ts"
 import * as Showable from "./showable.ts"
 import { codeOfText, ruleOfText } from "./socketCode.ts"
 import { conditionOf } from "./sqlState.ts"

@@ -1,5 +1,5 @@
 /** What of a text may be shown: to whom it was not said. */
-import { pattern } from "./pattern.ts"
+import { pattern } from "./lazy.ts"
 import { ruleOfRefusal } from "./refusal.ts"
 
 const longestText = 300

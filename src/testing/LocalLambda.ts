@@ -77,7 +77,7 @@ export class FunctionError extends Schema.TaggedError<FunctionError>("effect-pg-
   }
 ) {
   override get message(): string {
-    return `The function ended with ${this.errorType}: ${this.errorMessage}. `
+    return `The function ended with ${this.errorType}: ${this.errorMessage}\n`
       + `What it wrote meanwhile is in the logs of this LocalLambda.`
   }
   get isRetryable(): boolean {
@@ -99,7 +99,7 @@ export class InitError extends Schema.TaggedError<InitError>("effect-pg-pool/tes
   stackTrace: Schema.Array(Schema.String)
 }) {
   override get message(): string {
-    return `The function could not be initialized, ${this.errorType}: ${this.errorMessage}. `
+    return `The function could not be initialized, ${this.errorType}: ${this.errorMessage}\n`
       + `Nothing outside of a handler may throw or take longer than initTimeout.`
   }
   get isRetryable(): boolean {

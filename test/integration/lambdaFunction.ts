@@ -34,8 +34,9 @@ const bundling = async (): Promise<string> => {
 }
 
 export interface Options extends Omit<LocalLambda.Options, "handler"> {
-  readonly pool?: Omit<Pg.Pool.Options, "url">
+  readonly pool?: Omit<Pg.Options, "url">
   readonly environment?: Record<string, unknown>
+  readonly export?: "handler" | "stream"
 }
 
 /** A database with an empty table `t`, and somebody who looks into it. */
@@ -48,13 +49,13 @@ export const makeServer = Effect.gen(function*() {
 
 export const deploy = Effect.fnUntraced(function*(
   url: Redacted.Redacted,
-  { env, environment, pool, ...options }: Options = {}
+  { env, environment, export: name = "handler", pool, ...options }: Options = {}
 ) {
   const module = yield* Effect.promise(bundled)
   const lambda = yield* LocalLambda.make({
     timeout: "20 seconds",
     ...options,
-    handler: `${module}#handler`,
+    handler: `${module}#${name}`,
     env: {
       DATABASE_URL: Redacted.value(url),
       SETTINGS: JSON.stringify({ pool, environment }),
