@@ -203,7 +203,7 @@ export const make = <R, E>(layer: Layer.Layer<R, E>, options: EnvironmentOptions
 
 /**
  * {@link make} inside an Effect program, or a test: it goes by the clock, the loggers and whatever else the context has, and is
- * disposed of when the scope closes.
+ * disposed of when the scope closes, which interrupts what still runs.
  *
  * @category constructors
  * @since 0.1.0
@@ -219,7 +219,8 @@ export const environment = <R, E>(
         catch: (error) => error as Errors.InvalidOption
       })
     ),
-    (environment) => Effect.promise(() => environment.dispose())
+    // As everywhere in a scope, what still runs when it closes is interrupted.
+    (environment) => Effect.promise(() => lives.get(environment)!.dispose(undefined, 0))
   )
 
 /**

@@ -8,6 +8,7 @@ import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Logger from "effect/Logger"
+import * as Scope from "effect/Scope"
 import { TestClock } from "effect/testing"
 import * as Errors from "../src/Errors.ts"
 import * as Executor from "../src/Executor.ts"
@@ -134,6 +135,16 @@ describe("Serverless.make", () => {
         })
       ))
       assert.strictEqual(yield* Effect.promise(() => environment.run(Clock.Clock)), clock)
+    }))
+
+  it.effect("ends with the scope that it was made in, and interrupts what still runs", () =>
+    Effect.gen(function*() {
+      const scope = yield* Scope.make()
+      const { environment, script } = yield* Scope.provide(makeWorld(), scope)
+      const run = yield* waited(() => environment.runExit(Effect.never))
+      yield* Scope.close(scope, Exit.void)
+      assert.instanceOf(failureOf(yield* run.value), Errors.PoolClosed)
+      assert.strictEqual(script.closes, 1)
     }))
 
   it.effect("has pools that are made while something runs on its roster", () =>
