@@ -161,6 +161,22 @@ describe("Serverless.web", () => {
       }))
   }
 
+  it.live("leaves no timer behind that waits for the deadline of a request that was aborted", () =>
+    Effect.gen(function*() {
+      const timers = () => process.getActiveResourcesInfo().filter((kind) => kind === "Timeout").length
+      const handler = Serverless.web(() => Effect.never, { layer: yield* environment, deadline: "1 hour" })
+      const before = timers()
+      const statuses = yield* Effect.forEach(Array.from({ length: 50 }), () => {
+        const client = new AbortController()
+        const answer = handler(new Request(url, { signal: client.signal }))
+        client.abort()
+        return Effect.map(asked(() => answer), ({ status }) => status)
+      })
+      assert.deepStrictEqual(new Set(statuses), new Set([499]))
+      // The runner of the tests has timers, too.
+      assert.isBelow(timers() - before, 25)
+    }))
+
   it.effect("interrupts a body when the request is aborted, though nobody reads it any more", () =>
     Effect.gen(function*() {
       const source = witness()
