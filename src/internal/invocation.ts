@@ -92,7 +92,7 @@ export const start = <A, E, T extends object>(
   })
 
   const bound = (): void => {
-    if (watchdog === undefined && isBounded) watchdog = runFork(giveUp)
+    if (watchdog === undefined && isBounded && !isAnswered) watchdog = runFork(giveUp)
   }
 
   const abort = (): void => {
