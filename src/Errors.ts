@@ -25,6 +25,7 @@ import { abstain, type Classify as ClassifyFunction } from "./internal/classifie
 import * as Tables from "./internal/classify.ts"
 import * as Discretion from "./internal/discretion.ts"
 import { describe, digFailure, nameOf, PoolErrorTypeId as TypeId, shown } from "./internal/failure.ts"
+import { tooLarge } from "./internal/fleet.ts"
 import * as History from "./internal/history.ts"
 import { allSessionAttrs } from "./internal/hosts.ts"
 import { isBadLogin, withAdvice } from "./internal/poolerAdvice.ts"
@@ -376,7 +377,11 @@ export class AcquireTimeout extends Schema.TaggedError<AcquireTimeout>("effect-p
       case "Connect":
         return `${head}: the server did not accept one.${
           because("The last attempt to connect failed with", this.lastConnectFailure)
-        } Check host, port, network and that the server is up.`
+        } ${
+          this.lastConnectFailure?.sqlState === "53300"
+            ? "It is full: open fewer sessions (max, or the number of processes), put a pooler in between, or raise its max_connections."
+            : "Check host, port, network and that the server is up."
+        }`
       case "Validate":
         return `${head}: idle sessions did not answer the liveness check.${
           because("The last attempt to connect failed with", this.lastConnectFailure)
@@ -877,6 +882,46 @@ export class CredentialsFailed extends Schema.TaggedError<CredentialsFailed>("ef
   }
 }
 
+/**
+ * Not even one session for each pool of the fleet fits into what the server allows, and `whenUnsafe` is `"fail"`: see
+ * `Pool.sizeForFleet`. Nothing was run. The server is asked again by the next connect, but its limits and the size of the
+ * fleet do not change by themselves, so repeating the call is in vain; it says nothing of the database's health either, so
+ * a circuit breaker does not count it.
+ *
+ * - `environments`, `workers`, `overlap`, `share`: what the pool was told of the fleet.
+ * - `bound`: which limit leaves the least: the `"server"`'s `max_connections` less what is reserved, the `CONNECTION LIMIT`
+ *   of the `"role"` or that of the `"database"`; `limit` is its number, `others` how many sessions of others count
+ *   against it.
+ * - `safeEnvironments`: how many environments would fit, with one session for each of their pools.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class FleetTooLarge extends Schema.TaggedError<FleetTooLarge>("effect-pg-pool/Errors/FleetTooLarge")(
+  "FleetTooLarge",
+  {
+    environments: Schema.Number,
+    workers: Schema.Number,
+    overlap: Schema.Number,
+    share: Schema.Number,
+    bound: Schema.Literals(["server", "role", "database"]),
+    limit: Schema.Number,
+    others: Schema.Number,
+    safeEnvironments: Schema.Number
+  }
+) {
+  /** @since 0.1.0 */
+  readonly [TypeId] = TypeId
+  /** @since 0.1.0 */
+  override get message(): string {
+    return tooLarge(this)
+  }
+  /** Limits do not change by themselves. @since 0.1.0 */
+  get isRetryable(): boolean {
+    return false
+  }
+}
+
 const servers = {
   any: "could be connected to",
   "read-write": "takes writes",
@@ -973,6 +1018,7 @@ export type PoolError =
   | HookFailed
   | CredentialsFailed
   | NoSuitableHost
+  | FleetTooLarge
   | InvalidOption
 
 /**
@@ -981,7 +1027,8 @@ export type PoolError =
  * @category schemas
  * @since 0.1.0
  */
-export const PoolError = Schema.Union([
+// Not made where nobody asks for it: it makes the schema of each of them.
+export const PoolError = /* @__PURE__ */ Schema.Union([
   AcquireTimeout,
   PoolSaturated,
   PoolClosed,
@@ -995,6 +1042,7 @@ export const PoolError = Schema.Union([
   HookFailed,
   CredentialsFailed,
   NoSuitableHost,
+  FleetTooLarge,
   InvalidOption
 ])
 

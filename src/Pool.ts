@@ -27,6 +27,8 @@ import * as Census from "./internal/census.ts"
 import * as Connector from "./internal/connector.ts"
 import * as Discretion from "./internal/discretion.ts"
 import * as Errand from "./internal/errand.ts"
+import type * as Fleet from "./internal/fleet.ts"
+import * as FleetSize from "./internal/fleetSize.ts"
 import * as Hosts from "./internal/hosts.ts"
 import * as Leaks from "./internal/leaks.ts"
 import * as Liveness from "./internal/liveness.ts"
@@ -96,6 +98,7 @@ export type Stats = Errors.PoolStats
  * - `HookFailed`: a hook refused the connection.
  * - `CredentialsFailed`: no password could be had.
  * - `NoSuitableHost`: none of the hosts could be connected to and is what `targetSessionAttrs` asks for.
+ * - `FleetTooLarge`: the server has no room for the fleet, and `whenUnsafe` is `"fail"`.
  * - `SqlError`: the connect failed; the server's or the socket's own words.
  *
  * @category errors
@@ -108,6 +111,7 @@ export type AcquireError =
   | Errors.HookFailed
   | Errors.CredentialsFailed
   | Errors.NoSuitableHost
+  | Errors.FleetTooLarge
   | SqlError
 
 /**
@@ -156,6 +160,11 @@ export class Pool extends Context.Service<Pool, {
   readonly exclude: (session: PoolSession) => Effect.Effect<void, never, Scope.Scope>
   readonly stats: Effect.Effect<Stats>
   readonly statsUnsafe: () => Stats
+  /**
+   * What the server has said of its places, and what follows from it for a pool that is sized by {@link sizeForFleet}.
+   * `None` without a fleet, behind a pooler, and until the first session has asked. Asks nobody.
+   */
+  readonly fleet: Effect.Effect<Option.Option<FleetReport>>
   /** Milliseconds until the next connect is tried after failed ones, 0 when it may be tried now. */
   readonly connectPauseUnsafe: () => number
   /** Why the last connect failed, when none has worked since. */
@@ -169,6 +178,7 @@ export class Pool extends Context.Service<Pool, {
   /**
    * Changes the bounds. A larger pool serves those who wait at once; a smaller one closes idle sessions now and lent ones
    * when they come back. Fails with `InvalidOption` for an impossible size. A `min` above a new `max` becomes that.
+   * A `max` given here stays, whatever {@link sizeForFleet} finds out later.
    */
   readonly resize: (
     size: { readonly max?: number | undefined; readonly min?: number | undefined }
@@ -219,6 +229,75 @@ export const sizeFromCpus = (cpus: number = Os.availableParallelism()): Sizing.S
  */
 export const sizeServerless = (): Sizing.Size => Sizing.serverless
 
+/**
+ * The fleet that a pool belongs to: all the pools that share its `applicationName`, user and database.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface FleetOptions extends Fleet.FleetOptions {}
+
+/**
+ * What the server has said of its places, at `at` (wall-clock milliseconds), and what follows from it for the pool.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface FleetReport extends FleetSize.Report {}
+
+/**
+ * The size for one of many equal environments (Lambda, Cloud Run, a fleet of containers), so that all of them together stay
+ * within what the server allows. To be spread into the options of a pool that reaches the server itself.
+ *
+ * The server's own limits say how much there is; what other programs use of each is taken off, and the least that is left
+ * is the budget of the fleet:
+ *
+ * ```
+ * budget = min(max_connections - superuser_reserved_connections - reserved_connections - others on the server,
+ *              CONNECTION LIMIT of the user - others of that user,
+ *              CONNECTION LIMIT of the database - others in it)
+ * max    = clamp(floor(share * budget / (environments * workers * overlap)), 1, ceiling)
+ * ```
+ *
+ * Who belongs to the fleet is told by `applicationName`, user and database, so each program needs a name of its own. Until
+ * the first session has asked, the pool has one session. The question travels in front of the first statement and costs it
+ * no round trip; it is asked again when a minute has gone by, and after a failover. What the server answers is in
+ * `Pool.fleet`. Any user may ask; a server that does not answer leaves the pool as it is, with a line in the log.
+ *
+ * - `ceiling` becomes the `max` of the options: more than one environment has use for helps nobody. Default: 2, as in
+ *   {@link sizeServerless}.
+ * - When not even one session each is safe, `whenUnsafe` says whether that is a log line (`"warn"`, the default), or the
+ *   error `FleetTooLarge` (`"fail"`). Either names the concurrency that would be safe.
+ * - Behind a pooler (`pooler: "transaction"`, or a host that looks like one) the limits are not those of its clients: the
+ *   pool has `ceiling` sessions at most, and nothing is asked.
+ * - `resize` with a `max` wins from then on.
+ *
+ * Limits: https://www.postgresql.org/docs/current/runtime-config-connection.html and
+ * https://www.postgresql.org/docs/current/sql-createrole.html
+ *
+ * @example
+ * ```ts
+ * import * as Pg from "effect-pg-pool"
+ *
+ * export const DatabaseLive = Pg.layer({
+ *   applicationName: "orders",
+ *   // The function's reserved concurrency.
+ *   ...Pg.Pool.sizeForFleet({ environments: 30 })
+ * })
+ * ```
+ *
+ * @category sizing
+ * @since 0.1.0
+ */
+export const sizeForFleet = (
+  { ceiling = Sizing.serverless.max, ...fleet }: FleetOptions & { readonly ceiling?: number | undefined }
+): Sizing.Size & { readonly whenServerFull: "wait"; readonly fleet: FleetOptions } => ({
+  max: ceiling,
+  min: 0,
+  whenServerFull: "wait",
+  fleet
+})
+
 /** How many new sessions in a row `beforeAcquire` may refuse in a pool that is smaller. */
 const fewestRefusals = 3
 
@@ -266,6 +345,21 @@ export const make = Effect.fnUntraced(function*(
     machine,
     connecting: () => connector.connecting()
   })
+  const setSize = (size: Sizing.Size): void => {
+    Object.assign(state, size)
+    retirement.retireSurplus()
+    retirement.spare()
+    supply.pump()
+  }
+  const fleet = settings.fleet === undefined ? undefined : FleetSize.make<AcquireError>(
+    settings.fleet,
+    state,
+    (max) => setSize({ max, min: Math.min(settings.min, max) }),
+    (report) => new Errors.FleetTooLarge(report)
+  )
+  if (settings.fleetOffAt !== undefined) {
+    book.write("fleetOff", () => ({ "server.address": settings.fleetOffAt!, "db.pool.max": settings.max }))
+  }
   const connector: Connector.Connector<AcquireError> = Connector.make<AcquireError>({
     settings,
     now,
@@ -291,9 +385,11 @@ export const make = Effect.fnUntraced(function*(
         }))
       }),
     evict: (session) => retirement.evict(session, "invalid"),
+    approve: fleet?.approve,
     onSetOut: spans.connecting,
     onOpen: (session) => {
       vitalSigns.met(session)
+      if (fleet?.approve === undefined) fleet?.met(session)
       store.connectionsOpened++
       book.write("connectionOpened", () => LogFields.opened(session, settings))
     },
@@ -359,6 +455,7 @@ export const make = Effect.fnUntraced(function*(
 
   const countUse = (session: Session.Session): Session.Session => {
     if (++session.uses >= settings.maxUses) retirement.evict(session, "uses")
+    if (fleet !== undefined) fleet.lent(session)
     return session
   }
 
@@ -689,10 +786,8 @@ export const make = Effect.fnUntraced(function*(
     Effect.suspend(() => PoolSettings.resize(state, size)).pipe(
       Effect.mapError((bad) => new Errors.InvalidOption(bad)),
       Effect.map((next) => {
-        Object.assign(state, next)
-        retirement.retireSurplus()
-        retirement.spare()
-        supply.pump()
+        if (size.max !== undefined) fleet?.overrule()
+        setSize(next)
       })
     )
 
@@ -732,7 +827,14 @@ export const make = Effect.fnUntraced(function*(
   })
   // The last to go: who closes is told of until the end.
   yield* Effect.addFinalizer(() => Effect.sync(unregister))
-  yield* Lodger.enter({ name: metrics.pool, state, retirement, connector, serverUtilisation: () => undefined, warm })
+  yield* Lodger.enter({
+    name: metrics.pool,
+    state,
+    retirement,
+    connector,
+    serverUtilisation: () => fleet?.report()?.utilisation,
+    warm
+  })
   if (leaks !== undefined) yield* Effect.addFinalizer(() => Effect.sync(leaks.close))
   yield* Effect.addFinalizer(() => end(settings.closeTimeout))
   if (settings.reapEvery !== undefined) {
@@ -751,6 +853,7 @@ export const make = Effect.fnUntraced(function*(
     exclude,
     stats: Effect.sync(statsUnsafe),
     statsUnsafe,
+    fleet: Effect.sync(() => Option.fromUndefinedOr(fleet?.report())),
     connectPauseUnsafe: connector.pause,
     lastConnectFailureUnsafe: connector.lastFailure,
     leavingUnsafe: () => connector.taken() - connector.connecting() - members.size,

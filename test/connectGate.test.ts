@@ -57,6 +57,17 @@ describe("the connect gate", () => {
     assert.strictEqual(pauses[9], 2000)
   })
 
+  it("lets chance say when a server that is full is asked again: up to twice as late each time, and two seconds", () => {
+    const most = Array.from({ length: 7 }, (_, index) => ConnectGate.crowdPauseAfter(1)(index + 1))
+    assert.deepStrictEqual(most, [100, 200, 400, 800, 1600, 2000, 2000])
+    assert.strictEqual(ConnectGate.crowdPauseAfter(0.25)(3), 100)
+    const gate = ConnectGate.make<string>()
+    ConnectGate.failed(gate, gate.round, "full", 1000, ConnectGate.crowdPauseAfter(0.5))
+    assert.strictEqual(gate.shutUntil, 1050)
+    ConnectGate.failed(gate, gate.round, "full", 1050, ConnectGate.crowdPauseAfter(0))
+    assert.strictEqual(ConnectGate.decide(gate, 1050), "Go")
+  })
+
   it("forgets failures with the first connect that works", () => {
     const gate = ConnectGate.make<string>()
     ConnectGate.failed(gate, gate.round, "refused", 0)

@@ -26,11 +26,13 @@ describe("the environment", () => {
         PGPASSWORD: "hunter2",
         PGDATABASE: "shop",
         PGSSLMODE: "require",
+        PGSSLNEGOTIATION: "direct",
         DB_POOL_MAX: "7",
         DB_POOL_MIN: "0",
         DB_MAX_WAITING: "100",
         DB_ACQUIRE_TIMEOUT: "1500",
         DB_IDLE_TIMEOUT: "0",
+        DB_IDLE_SESSION_TIMEOUT: "6 minutes",
         DB_STATEMENT_TIMEOUT: "15 seconds",
         DB_QUERY_TIMEOUT: "16 seconds",
         DB_LOCK_TIMEOUT: "2000",
@@ -56,6 +58,7 @@ describe("the environment", () => {
       assert.strictEqual(Redacted.value(options.password as Redacted.Redacted), "hunter2")
       assert.strictEqual(options.database, "shop")
       assert.strictEqual(options.ssl, true)
+      assert.strictEqual(options.sslNegotiation, "direct")
       assert.strictEqual(options.max, 7)
       assert.strictEqual(options.min, 0)
       assert.strictEqual(options.maxWaiting, 100)
@@ -68,6 +71,7 @@ describe("the environment", () => {
       const millis = (input: Duration.Input | undefined) => Duration.toMillis(input!)
       assert.strictEqual(millis(options.acquireTimeout), 1500)
       assert.strictEqual(millis(options.idleTimeout), 0)
+      assert.strictEqual(millis(options.serverReaping?.idleSession), 360_000)
       assert.strictEqual(millis(options.statementTimeout), 15_000)
       assert.strictEqual(millis(options.queryTimeout), 16_000)
       assert.strictEqual(millis(options.lockTimeout), 2000)
@@ -107,6 +111,21 @@ describe("the environment", () => {
       assert.strictEqual(options.host, "db")
     }))
 
+  it.effect("does not begin with TLS where it is welcome but not required", () =>
+    Effect.gen(function*() {
+      for (const PGSSLMODE of ["disable", "allow", "prefer"]) {
+        const message = yield* complaint({ PGSSLMODE, PGSSLNEGOTIATION: "direct" })
+        assert.include(
+          message,
+          `PGSSLNEGOTIATION is "direct", but must be "postgres" where PGSSLMODE is "${PGSSLMODE}"`
+        )
+      }
+      // The program, or a platform's URL, may say that TLS is required.
+      assert.strictEqual((yield* read({ PGSSLNEGOTIATION: "direct" })).sslNegotiation, "direct")
+      const whole = yield* read({ PGSSLNEGOTIATION: "direct", DATABASE_URL: "postgres://a@b/c" })
+      assert.isUndefined(whole.sslNegotiation)
+    }))
+
   it.effect("counts an empty variable as absent", () =>
     Effect.gen(function*() {
       const options = yield* read({ DB_POOL_MAX: "", DATABASE_URL: "" })
@@ -119,11 +138,13 @@ describe("the environment", () => {
     ["PGPORT", "1,x", "one for each host of PGHOST"],
     ["PGTARGETSESSIONATTRS", "master", "any, read-write, read-only, primary, standby, prefer-standby"],
     ["PGSSLMODE", "maybe", "disable, allow, prefer, require"],
+    ["PGSSLNEGOTIATION", "never", "one of postgres, direct"],
     ["DB_POOL_MAX", "many", "a whole number, 1 or more"],
     ["DB_POOL_MAX", "0", "a whole number, 1 or more"],
     ["DB_POOL_MIN", "-1", "a whole number, 0 or more"],
     ["DB_ACQUIRE_TIMEOUT", "0", "milliseconds, 1 or more"],
     ["DB_IDLE_TIMEOUT", "soon", "\"15 seconds\""],
+    ["DB_IDLE_SESSION_TIMEOUT", "0", "milliseconds, 1 or more"],
     ["DB_STATEMENT_TIMEOUT", "-5 seconds", "\"15 seconds\""],
     ["DB_QUERY_TIMEOUT", "1.5.2", "\"15 seconds\""],
     ["DB_LOCK_TIMEOUT", "x", "\"15 seconds\""],
@@ -187,6 +208,12 @@ describe("the environment", () => {
       assert.include(message, "DB_POOL_MIN is \"5\", but must be at most DB_POOL_MAX, which is 3")
     }))
 
+  it.effect("names both variables of a server that would close an idle session before the pool does", () =>
+    Effect.gen(function*() {
+      const message = yield* complaint({ DB_IDLE_SESSION_TIMEOUT: "5 seconds", DB_IDLE_TIMEOUT: "5000" })
+      assert.include(message, "DB_IDLE_SESSION_TIMEOUT must be above DB_IDLE_TIMEOUT, which is 5000 ms")
+    }))
+
   it.effect("builds the layer", () =>
     Effect.gen(function*() {
       const context = yield* Layer.build(Pg.layerConfig()).pipe(
@@ -243,6 +270,35 @@ describe("the environment over a program's options", () => {
       assert.deepStrictEqual(on, { retry: { attempts: 2 }, breaker: {} })
       const kept = yield* laidOver({ breaker: { failures: 3 } }, { DB_BREAKER: "on" })
       assert.deepStrictEqual(kept, { breaker: { failures: 3 } })
+    }))
+
+  it.effect("lets the pool close an idle session before the server does, whichever of the two an operator sets", () =>
+    Effect.gen(function*() {
+      const timesOf = (program: Pg.Options, env: Record<string, string>) =>
+        Effect.scoped(Effect.gen(function*() {
+          const options = yield* laidOver({ username: "me", ...program }, env)
+          const context = yield* Layer.build(Pg.layer(options))
+          const { settings } = yield* Effect.provide(Pg.Pool.Pool, context)
+          return [settings.idleTimeout, Number(settings.reaping["idle_session_timeout"])]
+        }))
+      const session = { DB_IDLE_SESSION_TIMEOUT: "8 seconds" }
+      assert.deepStrictEqual(yield* timesOf({}, session), [6000, 8000])
+      assert.deepStrictEqual(yield* timesOf({ idleTimeout: 2000 }, session), [2000, 8000])
+      assert.deepStrictEqual(
+        yield* timesOf({ idleTimeout: "5 minutes", serverReaping: { idleSession: "6 minutes" } }, session),
+        [6000, 8000]
+      )
+      const idle = { DB_IDLE_TIMEOUT: "9 minutes" }
+      const preset: Pg.Options = { idleTimeout: "5 minutes", serverReaping: { idleSession: "6 minutes" } }
+      assert.deepStrictEqual(yield* timesOf(preset, idle), [540_000, 720_000])
+      assert.deepStrictEqual(yield* timesOf(preset, { DB_IDLE_TIMEOUT: "1000" }), [1000, 360_000])
+      assert.deepStrictEqual(yield* timesOf(preset, { DB_IDLE_SESSION_TIMEOUT: "infinity" }), [300_000, 0])
+    }))
+
+  it.effect("keeps what else the program asks the server to look after", () =>
+    Effect.gen(function*() {
+      const options = yield* laidOver({ serverReaping: { keepaliveCount: 3 } }, { DB_IDLE_SESSION_TIMEOUT: "60000" })
+      assert.deepStrictEqual(options.serverReaping, { keepaliveCount: 3, idleSession: Duration.minutes(1) })
     }))
 
   /** Where the options lead to, as the pool understands them. */
@@ -307,6 +363,33 @@ describe("the environment over a program's options", () => {
       const off = yield* laidOver(program, { DATABASE_URL: `${url}disable` })
       assert.deepStrictEqual([off.ssl, off.targetSessionAttrs], [undefined, undefined])
       assert.deepStrictEqual((yield* laidOver(program, { DATABASE_URL: `${url}require` })).ssl, ssl)
+    }))
+
+  it.effect("turns TLS off, or makes it optional, for a program that begins with it", () =>
+    Effect.gen(function*() {
+      const direct = Redacted.make("postgres://me@own.example/shop?sslmode=require&sslnegotiation=direct")
+      const programs: ReadonlyArray<Pg.Options> = [
+        { username: "me", ssl: true, sslNegotiation: "direct" },
+        { url: Redacted.make("postgres://me@own.example/shop?sslmode=require"), sslNegotiation: "direct" },
+        { url: direct }
+      ]
+      const isDirect = (program: Pg.Options, env: Record<string, string>) =>
+        Effect.map(
+          Effect.flatMap(laidOver(program, env), leadsTo),
+          ({ tls }) => tls?._tag === "On" && tls.isDirect
+        )
+      const url = "postgres://you@env.example/orders"
+      for (const program of programs) {
+        assert.isTrue(yield* isDirect(program, { PGSSLMODE: "verify-full" }))
+        for (const PGSSLMODE of ["disable", "allow", "prefer"]) assert.isFalse(yield* isDirect(program, { PGSSLMODE }))
+        assert.isFalse(yield* isDirect(program, { DATABASE_URL: `${url}?sslmode=disable` }))
+        assert.isFalse(yield* isDirect(program, { DATABASE_URL: `${url}?sslmode=require&sslnegotiation=postgres` }))
+        assert.isTrue(yield* isDirect(program, { DATABASE_URL: `${url}?sslmode=require&sslnegotiation=direct` }))
+      }
+      const refused = yield* Effect.flip(
+        Effect.flatMap(laidOver({}, { DATABASE_URL: `${url}?sslnegotiation=direct` }), leadsTo)
+      )
+      assert.include(refused.message, "sslNegotiation")
     }))
 
   it.effect("brings the floor down with the bound, and takes the place of another way to trip", () =>

@@ -15,12 +15,14 @@ import * as Scope from "effect/Scope"
 import { SqlClient } from "effect/sql/SqlClient"
 import { TestClock } from "effect/testing"
 import { readFileSync } from "node:fs"
+import * as Net from "node:net"
 import * as Pg from "../src/index.ts"
 import * as HealthEndpoint from "../src/internal/healthEndpoint.ts"
 import * as Logbook from "../src/internal/logbook.ts"
 import * as LogFields from "../src/internal/logFields.ts"
 import { lines as table } from "../src/internal/logLines.ts"
 import * as Otlp from "../src/Otlp.ts"
+import { ScriptedServer } from "../src/testing/index.ts"
 import type { MemoryServer } from "./memoryServer.ts"
 import { makeMemoryServer } from "./memoryServer.ts"
 
@@ -141,6 +143,19 @@ const askHealth = (route: HealthEndpoint.Route) =>
     yield* endpoint.answer(route, undefined, { url: "/", headers: new Headers() })
   })
 
+/** A fleet of 20, and what the server says to its question. */
+const askFleet = (answer: ScriptedServer.Reply) =>
+  Effect.gen(function*() {
+    const server = yield* ScriptedServer.make({
+      onQuery: (sql) => sql.includes("max_connections") ? answer : undefined
+    })
+    const { ask } = yield* makeWorld({
+      stream: () => Net.connect(server.port, server.host),
+      ...Pg.Pool.sizeForFleet({ environments: 20 })
+    })
+    yield* ask
+  })
+
 const breakerOptions = { jitter: "none", key: "db1:5432/app" } as const
 
 const scenarios: { readonly [N in Exclude<Logbook.Name, "resetFailed">]: Scenario } = {
@@ -236,6 +251,58 @@ const scenarios: { readonly [N in Exclude<Logbook.Name, "resetFailed">]: Scenari
       "db.pool.connecting": 0,
       "db.pool.max": 1
     }
+  },
+  fleetTooLarge: {
+    provoke: askFleet(ScriptedServer.rows([{
+      max: "23",
+      su: "3",
+      reserved: "0",
+      may: "f",
+      role: "-1",
+      db: "-1",
+      used: "6",
+      byRole: "1",
+      byDatabase: "1",
+      byFleet: "1",
+      standby: "f"
+    }])),
+    level: "WARN",
+    message:
+      "No pool size is safe: 20 environments, 2 times over while a deployment replaces them, need 40 sessions. But the " +
+      "server's max_connections less what is reserved allows 20, others have 5 of them, and the fleet may fill 80 % of " +
+      "the rest. Limit the concurrency to 6 environments, raise that limit, or put a transaction pooler in between.",
+    annotations: {
+      ...pooled,
+      "db.fleet.environments": 20,
+      "db.fleet.workers": 1,
+      "db.fleet.overlap": 2,
+      "db.fleet.share": 0.8,
+      "db.fleet.bound": "server",
+      "db.fleet.limit": 20,
+      "db.fleet.others": 5,
+      "db.fleet.safe_environments": 6
+    }
+  },
+  fleetUnknown: {
+    provoke: askFleet(ScriptedServer.error("42501", "permission denied for hunter2")),
+    level: "WARN",
+    message:
+      "The server has not said how many sessions it allows (42501 insufficient_privilege): the pool keeps to 1 and asks " +
+      "again with its next session. Give max instead of Pool.sizeForFleet if it never does.",
+    annotations: {
+      ...pooled,
+      "error.type": "42501",
+      "db.response.status_code": "42501",
+      "db.pool.max": 1
+    }
+  },
+  fleetOff: {
+    provoke: makeWorld({ host: "db1-pooler.example.com", ...Pg.Pool.sizeForFleet({ environments: 20 }) }),
+    level: "INFO",
+    message:
+      "db1-pooler.example.com looks like a pooler, whose places are not the server's: the pool is not sized for its " +
+      "fleet, and may have 2 sessions. If it is one for transactions, set pooler: \"transaction\".",
+    annotations: { ...pooled, "server.address": "db1-pooler.example.com", "db.pool.max": 2 }
   },
   queryRetry: {
     provoke: Effect.flatMap(makeWorld({}, refuses), ({ ask }) => played(ask)),

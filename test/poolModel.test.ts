@@ -69,6 +69,7 @@ describe("what has gone wrong once", () => {
     multiplex: false,
     maxUses: undefined,
     maxWaiting: undefined,
+    whenServerFull: "fail",
     hooks: "none",
     setUp: "at once",
     end: "release"

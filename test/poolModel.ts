@@ -106,6 +106,7 @@ export const world = fc.record({
   multiplex: fc.constantFrom(false, false, true),
   maxUses: fc.constantFrom(undefined, undefined, 3),
   maxWaiting: fc.constantFrom(undefined, undefined, undefined, 2),
+  whenServerFull: fc.constantFrom("fail" as const, "wait" as const),
   hooks: fc.constantFrom("none" as const, "none" as const, "veto" as const, "slow" as const),
   setUp: fc.constantFrom<SetUp>("at once", "at once", "slow"),
   end: fc.constantFrom(
@@ -202,7 +203,7 @@ export class Model {
   }
 
   async open(): Promise<void> {
-    const { hooks, max, maxUses, maxWaiting, min, multiplex, setUp } = this.world
+    const { hooks, max, maxUses, maxWaiting, min, multiplex, setUp, whenServerFull } = this.world
     const options: Pool.Options = {
       stream: this.server.stream,
       username: "somebody",
@@ -213,6 +214,7 @@ export class Model {
       multiplexConcurrency: concurrency,
       maxUses,
       maxWaiting,
+      whenServerFull,
       connectTimeout,
       validateAfter: 3000,
       validationTimeout: 500,

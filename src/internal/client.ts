@@ -11,6 +11,7 @@ import * as Statement from "effect/sql/Statement"
 import * as Begin from "./begin.ts"
 import type * as CommitFate from "./commitFate.ts"
 import * as Deadline from "./deadline.ts"
+import * as ServerReaping from "./serverReaping.ts"
 import { SqlConnection } from "./sqlConnection.ts"
 import * as TracedStatement from "./tracedStatement.ts"
 import type { TrackedConnection } from "./trackedConnection.ts"
@@ -41,6 +42,8 @@ export interface ClientOptions {
   readonly spanAttributes: ReadonlyArray<readonly [string, unknown]>
   /** Where a listener gets its session, or why it gets none. */
   readonly listenOn: Source["reserve"] | SqlError
+  /** Whether the server ends sessions that say nothing, as listeners do. */
+  readonly endsIdle: boolean
   /** Statements that belong to each transaction. */
   readonly transactionSettings: ReadonlyArray<string>
 }
@@ -88,7 +91,7 @@ export const make = (
   options: ClientOptions
 ): Effect.Effect<PgClient.PgClient, never, Reactivity.Reactivity> =>
   Effect.gen(function*() {
-    const { config, listenOn, spanAttributes } = options
+    const { config, endsIdle, listenOn, spanAttributes } = options
     const transformRows = config.transformResultNames === undefined
       ? undefined
       : Statement.defaultTransforms(config.transformResultNames, config.transformJson).array
@@ -136,6 +139,16 @@ export const make = (
       rollbackSavepoint: (connection, id) => rollBack(`ROLLBACK TO SAVEPOINT effect_sql_${id}`)(connection)
     })
 
+    /** For as long as the scope is open. */
+    const exempt = (tracked: TrackedConnection) =>
+      Effect.acquireRelease(
+        tracked.query(ServerReaping.exempt),
+        () =>
+          tracked.session.wire.isDead()
+            ? Effect.void
+            : Effect.catchCause(tracked.query(ServerReaping.include), () => Effect.sync(() => source.evict(tracked)))
+      )
+
     // LISTEN leaves no trace, so it is part of the checkout like BEGIN.
     const listen = (channel: string) =>
       Effect.suspend(() => {
@@ -143,9 +156,12 @@ export const make = (
         let queue: Queue.Dequeue<PgConnection.Notification, SqlError> | undefined
         return Effect.map(
           listenOn((tracked) =>
-            Effect.map(tracked.listen(channel), (opened) => {
-              queue = opened
-            })
+            Effect.map(
+              endsIdle ? Effect.andThen(exempt(tracked), tracked.listen(channel)) : tracked.listen(channel),
+              (opened) => {
+                queue = opened
+              }
+            )
           ),
           () => queue!
         )

@@ -9,6 +9,8 @@ export interface ConnectGate<E> {
   failures: number
   /** Wall-clock milliseconds before which no connect is tried. */
   shutUntil: number
+  /** Milliseconds from the last failure until then. */
+  pause: number
   /** What the last failed connect said: everybody who asks while the gate is shut gets it. */
   cause: E | undefined
   /** Connects under way. */
@@ -21,12 +23,12 @@ export interface ConnectGate<E> {
 const firstPause = 100
 const pauseGrowth = 1.5
 const longestPause = 2000
-/** Hosts that answer are asked again soon: the next writer may have been promoted meanwhile. */
-export const longestSearchPause = 500
+const longestSearchPause = 500
 
 export const make = <E>(): ConnectGate<E> => ({
   failures: 0,
   shutUntil: 0,
+  pause: 0,
   cause: undefined,
   connecting: 0,
   allowance: 1,
@@ -46,11 +48,24 @@ export const decide = <E>(gate: ConnectGate<E>, now: number): Decision<E> => {
 export const remainingPause = <E>(gate: ConnectGate<E>, now: number): number => {
   const retryAfter = gate.shutUntil - now
   // A pause never grows because the wall clock was set back.
-  return gate.failures > 0 && retryAfter > 0 && retryAfter <= pauseAfter(gate.failures) ? retryAfter : 0
+  return gate.failures > 0 && retryAfter > 0 && retryAfter <= gate.pause ? retryAfter : 0
 }
 
 export const pauseAfter = (failures: number): number =>
   Math.min(firstPause * pauseGrowth ** Math.max(failures - 1, 0), longestPause)
+
+/** Hosts that answer are asked again soon: the next writer may have been promoted meanwhile. */
+export const searchPauseAfter = (failures: number): number => Math.min(pauseAfter(failures), longestSearchPause)
+
+/**
+ * A server that is full is full for many processes at once, each of which a connect costs a process there. So they must
+ * not come back together: any time from now to twice what it was the time before ("full jitter"), where `share` is from
+ * 0 to 1.
+ *
+ * https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
+ */
+export const crowdPauseAfter = (share: number) => (failures: number): number =>
+  share * Math.min(firstPause * 2 ** Math.max(failures - 1, 0), longestPause)
 
 /** Notes that a connect sets out; the answer goes to `failed`. */
 export const begin = <E>(gate: ConnectGate<E>): number => {
@@ -63,14 +78,15 @@ export const failed = <E>(
   round: number,
   cause: E,
   now: number,
-  longest = longestPause
+  pauseOf: (failures: number) => number = pauseAfter
 ): void => {
   gate.cause = cause
   gate.allowance = 1
   if (round !== gate.round) return
   gate.round++
   gate.failures++
-  gate.shutUntil = now + Math.min(pauseAfter(gate.failures), longest)
+  gate.pause = pauseOf(gate.failures)
+  gate.shutUntil = now + gate.pause
 }
 
 export const succeeded = <E>(gate: ConnectGate<E>): void => {

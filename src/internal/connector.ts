@@ -3,6 +3,7 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Option from "effect/Option"
+import type * as Redacted from "effect/Redacted"
 import * as Scope from "effect/Scope"
 import { ConnectionError, isSqlError, SqlError } from "effect/sql/SqlError"
 import type * as Address from "./address.ts"
@@ -13,12 +14,14 @@ import * as ConnectGate from "./connectGate.ts"
 import type * as Dial from "./dial.ts"
 import * as Errand from "./errand.ts"
 import { digWhole } from "./failure.ts"
+import { isFull } from "./fullServer.ts"
 import * as Hosts from "./hosts.ts"
 import type { Logbook } from "./logbook.ts"
 import * as LogFields from "./logFields.ts"
 import * as Login from "./login.ts"
 import type { Settings } from "./poolSettings.ts"
 import type { Onlooker } from "./poolSpans.ts"
+import * as ServerReaping from "./serverReaping.ts"
 import * as Session from "./session.ts"
 import * as Socket from "./socket.ts"
 
@@ -47,6 +50,8 @@ export interface Owner<E> {
   readonly onFailed: (error: E | SqlError) => void
   /** A connect has ended after so many seconds, hooks included. Not of those that were given up with the pool. */
   readonly onConnect: (outcome: "ok" | "error", seconds: number) => void
+  /** Looks at a session that the server has accepted, before the hooks do: a failure refuses it. */
+  readonly approve: ((session: Session.Session) => Effect.Effect<void, E>) | undefined
   /** The server has accepted a session. */
   readonly onOpen: (session: Session.Session) => void
   /** A session that was opened is dead. Its place may be free only later. */
@@ -131,7 +136,7 @@ const findRole = ({ connection, wire }: Session.Session): Effect.Effect<Hosts.Ro
     }))
 }
 
-export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
+export const make = <E extends { readonly _tag: string }>(owner: Owner<E>): Connector<E | SqlError> => {
   const { now, settings } = owner
   const { sessionAttrs, targets } = settings
   const hosts = Hosts.make(sessionAttrs, targets.length)
@@ -139,6 +144,7 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
   const gate = ConnectGate.make<E | SqlError>()
   const placeFreed = Bell.make()
   const underWay = new Map<Fiber.Fiber<Session.Session, E | SqlError>, Effect.Effect<void>>()
+  const wishes = ServerReaping.makeWishes(settings.reaping)
   const requests: Dial.Requests = new Set()
   const berths = new Set<Berth.Berth>()
   let isAborted = false
@@ -163,28 +169,42 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
       )
     )
 
-  const logIn = (berth: Berth.Berth, scope: Scope.Closeable, host: number) =>
-    Login.login<Session.Session, E, Scope.Scope>({
+  const logIn = (berth: Berth.Berth, scope: Scope.Closeable, host: number) => {
+    const openWith = (password: Redacted.Redacted | undefined, asked: ServerReaping.Parameters) =>
+      Session.open({
+        id: ++lastId,
+        scope,
+        host,
+        wire: berth.wire(),
+        generation: owner.generation(),
+        config: {
+          ...settings.connection,
+          password,
+          startupParameters: { ...asked, ...settings.connection.startupParameters }
+        },
+        now,
+        isDoubted: settings.validateAlways,
+        lifetime: settings.maxLifetime * (1 - owner.draw() * settings.maxLifetimeJitter),
+        silence: settings.silence,
+        errorText: settings.errorText
+      })
+    /** The server ends a session that begins with a parameter which it does not take. */
+    const attempt = (password: Redacted.Redacted | undefined): ReturnType<typeof openWith> =>
+      Effect.suspend(() => {
+        const asked = wishes.parameters()
+        return Effect.catchIf(
+          openWith(password, asked),
+          (error) => wishes.isRefusal(error, asked),
+          () => Effect.andThen(berth.change, attempt(password))
+        )
+      })
+    return Login.login<Session.Session, E, Scope.Scope>({
       password: settings.password,
       failed: owner.credentialsFailed,
       changeSocket: berth.change,
-      attempt: (password) =>
-        Effect.suspend(() =>
-          Session.open({
-            id: ++lastId,
-            scope,
-            host,
-            wire: berth.wire(),
-            generation: owner.generation(),
-            config: { ...settings.connection, password },
-            now,
-            isDoubted: settings.validateAlways,
-            lifetime: settings.maxLifetime * (1 - owner.draw() * settings.maxLifetimeJitter),
-            silence: settings.silence,
-            errorText: settings.errorText
-          })
-        )
+      attempt
     })
+  }
 
   /** Whether the session is on a server that will do; from then on, whether it stays one is watched. */
   const isWanted = (session: Session.Session, pass: Hosts.Pass): Effect.Effect<boolean, SqlError> => {
@@ -226,6 +246,7 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
         onOpen(session)
         return session
       }).pipe(
+        Effect.tap(owner.approve ?? (() => Effect.void)),
         Effect.tap(
           afterConnect === undefined
             ? Effect.void
@@ -351,7 +372,12 @@ export const make = <E>(owner: Owner<E>): Connector<E | SqlError> => {
 
   const fail = (error: E | SqlError, round: number, hasAnswer = false): void => {
     lastFailure = error
-    ConnectGate.failed(gate, round, error, now(), hasAnswer ? ConnectGate.longestSearchPause : undefined)
+    const pauseOf = settings.waitsForRoom && isFull(error)
+      ? ConnectGate.crowdPauseAfter(owner.draw())
+      : hasAnswer
+      ? ConnectGate.searchPauseAfter
+      : undefined
+    ConnectGate.failed(gate, round, error, now(), pauseOf)
   }
 
   const conclude = (

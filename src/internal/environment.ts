@@ -7,6 +7,8 @@ import * as Redacted from "effect/Redacted"
 import * as Address from "./address.ts"
 import { type ErrorText, errorTexts } from "./discretion.ts"
 import * as Hosts from "./hosts.ts"
+import { millis } from "./millis.ts"
+import * as ServerReaping from "./serverReaping.ts"
 import { discreet } from "./showable.ts"
 
 /** The options that environment variables can set. */
@@ -20,11 +22,13 @@ export interface EnvironmentOptions {
   readonly password?: Redacted.Redacted | undefined
   readonly database?: string | undefined
   readonly ssl?: boolean | undefined
+  readonly sslNegotiation?: Address.SslNegotiation | undefined
   readonly max?: number | undefined
   readonly min?: number | undefined
   readonly maxWaiting?: number | undefined
   readonly acquireTimeout?: Duration.Duration | undefined
   readonly idleTimeout?: Duration.Duration | undefined
+  readonly serverReaping?: { readonly idleSession: Duration.Duration } | undefined
   readonly statementTimeout?: Duration.Duration | undefined
   readonly queryTimeout?: Duration.Duration | undefined
   readonly lockTimeout?: Duration.Duration | undefined
@@ -157,11 +161,13 @@ export const options: Config.Config<EnvironmentOptions> = Config.mapEffect(
     password: secret("PGPASSWORD"),
     database: text("PGDATABASE"),
     sslMode: choice("PGSSLMODE", Address.sslModes),
+    sslNegotiation: choice("PGSSLNEGOTIATION", Address.sslNegotiations),
     max: whole("DB_POOL_MAX", 1),
     min: whole("DB_POOL_MIN", 0),
     maxWaiting: whole("DB_MAX_WAITING", 0),
     acquireTimeout: duration("DB_ACQUIRE_TIMEOUT"),
     idleTimeout: duration("DB_IDLE_TIMEOUT", 0),
+    idleSessionTimeout: duration("DB_IDLE_SESSION_TIMEOUT"),
     statementTimeout: duration("DB_STATEMENT_TIMEOUT"),
     queryTimeout: duration("DB_QUERY_TIMEOUT"),
     lockTimeout: duration("DB_LOCK_TIMEOUT"),
@@ -187,10 +193,12 @@ export const options: Config.Config<EnvironmentOptions> = Config.mapEffect(
       breakerOpen,
       database,
       host,
+      idleSessionTimeout,
       password,
       ports,
       retryAttempts,
       sslMode,
+      sslNegotiation,
       targetSessionAttrs,
       url,
       username,
@@ -200,7 +208,18 @@ export const options: Config.Config<EnvironmentOptions> = Config.mapEffect(
     if (rest.min !== undefined && rest.max !== undefined && rest.min > rest.max) {
       return yield* refuse(`DB_POOL_MIN is "${rest.min}", but must be at most DB_POOL_MAX, which is ${rest.max}.`)
     }
+    if (idleSessionTimeout !== undefined && rest.idleTimeout !== undefined) {
+      const bound = Duration.toMillis(rest.idleTimeout)
+      if (Duration.toMillis(idleSessionTimeout) <= bound) {
+        return yield* refuse(`DB_IDLE_SESSION_TIMEOUT must be above DB_IDLE_TIMEOUT, which is ${bound} ms.`)
+      }
+    }
     const optional = sslMode === "prefer" || sslMode === "allow"
+    if (url === undefined && sslNegotiation === "direct" && (optional || sslMode === "disable")) {
+      return yield* refuse(
+        `PGSSLNEGOTIATION is "direct", but must be "postgres" where PGSSLMODE is "${sslMode}": TLS has to be required.`
+      )
+    }
     return present({
       ...rest,
       // A whole address wins over its parts, which often come from the platform and mean something else.
@@ -210,6 +229,7 @@ export const options: Config.Config<EnvironmentOptions> = Config.mapEffect(
           url: optional ? tlsOnly[sslMode] : undefined,
           ...(yield* hostsOf(host, ports)),
           targetSessionAttrs,
+          sslNegotiation,
           username,
           password,
           database
@@ -217,6 +237,7 @@ export const options: Config.Config<EnvironmentOptions> = Config.mapEffect(
       ssl: url !== undefined || sslMode === undefined || optional ? undefined : sslMode !== "disable",
       // One attempt means one: not even the repetition at once that a stale session gets by itself.
       retry: retryAttempts === undefined ? undefined : retryAttempts === 1 ? false : { attempts: retryAttempts },
+      serverReaping: idleSessionTimeout === undefined ? undefined : { idleSession: idleSessionTimeout },
       breaker: breakerOf(breaker, breakerFailures, breakerOpen)
     })
   })
@@ -225,7 +246,10 @@ export const options: Config.Config<EnvironmentOptions> = Config.mapEffect(
 /** What a program asks for, as far as the environment has a say in it. */
 interface Adjustable extends Address.AddressOptions {
   readonly ssl?: boolean | object | undefined
+  readonly sslNegotiation?: Address.SslNegotiation | undefined
   readonly min?: number | undefined
+  readonly idleTimeout?: Duration.Input | undefined
+  readonly serverReaping?: { readonly idleSession?: Duration.Input | undefined } | undefined
   readonly retry?: object | false | undefined
   readonly breaker?: object | false | undefined
 }
@@ -252,6 +276,7 @@ const unsaid = (url: Redacted.Redacted, { ssl }: Adjustable) => {
     ...(password !== "" && { password: undefined }),
     ...((pathname.length > 1 || searchParams.has("dbname")) && { database: undefined }),
     ...(searchParams.has("target_session_attrs") && { targetSessionAttrs: undefined }),
+    ...(searchParams.has("sslnegotiation") && { sslNegotiation: undefined }),
     ...((mode === "disable" || (mode !== null && typeof ssl === "boolean")) && { ssl: undefined })
   }
 }
@@ -272,6 +297,36 @@ const addressOver = (options: Adjustable, { host, hosts, port, ssl, url }: Envir
   }
 }
 
+/** Whoever turns TLS off, or makes it optional, does not begin with it either: of the program's words, that one goes. */
+const negotiated = <O extends Adjustable>(options: O, { ssl, sslNegotiation, url }: EnvironmentOptions): O => {
+  if (sslNegotiation !== undefined || (ssl === undefined && url === undefined)) return options
+  const address = Address.resolve({ ...options, username: "anybody" })
+  if ("_tag" in address) return options
+  const isOfProgram = url === undefined || url === tlsOnly.prefer || url === tlsOnly.allow
+  const asked = options.sslNegotiation ?? (isOfProgram ? address.sslNegotiation : undefined)
+  return asked !== "direct" || Address.requiresTls(options.ssl, address.sslMode)
+    ? options
+    : { ...options, sslNegotiation: "postgres" }
+}
+
+/**
+ * A pool must close an idle session before the server does. Where only one of the two times is the operator's, the other
+ * one makes room for it.
+ */
+const idleOver = (options: Adjustable, { idleTimeout, serverReaping }: EnvironmentOptions): Adjustable => {
+  const own = options.serverReaping?.idleSession
+  if (serverReaping !== undefined) {
+    const bound = Duration.toMillis(serverReaping.idleSession)
+    const before = millis(idleTimeout ?? options.idleTimeout ?? ServerReaping.usualIdleTimeout)
+    return {
+      serverReaping: { ...options.serverReaping, ...serverReaping },
+      ...(idleTimeout === undefined && bound < Infinity && before >= bound && { idleTimeout: Math.floor(bound * 0.75) })
+    }
+  }
+  if (idleTimeout === undefined || own === undefined || millis(own) > Duration.toMillis(idleTimeout)) return {}
+  return { serverReaping: { ...options.serverReaping, idleSession: Duration.times(idleTimeout, 4 / 3) } }
+}
+
 /**
  * Lays what the environment says over the options of a program, in such a way that an operator who turns one knob gets
  * what that knob says, and not a program that refuses to start because of another.
@@ -279,10 +334,11 @@ const addressOver = (options: Adjustable, { host, hosts, port, ssl, url }: Envir
 export const over = <O extends Adjustable>(options: O, found: EnvironmentOptions): O & EnvironmentOptions => {
   const { breaker, retry } = found
   const failures = breaker === undefined || breaker === false ? undefined : breaker.failures
-  return {
+  const laid = {
     ...options,
     ...found,
     ...addressOver(options, found),
+    ...idleOver(options, found),
     // The floor of a program that is given less room is as low.
     ...(found.max !== undefined && found.min === undefined && options.min !== undefined &&
       { min: Math.min(options.min, found.max) }),
@@ -292,4 +348,5 @@ export const over = <O extends Adjustable>(options: O, found: EnvironmentOptions
       breaker: adjusted(failures === undefined ? options.breaker : { ...options.breaker, trip: undefined }, breaker)
     })
   } as O & EnvironmentOptions
+  return negotiated(laid, found)
 }

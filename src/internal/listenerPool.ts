@@ -50,6 +50,8 @@ export const optionsOf = (options: PoolOptions, directUrl: Redacted.Redacted): P
     shedding: false,
     // To be held for long is what a listener is there for.
     leakThreshold: undefined,
+    // It waits for others to speak, for as long as it takes.
+    serverReaping: options.serverReaping && { ...options.serverReaping, idleSession: undefined },
     // A listener has nothing to finish.
     closeTimeout: 0
   }

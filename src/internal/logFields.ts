@@ -3,6 +3,7 @@ import type { HostAddress } from "./address.ts"
 import type { Transition } from "./breakerView.ts"
 import type { ErrorText } from "./discretion.ts"
 import { digFailure, digWhole, hookOf, nameOf, namesIn } from "./failure.ts"
+import type { Bound, Plan, Sizing } from "./fleet.ts"
 import type { Attempt } from "./history.ts"
 import type { Outage } from "./outage.ts"
 import type { CloseReason, Session } from "./session.ts"
@@ -54,6 +55,15 @@ export interface Fields {
   readonly "db.pool.cut_off": number
   readonly "db.pool.waited_ms": number
   readonly "db.pool.left": number
+  readonly "db.fleet.environments": number
+  readonly "db.fleet.workers": number
+  readonly "db.fleet.overlap": number
+  readonly "db.fleet.share": number
+  /** Which limit leaves the least, and what it is. */
+  readonly "db.fleet.bound": Bound
+  readonly "db.fleet.limit": number
+  readonly "db.fleet.others": number
+  readonly "db.fleet.safe_environments": number
   readonly "db.breaker.key": string
   readonly "db.breaker.from": string
   readonly "db.breaker.to": string
@@ -187,6 +197,25 @@ export const doubtful = (
   error: unknown,
   errorText: ErrorText
 ) => ({ "db.operation.name": operation, ...ofFailure(failure, error, { errorText, kind }) })
+
+/** Of a fleet that does not fit into what the server allows. */
+export const ofFleet = (fleet: Plan & Sizing) => ({
+  "db.fleet.environments": fleet.environments,
+  "db.fleet.workers": fleet.workers,
+  "db.fleet.overlap": fleet.overlap,
+  "db.fleet.share": fleet.share,
+  "db.fleet.bound": fleet.bound,
+  "db.fleet.limit": fleet.limit,
+  "db.fleet.others": fleet.others,
+  "db.fleet.safe_environments": fleet.safeEnvironments
+})
+
+/** Of a server that has not said what it allows. */
+export const ofUnknownFleet = (sqlState: string | undefined, max: number) => ({
+  "error.type": sqlState ?? unnamed,
+  "db.response.status_code": sqlState,
+  "db.pool.max": max
+})
 
 export const ofHook = (hook: string, error: unknown, errorText: ErrorText) => ({
   "db.hook": hook,

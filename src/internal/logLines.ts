@@ -3,6 +3,7 @@
  * this one. Lines carry codes, names and numbers, and never a text of the server's, of a statement or of a caller's error.
  */
 import type * as LogLevel from "effect/LogLevel"
+import * as Fleet from "./fleet.ts"
 import type { FailureFields, Fields } from "./logFields.ts"
 import { unnamed } from "./logFields.ts"
 import { conditionOf } from "./sqlState.ts"
@@ -284,6 +285,51 @@ export const lines = {
       `All sessions are given up, ${
         about["db.pool.evicted"]
       } of them: idle ones now, lent ones when they come back. Somebody has asked for it, or the server is not what it was.`
+  ),
+  fleetTooLarge: line(
+    "db.fleet.too_large",
+    "Warn",
+    [
+      "db.fleet.environments",
+      "db.fleet.workers",
+      "db.fleet.overlap",
+      "db.fleet.share",
+      "db.fleet.bound",
+      "db.fleet.limit",
+      "db.fleet.others",
+      "db.fleet.safe_environments"
+    ],
+    (about) =>
+      Fleet.tooLarge({
+        environments: about["db.fleet.environments"],
+        workers: about["db.fleet.workers"],
+        overlap: about["db.fleet.overlap"],
+        share: about["db.fleet.share"],
+        bound: about["db.fleet.bound"],
+        limit: about["db.fleet.limit"],
+        others: about["db.fleet.others"],
+        safeEnvironments: about["db.fleet.safe_environments"]
+      })
+  ),
+  fleetUnknown: line(
+    "db.fleet.unknown",
+    "Warn",
+    ["error.type", "db.response.status_code", "db.pool.max"],
+    (about) =>
+      `The server has not said how many sessions it allows (${named(about)}): the pool keeps to ${
+        about["db.pool.max"]
+      } and asks again with its next session. Give max instead of Pool.sizeForFleet if it never does.`
+  ),
+  fleetOff: line(
+    "db.fleet.off",
+    "Info",
+    ["server.address", "db.pool.max"],
+    (about) =>
+      `${
+        about["server.address"]
+      } looks like a pooler, whose places are not the server's: the pool is not sized for its fleet, and may have ${
+        counted(about["db.pool.max"], "session")
+      }. If it is one for transactions, set pooler: "transaction".`
   ),
   drainFailed: line(
     "db.pool.drain_failed",

@@ -9,10 +9,12 @@ import type { ConnectionOptions } from "node:tls"
 import * as Address from "./address.ts"
 import type * as Dial from "./dial.ts"
 import type * as Discretion from "./discretion.ts"
+import * as Fleet from "./fleet.ts"
 import type * as Hosts from "./hosts.ts"
 import * as Login from "./login.ts"
 import { millis } from "./millis.ts"
 import * as Reset from "./reset.ts"
+import * as ServerReaping from "./serverReaping.ts"
 import * as Sizing from "./sizing.ts"
 
 /** What the pool remembers of a session; durations in milliseconds. */
@@ -69,6 +71,15 @@ export interface PoolOptions {
   readonly password?: Login.Password | undefined
   /** TLS. Default: what the URL's `sslmode` says, else none. */
   readonly ssl?: boolean | ConnectionOptions | undefined
+  /**
+   * `"direct"` begins with TLS, where `"postgres"` asks the server first whether it has any: one round trip less for each
+   * connect and each CancelRequest. It needs PostgreSQL 17, or a proxy that begins with TLS, and TLS that is not optional
+   * (`ssl`, or `sslmode=require` and above). A server that does not understand it is told of as what it is, a failure to
+   * connect. Default: the URL's `sslnegotiation`, else `"postgres"`.
+   *
+   * https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNECT-SSLNEGOTIATION
+   */
+  readonly sslNegotiation?: Address.SslNegotiation | undefined
   /** Opens the raw socket instead of `node:net`: for Unix peers, tunnels and tests. */
   readonly stream?: (() => Duplex) | undefined
   /** Idle time before TCP keepalive probes start, whole seconds. Default: 30 seconds. */
@@ -92,8 +103,21 @@ export interface PoolOptions {
    * `sizeFromCpus().min`, never above `max`.
    */
   readonly min?: number | undefined
+  /**
+   * Sizes the pool by what the server allows to all environments of the program together: see `Pool.sizeForFleet`, which
+   * returns it. The pool then begins with one session, and `max` is the most that it may grow to. Default: no fleet.
+   */
+  readonly fleet?: Fleet.FleetOptions | undefined
   /** Bounds a checkout: queue, connect and liveness check together. Default: 60 seconds. */
   readonly acquireTimeout?: Duration.Input | undefined
+  /**
+   * What becomes of those whose connect is refused because the server takes no more sessions: 53300, or what a pooler says
+   * instead. `"fail"` tells them at once, unless others of the pool's sessions will come back. `"wait"` lets them wait for
+   * `acquireTimeout`, or until their deadline, while the connect is tried again for all of them together: after a pause of
+   * up to 100 ms, twice that each time, up to 2 seconds, each drawn by chance, so that the processes of a fleet do not come
+   * back at the same moment. At the end they get `AcquireTimeout` with the last refusal. Default: `"fail"`.
+   */
+  readonly whenServerFull?: "fail" | "wait" | undefined
   /** Most borrowers that may wait; the next one fails at once. Default: no bound. */
   readonly maxWaiting?: number | undefined
   /**
@@ -146,6 +170,13 @@ export interface PoolOptions {
    * Default: 15 seconds, or `statementTimeout` when that is longer.
    */
   readonly queryTimeout?: Duration.Input | undefined
+  /**
+   * What the server is to notice by itself of a process that was killed: sessions that stay behind idle, and statements
+   * that nobody waits for any more. Sent with the startup packet. A server that does not know one of them is asked without
+   * it, at once and from then on. Not sent behind a transaction pooler, which would refuse them: there, its own limits and
+   * `ALTER ROLE ... SET` say the same. Default: nothing, so that the server's own settings hold.
+   */
+  readonly serverReaping?: ServerReaping.ServerReaping | undefined
   /** `application_name`, and the pool's name in metrics. Default: `effect-pg-pool`. */
   readonly applicationName?: string | undefined
   /** More session settings, sent with the startup packet; they win over the ones above. */
@@ -155,7 +186,8 @@ export interface PoolOptions {
   /**
    * `"transaction"` behind a pooler that lends a server session per transaction, as PgBouncer does: no prepared names and
    * no startup parameter but `application_name`, since such poolers refuse them. The server's time limits then hold
-   * inside of transactions only, with whose BEGIN they are sent. Default: `"none"`.
+   * inside of transactions only, with whose BEGIN they are sent; one of `Duration.infinity` is not sent, and what the role
+   * has set holds. Default: `"none"`.
    */
   readonly pooler?: "none" | "transaction" | undefined
   /**
@@ -228,14 +260,22 @@ export interface Settings {
   readonly targets: ReadonlyArray<Dial.Target>
   readonly sessionAttrs: Hosts.SessionAttrs
   readonly connection: PgConnection.Config
+  /** Startup parameters that a server may refuse. */
+  readonly reaping: ServerReaping.Parameters
   /** Statements that give a transaction what no session of its own gives it. */
   readonly transactionSettings: ReadonlyArray<string>
   readonly password: Login.Password | undefined
   readonly connectTimeout: number
   readonly max: number
   readonly min: number
+  /** `undefined` without a fleet, and behind a pooler, whose places are not the server's. */
+  readonly fleet: Fleet.Plan | undefined
+  /** The host by whose name the fleet is taken to be behind a pooler. */
+  readonly fleetOffAt: string | undefined
   readonly concurrency: number
   readonly acquireTimeout: number
+  /** Whether borrowers wait while the server takes no more sessions. */
+  readonly waitsForRoom: boolean
   readonly maxWaiting: number
   readonly shedding: { readonly target: number; readonly interval: number } | undefined
   readonly leakThreshold: number | undefined
@@ -316,7 +356,9 @@ const durationRules: ReadonlyArray<Rule> = [
 const choices = [
   ["validate", ["always", "idle"]],
   ["pooler", ["none", "transaction"]],
+  ["whenServerFull", ["fail", "wait"]],
   ["reset", ["none", "clean", "discard-all"]],
+  ["sslNegotiation", Address.sslNegotiations],
   ["errorText", ["discreet", "full"]]
 ] as const
 
@@ -339,7 +381,9 @@ const shapes: ReadonlyArray<
     true
   ],
   ["ssl", "true, false or TLS options", (value) => typeof value === "boolean" || value === Object(value), true],
+  ["fleet", "what Pool.sizeForFleet returns as fleet", (value) => value === Object(value)],
   ["shedding", "true, false or { target, interval }", (value) => value === Object(value) || typeof value === "boolean"],
+  ["serverReaping", "an object", (value) => value === Object(value)],
   ["beforeConnect", "an Effect", Effect.isEffect],
   ["afterConnect", hookShape, isFunction],
   ["beforeAcquire", hookShape, isFunction],
@@ -370,6 +414,8 @@ const firstBroken = (options: PoolOptions): BadOption | undefined => {
       return { option, value: String(value), allowed: "a duration above 0" }
     }
   }
+  const brokenFleet = options.fleet === undefined ? undefined : Fleet.firstBroken(options.fleet)
+  if (brokenFleet !== undefined) return brokenFleet
   for (const [option, allowed] of choices) {
     const value: unknown = options[option]
     if (value !== undefined && !allowed.some((choice) => choice === value)) {
@@ -416,12 +462,19 @@ const brokenReset = ({ multiplex, pooler, prepare, reset }: PoolOptions): BadOpt
 }
 
 /** An explicit `ssl` wins over the URL. Unlike libpq, `allow` tries TLS first, and whatever uses TLS verifies. */
-const tlsMode = (ssl: PoolOptions["ssl"], mode: Address.SslMode | undefined): Dial.TlsMode => {
-  if (ssl !== undefined) {
-    return ssl === false ? { _tag: "Off" } : { _tag: "On", isOptional: false, options: ssl === true ? {} : ssl }
+const tlsMode = (
+  { ssl, sslNegotiation }: PoolOptions,
+  { sslMode: mode, sslNegotiation: ofUrl }: Address.Address
+): Dial.TlsMode | BadOption => {
+  const isDirect = (sslNegotiation ?? ofUrl) === "direct"
+  if (isDirect && !Address.requiresTls(ssl, mode)) {
+    const allowed = "\"postgres\" unless TLS is required: by ssl: true, or sslmode=require and above"
+    return { option: "sslNegotiation", value: "direct", allowed }
   }
-  if (mode === undefined || mode === "disable") return { _tag: "Off" }
-  return { _tag: "On", isOptional: mode === "prefer" || mode === "allow", options: {} }
+  const isOff = ssl === undefined ? mode === undefined || mode === "disable" : ssl === false
+  if (isOff) return { _tag: "Off" }
+  const isOptional = ssl === undefined && (mode === "prefer" || mode === "allow")
+  return { _tag: "On", isOptional, isDirect, options: typeof ssl === "object" ? ssl : {} }
 }
 
 const sheddingOf = (shedding: PoolOptions["shedding"]): Settings["shedding"] => {
@@ -430,8 +483,12 @@ const sheddingOf = (shedding: PoolOptions["shedding"]): Settings["shedding"] => 
   return { target: millis(target ?? 50), interval: millis(interval ?? 500) }
 }
 
-/** `0` is how PostgreSQL spells "no limit" for its timeouts. */
-const guc = (duration: number): string => (duration === Infinity ? "0" : String(Math.ceil(duration)))
+const without = <A>(these: Readonly<Record<string, A>>, those: object): Readonly<Record<string, A>> =>
+  Object.fromEntries(Object.entries(these).filter(([name]) => !Object.hasOwn(those, name)))
+
+/** How PostgreSQL spells "no limit" for its timeouts. */
+const none = "0"
+const guc = (duration: number): string => (duration === Infinity ? none : String(Math.ceil(duration)))
 
 /** Turns options into settings, or says which one is impossible. */
 export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption> =>
@@ -445,6 +502,8 @@ export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption>
     if ("_tag" in address) {
       return Effect.fail({ option: address.option, value: address.value, allowed: address.allowed })
     }
+    const tls = tlsMode(options, address)
+    if (!("_tag" in tls)) return Effect.fail(tls)
     const time = (input: Duration.Input | undefined, otherwise: number) =>
       input === undefined ? otherwise : millis(input)
     const size = Sizing.fromCpus(Os.availableParallelism())
@@ -456,6 +515,10 @@ export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption>
       lock_timeout: guc(time(options.lockTimeout, 10_000)),
       idle_in_transaction_session_timeout: guc(time(options.idleInTransactionTimeout, 60_000))
     }
+    const idleTimeout = time(options.idleTimeout, ServerReaping.usualIdleTimeout)
+    const reaping = options.serverReaping ?? {}
+    const brokenReaping = ServerReaping.broken(reaping, idleTimeout)
+    if (brokenReaping !== undefined) return Effect.fail(brokenReaping)
     const queryTimeout = time(options.queryTimeout, Math.max(15_000, statementTimeout))
     const multiplex = options.multiplex ?? false
     const connection: PgConnection.Config = {
@@ -480,29 +543,36 @@ export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption>
     }
     const targets = address.hosts.map((host): Dial.Target => ({
       address: { ...address, ...host },
-      tls: tlsMode(options.ssl, address.sslMode),
+      tls,
       keepAlive: time(options.keepAlive, 30_000),
       stream: options.stream
     }))
+    const pooled = targets.find((target) => target.address.path === undefined && Fleet.looksLikePooler(target.address))
+    const wantsFleet = options.fleet !== undefined && !behindPooler
     return Effect.succeed<Settings>({
       target: targets[0]!,
       targets,
       sessionAttrs: address.sessionAttrs,
       connection,
+      // What the program has said by name wins, and is not taken back.
+      reaping: behindPooler ? {} : without(ServerReaping.parametersOf(reaping), options.startupParameters ?? {}),
       // A setting of the session would be left to whoever the pooler lends it to next.
       transactionSettings: behindPooler
-        ? Object.entries(timeLimits).map(([name, limit]) => `SET LOCAL ${name} = ${limit}`)
+        ? Object.entries(timeLimits).flatMap(([name, limit]) => limit === none ? [] : [`SET LOCAL ${name} = ${limit}`])
         : [],
       password: Login.unseen(options.password),
       connectTimeout: time(options.connectTimeout, address.connectTimeout ?? 5000),
       max,
       min: Math.min(options.min ?? size.min, max),
+      fleet: wantsFleet && pooled === undefined ? Fleet.planOf(options.fleet) : undefined,
+      fleetOffAt: wantsFleet ? pooled?.address.host : undefined,
       concurrency: multiplex ? options.multiplexConcurrency ?? 32 : 1,
       acquireTimeout: time(options.acquireTimeout, 60_000),
+      waitsForRoom: options.whenServerFull === "wait",
       maxWaiting: options.maxWaiting ?? Infinity,
       shedding: sheddingOf(options.shedding),
       leakThreshold: options.leakThreshold === undefined ? undefined : millis(options.leakThreshold),
-      idleTimeout: time(options.idleTimeout, 10_000),
+      idleTimeout,
       reapEvery: options.reapEvery === undefined ? undefined : millis(options.reapEvery),
       validateAfter: Math.max(time(options.validateAfter, 30_000), trustWindow),
       validateAlways: options.validate === "always",

@@ -36,8 +36,9 @@ export const make = <E>(
   runFork,
   book,
   changed: Bell.make(),
-  max: settings.max,
-  min: settings.min,
+  // How many are safe is known when the first session has asked.
+  max: settings.fleet === undefined ? settings.max : 1,
+  min: settings.fleet === undefined ? settings.min : Math.min(settings.min, 1),
   generation: 0,
   phase: "Open"
 })

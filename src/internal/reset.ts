@@ -24,6 +24,15 @@ const statements: { readonly [_ in Exclude<Reset, "none">]: ReadonlyArray<string
   "discard-all": [...clean, "DEALLOCATE ALL", "DISCARD PLANS"]
 }
 
+/** The message Query, which the driver's encoders leave out. */
+export const encodeQuery = (sql: string): Uint8Array => {
+  const body = Buffer.from(`${sql}\0`)
+  const header = Buffer.alloc(5)
+  header.write("Q", "latin1")
+  header.writeInt32BE(body.length + 4, 1)
+  return Buffer.concat([header, body])
+}
+
 /**
  * One message, and one transaction: when a part of it fails, the session stays in a failed transaction, and the server
  * refuses whatever is on its way behind. `DISCARD ALL` itself cannot be run inside of one. The isolation level may have
@@ -31,14 +40,8 @@ const statements: { readonly [_ in Exclude<Reset, "none">]: ReadonlyArray<string
  *
  * https://www.postgresql.org/docs/18/protocol-flow.html#PROTOCOL-FLOW-MULTI-STATEMENT
  */
-export const frameOf = (reset: Exclude<Reset, "none">): Uint8Array => {
-  const sql = ["BEGIN ISOLATION LEVEL READ COMMITTED", ...statements[reset], "COMMIT"].join("; ")
-  const body = Buffer.from(`${sql}\0`)
-  const header = Buffer.alloc(5)
-  header.write("Q", "latin1")
-  header.writeInt32BE(body.length + 4, 1)
-  return Buffer.concat([header, body])
-}
+export const frameOf = (reset: Exclude<Reset, "none">): Uint8Array =>
+  encodeQuery(["BEGIN ISOLATION LEVEL READ COMMITTED", ...statements[reset], "COMMIT"].join("; "))
 
 /** Why a session could not be reset. */
 export interface Refusal {
@@ -55,6 +58,8 @@ export interface Answer {
    */
   readonly take: (chunk: Uint8Array) => Uint8Array
   readonly isDone: () => boolean
+  /** Once done: whether the session has ended instead. */
+  readonly hasEnded: () => boolean
   /** Once done: `undefined` when all went well, or when the session has ended. */
   readonly refusal: () => Refusal | undefined
 }
@@ -79,6 +84,7 @@ export const makeAnswer = (onParameter: (name: string, value: string) => void): 
       return isOver ? messages.errorBytes() : end === undefined ? nothing : chunk.subarray(end)
     },
     isDone: () => isDone,
+    hasEnded: () => messages.fatal() !== undefined,
     refusal: () => {
       if (messages.fatal() !== undefined) return undefined
       const fields = messages.lastError()

@@ -4,7 +4,9 @@ import type { SqlError } from "effect/sql/SqlError"
 import * as Net from "node:net"
 import type { Duplex } from "node:stream"
 import * as Tls from "node:tls"
+import * as Aside from "./aside.ts"
 import * as BackendMessages from "./backendMessages.ts"
+import * as Bell from "./bell.ts"
 import * as CancelRequests from "./cancelRequests.ts"
 import * as Departure from "./departure.ts"
 import * as Dial from "./dial.ts"
@@ -46,6 +48,12 @@ export interface Wire {
   readonly reset: (frame: Uint8Array) => void
   /** Whether the answer to `reset` has still to come. */
   readonly isResetting: () => boolean
+  /**
+   * Asks the server something on the pool's behalf: a statement in a transaction of its own. Nobody waits for the answer:
+   * what is sent next goes behind it. Call when the session is idle and nothing is owed. `onAnswer` hears once what came of
+   * it, `undefined` when the session has ended.
+   */
+  readonly ask: (sql: string, onAnswer: (answer: Aside.Answer | undefined) => void) => void
   /**
    * Call once the session is open: from then on silence while `isBusy()` destroys the socket. What is cut off while
    * `isCommitting()` is not cancelled on the server.
@@ -150,6 +158,8 @@ export const make = (options: {
   let isResetting = false
   /** What had been written at the last reset. */
   let cleanAt = 0
+  let asides = 0
+  const asideAnswered = Bell.make()
   const cancels = CancelRequests.make(options.cancelsAreOurs)
   let errorBefore: PgProtocol.ErrorFields | undefined
 
@@ -384,6 +394,35 @@ export const make = (options: {
     writeAside(frame)
   }
 
+  const ask = (
+    duplex: Duplex,
+    inbound: Intake.Intake,
+    sql: string,
+    onAnswer: (answer: Aside.Answer | undefined) => void
+  ): void => {
+    asides++
+    const frame = Aside.board(duplex, inbound, sql, {
+      onParameter: messages.learn,
+      isDeparting: () => leavingSince !== undefined,
+      onChunk: () => void chunks++,
+      onAnswer: (answer) => {
+        asides--
+        asideAnswered.notify()
+        onAnswer(answer)
+      }
+    })
+    writeAside(frame)
+  }
+
+  /** A CancelRequest names no statement: until ours has been answered, it would end that instead of its caller's. */
+  const forkAfterAsides = (effect: Effect.Effect<void>): unknown =>
+    asides === 0
+      ? options.runFork(effect)
+      : options.runFork(Effect.flatMap(
+        asideAnswered.until(() => asides === 0 || isGone),
+        () => isGone ? Effect.void : effect
+      ))
+
   const end = (reason: Obituary, parting?: Parting): void => {
     obituary ??= reason
     if (socket === undefined) closeLayers()
@@ -411,7 +450,7 @@ export const make = (options: {
       const cancel = Dial.later(
         cancelTarget(socket),
         options.farewell,
-        options.runFork,
+        forkAfterAsides,
         cancels.ended,
         inVain,
         options.requests
@@ -432,6 +471,10 @@ export const make = (options: {
       reset(socket, intake, frame)
     },
     isResetting: () => isResetting,
+    ask: (sql, onAnswer) => {
+      if (socket === undefined || intake === undefined || isGone) return onAnswer(undefined)
+      ask(socket, intake, sql, onAnswer)
+    },
     watchSilence: (allowed, isBusy, isCommitting) => {
       commits = isCommitting
       cleanAt = written

@@ -21,6 +21,7 @@ export const acquireFailures = [
   "HookFailed",
   "CredentialsFailed",
   "NoSuitableHost",
+  "FleetTooLarge",
   "ConnectFailed"
 ] as const
 

@@ -4,6 +4,7 @@ import * as Classify from "./classify.ts"
 import * as Codel from "./codel.ts"
 import type { Connector } from "./connector.ts"
 import { digFailure } from "./failure.ts"
+import { isFull } from "./fullServer.ts"
 import * as LogFields from "./logFields.ts"
 import * as PoolMachine from "./poolMachine.ts"
 import type { PoolState } from "./poolState.ts"
@@ -68,7 +69,7 @@ export const make = <E extends { readonly _tag: string }>(
    * own side does not want.
    */
   const isRefusal = (error: E): boolean => {
-    if (error._tag === "HookFailed" || error._tag === "CredentialsFailed") return true
+    if (error._tag === "HookFailed" || error._tag === "CredentialsFailed" || error._tag === "FleetTooLarge") return true
     const kind = kindOf(error)
     return kind === "Overloaded" || kind === "Denied"
   }
@@ -99,9 +100,10 @@ export const make = <E extends { readonly _tag: string }>(
     return false
   }
 
-  /** Whether those who wait will be served whatever has become of the connect. */
-  const othersWillCome = (error: E): boolean =>
-    connector().connecting() > 0 || (members.size > 0 && (isRefusal(error) || serverAnswers(now())))
+  /** Whether those who wait may be served whatever has become of the connect. */
+  const isWorthWaiting = (error: E): boolean =>
+    connector().connecting() > 0 || (members.size > 0 && (isRefusal(error) || serverAnswers(now()))) ||
+    (settings.waitsForRoom && isFull(error))
 
   const disappoint = (error: E): void => {
     for (const wish of wishes) wish.settle(Effect.fail(error))
@@ -127,7 +129,7 @@ export const make = <E extends { readonly _tag: string }>(
         continue
       }
       if (decision === "Wait") return
-      if (!othersWillCome(decision.cause)) return refuseAll(decision.cause)
+      if (!isWorthWaiting(decision.cause)) return refuseAll(decision.cause)
       retry ??= runFork(Effect.map(Effect.sleep(decision.retryAfter), () => {
         retry = undefined
         openMore()
@@ -155,7 +157,7 @@ export const make = <E extends { readonly _tag: string }>(
       pump()
     },
     failed: (error) => {
-      if (!othersWillCome(error)) refuseAll(error)
+      if (!isWorthWaiting(error)) refuseAll(error)
       // Who wants more sessions is not served by those that come back.
       else if (connector().connecting() === 0 && !isRefusal(error)) disappoint(error)
       pump()

@@ -11,7 +11,6 @@ import { chmodSync, chownSync, mkdtempSync, rmSync, writeFileSync } from "node:f
 import { type AddressInfo, connect, createServer } from "node:net"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { databaseUrl } from "./database.ts"
 
 class PgBouncerError extends Schema.TaggedError<PgBouncerError>()("PgBouncerError", { message: Schema.String }) {}
 
@@ -109,7 +108,9 @@ export const makePgBouncer = Effect.fnUntraced(function*(options: {
   readonly settings?: Readonly<Record<string, string | number>> | undefined
 } = {}): Effect.fn.Return<PgBouncer, PgBouncerError, Scope.Scope> {
   if (absence !== undefined) return yield* new PgBouncerError({ message: absence })
-  const server = new URL(Redacted.value(options.server ?? databaseUrl))
+  // Loaded when it is asked for: only a test run has a server of its own.
+  const ofThisRun = Effect.promise(async () => (await import("./database.ts")).databaseUrl)
+  const server = new URL(Redacted.value(options.server ?? (yield* ofThisRun)))
   const owner = account()
   const directory = yield* Effect.acquireRelease(
     Effect.sync(() => mkdtempSync(join(tmpdir(), "pgbouncer-"))),
