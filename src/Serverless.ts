@@ -376,7 +376,7 @@ export const lambdaStream = <Event, E, R, EB = never, EL = never, C extends Lamb
 ): LambdaStreamHandler<Event, C> => {
   const { encodeError = LambdaAnswer.encode } = options
   const { environment, ready } = initialised(options)
-  const { awslambda = {} } = globalThis as { readonly awslambda?: ResponseStream.AwsLambda }
+  const awslambda: ResponseStream.AwsLambda = Reflect.get(globalThis, "awslambda") ?? {}
   return Object.assign(ResponseStream.make(environment, handler, encodeError, awslambda), { ready })
 }
 
