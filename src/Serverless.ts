@@ -376,7 +376,8 @@ export const lambdaStream = <Event, E, R, EB = never, EL = never, C extends Lamb
 ): LambdaStreamHandler<Event, C> => {
   const { encodeError = LambdaAnswer.encode } = options
   const { environment, ready } = initialised(options)
-  const awslambda: ResponseStream.AwsLambda = Reflect.get(globalThis, "awslambda") ?? {}
+  // Whoever has AWS's types has its global, too, with other types for the stream.
+  const { awslambda = {} } = globalThis as unknown as { readonly awslambda?: ResponseStream.AwsLambda }
   return Object.assign(ResponseStream.make(environment, handler, encodeError, awslambda), { ready })
 }
 

@@ -33,7 +33,12 @@ const slowly = (...chunks: ReadonlyArray<string>) => Stream.tap(Stream.fromItera
 /** What a scope is told of its end, if it has ended. */
 const witness = () => {
   const ends: Array<Exit.Exit<unknown, unknown>> = []
-  return { ends, opened: Effect.addFinalizer((exit) => Effect.sync(() => ends.push(exit))) }
+  return {
+    ends,
+    opened: Effect.addFinalizer((exit) => Effect.sync(() => ends.push(exit))),
+    /** Takes a while to close. */
+    openedSlowly: Effect.addFinalizer((exit) => Effect.andThen(settle, Effect.sync(() => ends.push(exit))))
+  }
 }
 
 describe("Serverless.web", () => {
@@ -73,7 +78,7 @@ describe("Serverless.web", () => {
       const scope = witness()
       const waited: Array<Promise<unknown>> = []
       const handler = Serverless.web(
-        () => Effect.as(scope.opened, new Response(body(slowly("a", "b", "c")), { status: 202 })),
+        () => Effect.as(scope.openedSlowly, new Response(body(slowly("a", "b", "c")), { status: 202 })),
         { layer: yield* environment }
       )
       const answer = yield* asked(() => handler(new Request(url), { waitUntil: (promise) => waited.push(promise) }))
