@@ -236,7 +236,7 @@ export const environment = <R, E>(
  * | `connectTimeout` | 3 seconds                     | a host that is not there must not cost the whole invocation          |
  * | `whenServerFull` | `"wait"`                      | environments come and go, and with them their sessions               |
  * | `serverReaping`  | idle sessions after 6 minutes | nobody says goodbye for an environment that was killed               |
- * |                  | keepalive after 60 s, 3 x 10 s| nor for one whose machine is gone                                    |
+ * |                  | keepalive after 5 min, 3 x 10 s| nor for one whose machine is gone                                    |
  * |                  | a look at the client each 10 s| so that what it had asked for does not run to its end                |
  *
  * For many environments on one server, `Pool.sizeForFleet` after it lowers `max` to what the server has room for.
@@ -436,6 +436,7 @@ export const lambdaStream = <Event, E, R, EB = never, EL = never, C extends Lamb
 ): LambdaStreamHandler<Event, C> => {
   const { encodeError = LambdaAnswer.encode } = options
   const { environment, ready } = initialised(options)
+  // Whoever has AWS's types has its global, too, with other types for the stream.
   const { awslambda = {} } = globalThis as unknown as { readonly awslambda?: ResponseStream.AwsLambda }
   return Object.assign(ResponseStream.make(environment, handler, encodeError, awslambda), { ready })
 }
