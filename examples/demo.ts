@@ -5,6 +5,7 @@
  * and started again. In the end every write is compared with what its caller was told. Exit code 0 means: nothing that
  * was acknowledged is lost, and nothing was applied twice.
  *
+ * `-- --lambda` plays a day in the life of one Lambda instead.
  * `-- --quick` takes half the time, `-- --serve` keeps the shop open and serves /metrics and /health/database.
  * An embedded PostgreSQL server is started, unless DATABASE_URL names one.
  */
@@ -27,6 +28,7 @@ import { randomUUID } from "node:crypto"
 import { createServer } from "node:http"
 import * as Chaos from "./demo/chaos.ts"
 import * as Dataset from "./demo/dataset.ts"
+import * as Day from "./demo/day.ts"
 import * as Ledger from "./demo/ledger.ts"
 import * as Proof from "./demo/proof.ts"
 import * as Sessions from "./demo/sessions.ts"
@@ -187,6 +189,12 @@ const demonstrate = Effect.fnUntraced(function*(plan: Chaos.Plan) {
   )
 }, Effect.scoped)
 
+const live = Effect.gen(function*() {
+  const { options } = yield* startServer
+  const problems = yield* Day.play(options)
+  if (problems.length > 0) return yield* new DemoFailed({ problems })
+}).pipe(Effect.scoped)
+
 const routes = HttpRouter.serve(Pg.Health.layerRoutes({ metrics: Pg.Metrics.render }), {
   disableListenLog: true,
   disableLogger: true
@@ -223,13 +231,18 @@ const demo = Command.make(
     serve: Flag.Boolean("serve").pipe(
       Flag.withDescription("Keep the shop open, unharmed, and serve /metrics and /health/database until Ctrl-C"),
       Flag.withDefault(false)
+    ),
+    lambda: Flag.Boolean("lambda").pipe(
+      Flag.withDescription("Play a day in the life of one Lambda instead, in about 10 seconds"),
+      Flag.withDefault(false)
     )
   },
   (flags) =>
     Effect.gen(function*() {
-      yield* line(["bold", "effect-pg-pool"], ": a shop on a database that is treated badly")
+      const title = flags.lambda ? "a day in the life of one Lambda" : "a shop on a database that is treated badly"
+      yield* line(["bold", "effect-pg-pool"], `: ${title}`)
       yield* line()
-      yield* flags.serve ? serve : demonstrate(flags.quick ? Chaos.quick : Chaos.full)
+      yield* flags.lambda ? live : flags.serve ? serve : demonstrate(flags.quick ? Chaos.quick : Chaos.full)
     }).pipe(
       Effect.onInterrupt(() => line("Interrupted. Nothing is left behind.")),
       Effect.raceFirst(Effect.andThen(Effect.flatMap(Terminal, ({ abandoned }) => abandoned), Effect.interrupt)),

@@ -113,6 +113,7 @@ const sentences: ReadonlyArray<string> = [
   "PgConnection: Query cancellation timed out",
   "PgConnection: Failed to write query",
   "PgConnection: Server refused TLS",
+  "PgConnection: Server refused direct TLS",
   "PgConnection: SCRAM server verification failed",
   "PgConnection: No password configured",
   "PgConnection: Unrecognized sslmode in URL: \"maybe\"",

@@ -29,13 +29,11 @@ import { dual } from "effect/Function"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as CircuitBreaker from "effect/persistence/CircuitBreaker"
-import * as PubSub from "effect/PubSub"
 import * as Random from "effect/Random"
 import * as Schema from "effect/Schema"
 import * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
 import * as Stream from "effect/Stream"
-import type * as Take from "effect/Take"
 import * as Errors from "./Errors.ts"
 import * as Line from "./internal/breakerLine.ts"
 import * as Machine from "./internal/breakerMachine.ts"
@@ -43,6 +41,7 @@ import * as Settings from "./internal/breakerSettings.ts"
 import * as Memory from "./internal/breakerSnapshot.ts"
 import * as Tally from "./internal/breakerTally.ts"
 import * as View from "./internal/breakerView.ts"
+import * as Broadcast from "./internal/broadcast.ts"
 import * as Latest from "./internal/latest.ts"
 import * as Logbook from "./internal/logbook.ts"
 import * as LogFields from "./internal/logFields.ts"
@@ -114,8 +113,29 @@ export type Transition = View.Transition
  */
 export type Trip = Settings.Trip
 
-const count = Schema.Int.check(Schema.isGreaterThanOrEqualTo(0))
-const duration = Schema.Finite.check(Schema.isGreaterThanOrEqualTo(0))
+// Made when a snapshot is read, which few programs do.
+const makeSnapshotSchema = () => {
+  const count = Schema.Int.check(Schema.isGreaterThanOrEqualTo(0))
+  const duration = Schema.Finite.check(Schema.isGreaterThanOrEqualTo(0))
+  return Schema.Struct({
+    version: Schema.Literal(1),
+    key: Schema.String,
+    takenAt: Schema.Finite,
+    lastFailure: Schema.NullOr(Errors.Failure),
+    circuit: Schema.Union([
+      Schema.TaggedStruct("Closed", {
+        failures: count,
+        lastFailureAt: Schema.NullOr(Schema.Finite),
+        openings: count,
+        closedAt: Schema.NullOr(Schema.Finite),
+        lastOpenFor: duration,
+        limit: Schema.NullOr(Schema.Int.check(Schema.isGreaterThanOrEqualTo(1)))
+      }),
+      Schema.TaggedStruct("Open", { openedAt: Schema.Finite, openFor: duration, openings: count }),
+      Schema.TaggedStruct("HalfOpen", { openFor: duration, openings: count })
+    ])
+  })
+}
 
 /**
  * Schema of what a circuit can tell its successor in another process. It is plain JSON without row data: `lastFailure`
@@ -128,24 +148,7 @@ const duration = Schema.Finite.check(Schema.isGreaterThanOrEqualTo(0))
  * @category schemas
  * @since 0.1.0
  */
-export const Snapshot = Schema.Struct({
-  version: Schema.Literal(1),
-  key: Schema.String,
-  takenAt: Schema.Finite,
-  lastFailure: Schema.NullOr(Errors.Failure),
-  circuit: Schema.Union([
-    Schema.TaggedStruct("Closed", {
-      failures: count,
-      lastFailureAt: Schema.NullOr(Schema.Finite),
-      openings: count,
-      closedAt: Schema.NullOr(Schema.Finite),
-      lastOpenFor: duration,
-      limit: Schema.NullOr(Schema.Int.check(Schema.isGreaterThanOrEqualTo(1)))
-    }),
-    Schema.TaggedStruct("Open", { openedAt: Schema.Finite, openFor: duration, openings: count }),
-    Schema.TaggedStruct("HalfOpen", { openFor: duration, openings: count })
-  ])
-})
+export const Snapshot = /* @__PURE__ */ makeSnapshotSchema()
 
 /**
  * What {@link Snapshot} describes.
@@ -365,8 +368,7 @@ const makeIn = Effect.fnUntraced(
     const onTransition = options.onTransition
     const random = yield* Random.Random
     const book = yield* Logbook.make(undefined)
-    const pubsub = yield* PubSub.sliding<Take.Take<Transition>>(128)
-    yield* Scope.addFinalizer(yield* Effect.scope, PubSub.end(pubsub, Exit.void))
+    const broadcast = yield* Broadcast.make<Transition>(128)
 
     const restored = options.snapshot === undefined ? undefined : yield* readSnapshot(options.snapshot, settings)
     let circuit: Machine.Circuit = restored?.circuit ?? Machine.initial(settings)
@@ -382,8 +384,7 @@ const makeIn = Effect.fnUntraced(
     }
 
     const announce = (transition: Transition): void => {
-      // Sliding, so it neither suspends nor fails: there is no fiber to wait in.
-      Effect.runSync(PubSub.publish(pubsub, [transition]))
+      broadcast.tellUnsafe(transition)
       if (onTransition === undefined) return
       try {
         onTransition(transition)
@@ -539,7 +540,7 @@ const makeIn = Effect.fnUntraced(
         lastFailure,
         circuit: Memory.remember(circuit)
       })),
-      transitions: Stream.fromPubSubTake(pubsub),
+      transitions: broadcast.stream,
       probeTimeout: settings.probeTimeout
     })
   }
@@ -551,7 +552,7 @@ const readSnapshot = (
   snapshot: unknown,
   settings: Settings.Settings
 ): Effect.Effect<{ readonly circuit: Machine.Circuit; readonly lastFailure: Errors.Failure | null } | undefined> =>
-  Schema.decodeUnknownEffect(Snapshot)(snapshot).pipe(
+  Schema.decodeUnknownEffect(makeSnapshotSchema())(snapshot).pipe(
     Effect.flatMap((known) =>
       known.key === settings.key ? Effect.succeed(known) : Effect.fail({ _tag: "AnotherCircuit" })
     ),
@@ -810,7 +811,7 @@ export const keyOf = (
  * @category services
  * @since 0.1.0
  */
-export class Breakers extends Context.Service<Breakers, {
+export class Breakers extends /* @__PURE__ */ Context.Service<Breakers, {
   /**
    * The circuit of this key, made when it is first asked for, with these options over those of the layer. Without
    * options it is given as it is; with others than it was made with it fails with an `InvalidOption` that names the key.

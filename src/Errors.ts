@@ -1027,7 +1027,8 @@ export type PoolError =
  * @category schemas
  * @since 0.1.0
  */
-export const PoolError = Schema.Union([
+// Not made where nobody asks for it: it makes the schema of each of them.
+export const PoolError = /* @__PURE__ */ Schema.Union([
   AcquireTimeout,
   PoolSaturated,
   PoolClosed,

@@ -139,7 +139,7 @@ export const layerConfig = (
 
 /**
  * The options as the environment has them: `DATABASE_URL` (or `PGHOST`, `PGPORT`, `PGUSER`, `PGPASSWORD`,
- * `PGDATABASE`, `PGSSLMODE`, `PGTARGETSESSIONATTRS`) and the `DB_*` variables. A bare number is milliseconds; `"15 seconds"` and `"infinity"`
+ * `PGDATABASE`, `PGSSLMODE`, `PGSSLNEGOTIATION`, `PGTARGETSESSIONATTRS`) and the `DB_*` variables. A bare number is milliseconds; `"15 seconds"` and `"infinity"`
  * work too. A bad value is a `ConfigError` that names the variable, the value and what is allowed. What is not set is not
  * there: {@link withEnvironment} lays the rest over options of yours.
  *
@@ -239,17 +239,18 @@ const followBreaker = Layer.effectDiscard(Effect.gen(function*() {
   store.breakerState = (yield* breaker.state)._tag
 }))
 
-const noDirectUrl = new Errors.InvalidOption({
-  option: "directUrl",
-  value: undefined,
-  allowed: "the URL of the server itself: LISTEN needs a session that stays, which a transaction pooler does not give"
-})
+const noDirectUrl = () =>
+  new Errors.InvalidOption({
+    option: "directUrl",
+    value: undefined,
+    allowed: "the URL of the server itself: LISTEN needs a session that stays, which a transaction pooler does not give"
+  })
 
 /** Who lends listeners their sessions. Their figures count as the pool's; the gauges are those of the pool alone. */
 const listeners = (options: Options) =>
   Effect.gen(function*() {
     if (options.pooler !== "transaction") return (yield* Executor.Executor).reserve
-    if (options.directUrl === undefined) return Errors.toSqlError(noDirectUrl)
+    if (options.directUrl === undefined) return Errors.toSqlError(noDirectUrl())
     const metrics = yield* Metrics.Metrics
     const direct = yield* Layer.build(
       executor(options).pipe(

@@ -279,7 +279,7 @@ export interface FleetReport extends FleetSize.Report {}
  * ```ts
  * import * as Pg from "effect-pg-pool"
  *
- * export const DatabaseLive = Pg.layerConfig({
+ * export const DatabaseLive = Pg.layer({
  *   applicationName: "orders",
  *   // The function's reserved concurrency.
  *   ...Pg.Pool.sizeForFleet({ environments: 30 })
@@ -827,7 +827,14 @@ export const make = Effect.fnUntraced(function*(
   })
   // The last to go: who closes is told of until the end.
   yield* Effect.addFinalizer(() => Effect.sync(unregister))
-  yield* Lodger.enter({ name: metrics.pool, state, retirement, connector, serverUtilisation: () => undefined, warm })
+  yield* Lodger.enter({
+    name: metrics.pool,
+    state,
+    retirement,
+    connector,
+    serverUtilisation: () => fleet?.report()?.utilisation,
+    warm
+  })
   if (leaks !== undefined) yield* Effect.addFinalizer(() => Effect.sync(leaks.close))
   yield* Effect.addFinalizer(() => end(settings.closeTimeout))
   if (settings.reapEvery !== undefined) {

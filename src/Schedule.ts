@@ -124,7 +124,7 @@ export const make = (options: RetryOptions = {}): Effect.Effect<Schedule.Schedul
  * @category schedules
  * @since 0.1.0
  */
-export const transient: Schedule.Schedule<Duration.Duration> = retry()
+export const transient: Schedule.Schedule<Duration.Duration> = /* @__PURE__ */ retry()
 
 /**
  * The longest wait after each attempt but the last, in milliseconds: `[100, 150, 225, 337.5]` by default. With jitter

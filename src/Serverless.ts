@@ -17,10 +17,16 @@ import type * as Scope from "effect/Scope"
 import * as Tracer from "effect/Tracer"
 import * as Errors from "./Errors.ts"
 import * as EnvironmentLife from "./internal/environmentLife.ts"
+import * as HttpFailure from "./internal/httpFailure.ts"
 import * as LambdaAnswer from "./internal/lambdaAnswer.ts"
 import * as LambdaFunction from "./internal/lambdaFunction.ts"
 import { millis } from "./internal/millis.ts"
+import * as ProcessSignals from "./internal/processSignals.ts"
+import * as ResponseStream from "./internal/responseStream.ts"
+import * as ServerlessPreset from "./internal/serverlessPreset.ts"
 import * as ServerlessSettings from "./internal/serverlessSettings.ts"
+import * as VercelPools from "./internal/vercelPool.ts"
+import * as WebHandler from "./internal/webHandler.ts"
 
 /**
  * How an environment lives.
@@ -188,6 +194,39 @@ export const environment = <R, E>(
   )
 
 /**
+ * Options of the pool of one environment, to be spread before a program's own. The environment is frozen between
+ * invocations, killed without a word, and one of many that share a server.
+ *
+ * | option           | value                         | because                                                              |
+ * | ---------------- | ----------------------------- | -------------------------------------------------------------------- |
+ * | `max`, `min`     | 2, 0                          | one invocation at a time; a second query beside an open transaction  |
+ * | `idleTimeout`    | 5 minutes                     | the session is there for the next invocation                         |
+ * | `closeTimeout`   | 200 ms                        | the platform waits for the end of an environment for 300 ms or so    |
+ * | `acquireTimeout` | 10 seconds                    | a deadline, where the platform gives one, comes first                |
+ * | `connectTimeout` | 3 seconds                     | a host that is not there must not cost the whole invocation          |
+ * | `whenServerFull` | `"wait"`                      | environments come and go, and with them their sessions               |
+ * | `serverReaping`  | idle sessions after 6 minutes | nobody says goodbye for an environment that was killed               |
+ * |                  | keepalive after 60 s, 3 x 10 s| nor for one whose machine is gone                                    |
+ * |                  | a look at the client each 10 s| so that what it had asked for does not run to its end                |
+ *
+ * For many environments on one server, `Pool.sizeForFleet` after it lowers `max` to what the server has room for.
+ *
+ * @example
+ * ```ts
+ * import * as Pg from "effect-pg-pool"
+ *
+ * const DatabaseLive = Pg.layer({
+ *   ...Pg.Serverless.preset(),
+ *   ...Pg.Pool.sizeForFleet({ environments: 100 })
+ * })
+ * ```
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export const preset = (): typeof ServerlessPreset.preset => ServerlessPreset.preset
+
+/**
  * What a handler needs to know of Lambda's second argument.
  *
  * @category models
@@ -252,9 +291,337 @@ export const lambda = <Event, A, E, R, EL = never, C extends LambdaContext = Lam
 const initialised = <R, E>(
   { encodeError: _, layer, shutdown, ...rest }: LambdaOptions<R, E>
 ): { readonly environment: Environment<R, E>; readonly ready: Promise<void> } => {
-  const environment = Layer.isLayer(layer)
-    ? make(layer as Layer.Layer<R, E>, { ...rest, shutdown })
-    : layer as Environment<R, E>
-  const registered = LambdaFunction.prepareEnd(lives.get(environment)!, shutdown?.internalExtension === true)
+  const environment = environmentOf(layer, { ...rest, shutdown })
+  const registered = LambdaFunction.prepareEnd(lifeOf(environment), shutdown?.internalExtension === true)
   return { environment, ready: Promise.all([environment.ready, registered]).then(() => {}) }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Answers that are streams
+// ---------------------------------------------------------------------------------------------------------------------
+
+/**
+ * What a handler of {@link lambdaStream} answers with: a body, or a body and what stands above it where the function answers
+ * HTTP requests (a function URL, an API Gateway).
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type StreamedAnswer<E, R> = ResponseStream.Answer<E, R>
+
+/**
+ * What AWS's runtime hands to a handler that streams: the part of a `Writable` of Node that it lets through.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface LambdaResponseStream extends ResponseStream.ResponseStream {}
+
+/**
+ * A function that Lambda can call with a stream to write to. It declares three parameters, by which the runtime knows it.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface LambdaStreamHandler<in Event, in C> {
+  (event: Event, responseStream: LambdaResponseStream, context: C): Promise<void>
+  /** As that of {@link LambdaHandler}. */
+  readonly ready: Promise<void>
+}
+
+/**
+ * A handler for AWS Lambda that answers bit by bit: its first rows are on their way while the last ones are still read.
+ *
+ * - The body runs inside the invocation: in its scope, with its services, until its deadline. It is read as fast as the
+ *   client takes it.
+ * - The scope is closed before the answer ends: nothing of it is left running when Lambda freezes the process.
+ * - Nothing is sent before the body yields its first chunk, the `metadata` neither; what fails until then has left no trace, and
+ *   rejects as it does with {@link lambda}. An empty first chunk sends the `metadata` at once.
+ * - What fails later, the deadline included, rejects as well; the client sees an answer that breaks off.
+ * - A client that leaves interrupts the work, where the platform tells of it. (Lambda does not: it runs on.)
+ *
+ * AWS's runtime marks such functions by its global `awslambda.streamifyResponse`, and that is done here; where there is no such
+ * global any `Writable` of Node will do for the stream.
+ *
+ * @example
+ * ```ts
+ * import * as Pg from "effect-pg-pool"
+ * import * as Effect from "effect/Effect"
+ * import { SqlClient } from "effect/sql"
+ * import * as Stream from "effect/Stream"
+ *
+ * export const handler = Pg.Serverless.lambdaStream(
+ *   (event: { readonly since: string }) =>
+ *     Effect.map(SqlClient.SqlClient, (sql) => ({
+ *       metadata: { statusCode: 200, headers: { "content-type": "application/x-ndjson" } },
+ *       body: Stream.map(
+ *         sql`SELECT id, total FROM orders WHERE created_at > ${event.since}`.stream,
+ *         (row) => `${JSON.stringify(row)}\n`
+ *       )
+ *     })),
+ *   { layer: Pg.layer() }
+ * )
+ * ```
+ *
+ * @category adapters
+ * @since 0.1.0
+ */
+export const lambdaStream = <Event, E, R, EB = never, EL = never, C extends LambdaContext = LambdaContext>(
+  handler: (event: Event, context: C) => Effect.Effect<
+    StreamedAnswer<EB, NoInfer<R> | Scope.Scope | Invocation>,
+    E,
+    NoInfer<R> | Scope.Scope | Invocation
+  >,
+  options: LambdaOptions<R, EL>
+): LambdaStreamHandler<Event, C> => {
+  const { encodeError = LambdaAnswer.encode } = options
+  const { environment, ready } = initialised(options)
+  const { awslambda = {} } = globalThis as unknown as { readonly awslambda?: ResponseStream.AwsLambda }
+  return Object.assign(ResponseStream.make(environment, handler, encodeError, awslambda), { ready })
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Standard requests
+// ---------------------------------------------------------------------------------------------------------------------
+
+/**
+ * How a handler of standard requests behaves.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export interface WebOptions<R, E> extends EnvironmentOptions {
+  /** What the handler needs; or an environment, which several handlers share, and whose own options then count. */
+  readonly layer: Layer.Layer<R, E> | Environment<R, E>
+  /**
+   * When the platform ends a request, from its beginning: the time limit of the function (Vercel's `maxDuration`, Cloud Run's
+   * request timeout). A function is asked once per request. Default: no deadline.
+   */
+  readonly deadline?: Duration.Input | ((request: Request) => Duration.Input | undefined) | undefined
+  /**
+   * Where a platform has this as a function of its own, as `@vercel/functions` does; else it comes with the request. It is called
+   * with a promise of the end of each body that goes on for longer than its handler.
+   */
+  readonly waitUntil?: ((promise: Promise<unknown>) => void) | undefined
+  /** What is answered to a failure. Default: as {@link web} says. */
+  readonly encodeError?: ((cause: Cause.Cause<unknown>) => Response) | undefined
+}
+
+/**
+ * What platforms pass beside a request.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface WebContext extends WebHandler.WebContext {}
+
+/**
+ * A handler of standard requests, for Vercel, Bun, Deno, and for Cloud Run, Lambda Web Adapter and any other container behind
+ * a few lines of `node:http` (`examples/web-handler.ts`).
+ *
+ * - A request that is aborted (`request.signal`) interrupts the work.
+ * - A body that is at hand as a whole is answered with after the scope was closed. One that is a stream keeps the scope open
+ *   until the client has read or left it, within the deadline, and `waitUntil` is called with a promise of that. Its status is
+ *   sent when it yields its first chunk (that of `text/event-stream` at once), so an error until then has a status of its own.
+ * - HEAD is answered without the body, which is not read.
+ *
+ * What fails is answered with a JSON object, `error` with the name of the error and `sqlState` where there is one, and with
+ *
+ * | Status | Error                                                                                                       |
+ * | ------ | ----------------------------------------------------------------------------------------------------------- |
+ * | 504    | `InvocationTimeout`, `DeadlineExceeded`, `StatementTimeout`                                                 |
+ * | 503    | the other errors of this library after which nothing is applied; `Retry-After` where a circuit knows when   |
+ * | 500    | all else, `OutcomeUnknown` too: proxies repeat what is answered with 503. It is logged with its cause       |
+ *
+ * @example
+ * ```ts
+ * import * as Pg from "effect-pg-pool"
+ * import * as Effect from "effect/Effect"
+ * import { SqlClient } from "effect/sql"
+ *
+ * export default {
+ *   fetch: Pg.Serverless.web(
+ *     (request) =>
+ *       Effect.gen(function*() {
+ *         const sql = yield* SqlClient.SqlClient
+ *         const id = new URL(request.url).searchParams.get("id")
+ *         const [order] = yield* sql`SELECT * FROM orders WHERE id = ${id}`
+ *         return order === undefined ? new Response(null, { status: 404 }) : Response.json(order)
+ *       }),
+ *     { layer: Pg.layer(), deadline: "60 seconds" }
+ *   )
+ * }
+ * ```
+ *
+ * @example
+ * An app of `effect/http` inside: its routes, its errors, and its streams within the scope and the deadline of the request.
+ *
+ * ```ts
+ * import * as Pg from "effect-pg-pool"
+ * import * as Context from "effect/Context"
+ * import * as Effect from "effect/Effect"
+ * import { HttpEffect, HttpRouter, HttpServerRequest, HttpServerResponse } from "effect/http"
+ * import * as Layer from "effect/Layer"
+ * import { SqlClient } from "effect/sql"
+ *
+ * const Orders = HttpRouter.add(
+ *   "GET",
+ *   "/orders",
+ *   Effect.gen(function*() {
+ *     const sql = yield* SqlClient.SqlClient
+ *     return yield* HttpServerResponse.json(yield* sql`SELECT * FROM orders`)
+ *   })
+ * )
+ *
+ * const routes = HttpRouter.toHttpEffect(Orders)
+ * class App extends Context.Service<App, Effect.Success<typeof routes>>()("App") {}
+ *
+ * export const fetch = Pg.Serverless.web(
+ *   (request) =>
+ *     Effect.gen(function*() {
+ *       const app = yield* App
+ *       const context = yield* Effect.context<never>()
+ *       let answer = new Response(null, { status: 500 })
+ *       yield* HttpEffect.toHandled(app, (_, response) =>
+ *         Effect.sync(() => {
+ *           answer = HttpServerResponse.toWeb(HttpEffect.scopeTransferToStream(response), { context })
+ *         })).pipe(
+ *           Effect.provideService(HttpServerRequest.HttpServerRequest, HttpServerRequest.fromWeb(request)),
+ *           Effect.ignoreCause // It has been answered, and told of.
+ *         )
+ *       return answer
+ *     }),
+ *   { layer: Layer.effect(App, routes).pipe(Layer.provideMerge(Pg.layer())), deadline: "60 seconds" }
+ * )
+ * ```
+ *
+ * @category adapters
+ * @since 0.1.0
+ */
+export const web = <E, R, EL = never>(
+  handler: (request: Request) => Effect.Effect<Response, E, NoInfer<R> | Scope.Scope | Invocation>,
+  options: WebOptions<R, EL>
+): (request: Request, context?: WebContext) => Promise<Response> => {
+  const { deadline, encodeError, layer, waitUntil, ...rest } = options
+  const environment = environmentOf(layer, rest)
+  const { tell } = lifeOf(environment)
+  return WebHandler.make(environment, handler, { deadline, waitUntil }, {
+    answerOf: encodeError ?? ((cause) => HttpFailure.answer(Cause.squash(cause))),
+    errorOf: LambdaAnswer.encode,
+    report: (cause) => {
+      const line = HttpFailure.line(cause)
+      if (line !== undefined) void tell(line)
+    }
+  })
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Platforms
+// ---------------------------------------------------------------------------------------------------------------------
+
+/**
+ * What `attachDatabasePool` of `@vercel/functions` takes for a pool.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface VercelPool extends VercelPools.VercelPool {}
+
+/**
+ * The pools of an environment as Vercel knows pools, for `attachDatabasePool`: after the last request the function stays awake
+ * until its idle sessions are closed, so that none is left open by a suspended instance.
+ *
+ * They are closed when no request has come for the pool's `idleTimeout`. That time is paid for: make it short (5 seconds). An
+ * environment without a session, or with an infinite `idleTimeout`, keeps nothing awake.
+ *
+ * @example
+ * ```ts
+ * import { attachDatabasePool, waitUntil } from "@vercel/functions"
+ * import * as Pg from "effect-pg-pool"
+ * import * as Effect from "effect/Effect"
+ * import { SqlClient } from "effect/sql"
+ *
+ * const environment = Pg.Serverless.make(Pg.layer({ max: 5, idleTimeout: "5 seconds" }))
+ * attachDatabasePool(Pg.Serverless.vercel(environment))
+ *
+ * export const GET = Pg.Serverless.web(
+ *   () =>
+ *     Effect.gen(function*() {
+ *       const sql = yield* SqlClient.SqlClient
+ *       return Response.json(yield* sql`SELECT now()`)
+ *     }),
+ *   { layer: environment, deadline: "60 seconds", waitUntil }
+ * )
+ * ```
+ *
+ * @category adapters
+ * @since 0.1.0
+ */
+export const vercel = <R, E>(environment: Environment<R, E>): VercelPool => VercelPools.make(lifeOf(environment))
+
+/**
+ * How a program ends.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export interface ProcessOptions<R, E> extends EnvironmentOptions {
+  /** What the program needs; or an environment, whose own options then count. It is disposed of at the end. */
+  readonly layer: Layer.Layer<R, E> | Environment<R, E>
+  /** How long the end may take from the signal on. Default: 8 seconds, as Cloud Run kills after 10. */
+  readonly within?: Duration.Input | undefined
+  /** What ends the program. Default: SIGTERM and SIGINT. */
+  readonly signals?: ReadonlyArray<ProcessSignals.Signal> | undefined
+}
+
+/**
+ * Runs a program in a container, from its start to the signal that ends it.
+ *
+ * - The first signal interrupts the program, whose finalizers run, and closes the layer; sockets that are left when `within`
+ *   is nearly over are destroyed. Then the process exits with 128 + the number of the signal (143 for SIGTERM, 130 for
+ *   SIGINT). A second signal ends it at once.
+ * - A program that comes to its own end closes the layer likewise, and the promise resolves with what it has succeeded with.
+ *   Nothing is left that keeps the process alive.
+ * - One that fails rejects with its error and sets the exit code 1; a rejection that nobody catches is printed by Node.
+ *
+ * @example
+ * ```ts
+ * import * as Pg from "effect-pg-pool"
+ * import * as Effect from "effect/Effect"
+ * import * as Schedule from "effect/Schedule"
+ * import { SqlClient } from "effect/sql"
+ *
+ * const work = Effect.gen(function*() {
+ *   const sql = yield* SqlClient.SqlClient
+ *   yield* sql`DELETE FROM sessions WHERE expires_at < now()`
+ * })
+ *
+ * export const main = () =>
+ *   Pg.Serverless.process(Effect.repeat(work, Schedule.spaced("1 minute")), { layer: Pg.layer() })
+ * ```
+ *
+ * @category adapters
+ * @since 0.1.0
+ */
+export const process = <A, E, R, EL = never>(
+  main: Effect.Effect<A, E, NoInfer<R> | Scope.Scope | Invocation>,
+  options: ProcessOptions<R, EL>
+): Promise<A> => {
+  const { layer, signals = ["SIGTERM", "SIGINT"], within = "8 seconds", ...rest } = options
+  const allowed = millis(within)
+  if (!(allowed >= 0 && allowed < Infinity)) {
+    throw new Errors.InvalidOption({ option: "within", value: within, allowed: "a duration that is finite" })
+  }
+  return ProcessSignals.run(environmentOf(layer, rest), main, { signals, within: allowed })
+}
+
+const environmentOf = <R, E>(
+  layer: Layer.Layer<R, E> | Environment<R, E>,
+  options: EnvironmentOptions
+): Environment<R, E> => Layer.isLayer(layer) ? make(layer as Layer.Layer<R, E>, options) : layer as Environment<R, E>
+
+const lifeOf = <R, E>(environment: Environment<R, E>) => {
+  const life = lives.get(environment)
+  if (life !== undefined) return life
+  throw new Errors.InvalidOption({ option: "environment", value: environment, allowed: "what Serverless.make returns" })
 }

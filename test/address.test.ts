@@ -40,6 +40,9 @@ describe("the address", () => {
       path: "/run/pg/.s.PGSQL.5432"
     }],
     ["says what the URL says of TLS", resolve("postgres://me@db/a?sslmode=verify-full"), { sslMode: "verify-full" }],
+    ["says how the URL wants TLS to begin", resolve("postgres://me@db/a?sslnegotiation=direct"), {
+      sslNegotiation: "direct"
+    }],
     ["takes ssl=true for TLS, as node-postgres does", resolve("postgres://me@db/a?ssl=true"), { sslMode: "require" }],
     ["prefers sslmode to it", resolve("postgres://me@db/a?ssl=false&sslmode=verify-ca"), { sslMode: "verify-ca" }],
     [
@@ -105,6 +108,7 @@ describe("the address", () => {
     "postgres://me:%zz@host/db",
     "postgres://host:99999/db",
     "postgres://me:hunter2@host/db?sslmode=maybe",
+    "postgres://me:hunter2@host/db?sslnegotiation=maybe",
     "postgres://me:hunter2@host/db?ssl=maybe",
     "postgres://me:hunter2@host/db?connect_timeout=soon",
     "postgres://me:hunter2@host/db?target_session_attrs=master",

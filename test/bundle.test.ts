@@ -1,38 +1,48 @@
-import { assert, describe, it } from "@effect/vitest"
-import { createRequire } from "node:module"
-import { pathToFileURL } from "node:url"
+import { assert, beforeAll, describe, it } from "@effect/vitest"
+import { build } from "esbuild"
+import { readFileSync } from "node:fs"
+import { fileURLToPath } from "node:url"
+import { gzipSync } from "node:zlib"
 
-/** The part of Vite that is used: vitest brings it, so nobody has to install it for one test. */
-interface Vite {
-  readonly build: (config: object) => Promise<{ readonly output: ReadonlyArray<{ readonly code?: string }> }>
+const root = fileURLToPath(new URL("..", import.meta.url))
+
+interface Bundle {
+  readonly code: string
+  readonly gzipped: number
+  /** The files of which something is left: `Pool.ts`, `internal/supply.ts`, `effect/dist/Effect.js`. */
+  readonly files: ReadonlyArray<string>
+  /** Node's modules that are loaded before the first line is run. */
+  readonly builtins: ReadonlyArray<string>
 }
 
-const entry = "virtual:entry"
-
-/** What a bundler leaves of a program. */
-const bundle = async (program: string): Promise<string> => {
-  const fromVitest = createRequire(import.meta.resolve("vitest/package.json"))
-  const { build } = (await import(pathToFileURL(fromVitest.resolve("vite")).href)) as Vite
-  const { output } = await build({
-    configFile: false,
-    logLevel: "silent",
-    build: {
-      write: false,
-      minify: false,
-      ssr: true,
-      target: "node22",
-      rolldownOptions: { input: entry, external: /^(effect|@effect|node:)/ }
-    },
-    plugins: [{
-      name: "entry",
-      resolveId: (id: string) => id === entry ? `\0${entry}` : undefined,
-      load: (id: string) => id === `\0${entry}` ? program : undefined
-    }]
+/** What a bundler leaves of a program. The package's own name means `src`, by the paths of `tsconfig.json`. */
+const bundle = async (program: string): Promise<Bundle> => {
+  const { metafile, outputFiles } = await build({
+    stdin: { contents: program, resolveDir: root, loader: "ts" },
+    bundle: true,
+    minify: true,
+    format: "esm",
+    platform: "node",
+    target: "node22",
+    external: ["@prometheus-io/client", "prom-client", "@opentelemetry/*", "@effect/opentelemetry"],
+    metafile: true,
+    write: false,
+    absWorkingDir: root
   })
-  return output.map(({ code }) => code ?? "").join("\n")
+  const [output] = Object.values(metafile.outputs)
+  return {
+    code: outputFiles[0]!.text,
+    gzipped: gzipSync(outputFiles[0]!.contents, { level: 9 }).length,
+    files: Object.entries(output!.inputs)
+      .filter(([, { bytesInOutput }]) => bytesInOutput > 0)
+      .map(([path]) => path.replace(/^.*node_modules\//, "").replace(/^src\//, "")),
+    builtins: output!.imports.filter(({ kind }) => kind === "import-statement").map(({ path }) => path).toSorted()
+  }
 }
 
-const barrel = JSON.stringify(new URL("../src/index.ts", import.meta.url).pathname)
+/** A handler of `bench/cold`, as it is measured there. */
+const handler = (name: string): Promise<Bundle> =>
+  bundle(readFileSync(new URL(`../bench/cold/handlers/${name}.ts`, import.meta.url), "utf8"))
 
 /** What only an exporter needs: the words of the table, and the wiring of each registry. */
 const ofExporters = [
@@ -42,17 +52,78 @@ const ofExporters = [
   "registerUnsafe"
 ]
 
+/** What a handler of Lambda has no use for, by the names of files. */
+const unused: Readonly<Record<string, RegExp>> = {
+  "HTTP, RPC, sockets, workers and processes of Effect":
+    /^effect\/dist\/(http|rpc|socket|workers|process|cli|cluster)\//,
+  "the shared circuit": /^effect\/dist\/persistence\/|^internal\/sharedCircuit/,
+  exporters: /^(Otlp|CloudWatch)\.ts|^internal\/(flights|deltas|spread|promRegistry|metricRegistry|instrumentTable)/,
+  health: /^Health\.ts|^internal\/health/,
+  tokens: /^Credentials\.ts/,
+  "the environment's variables": /^internal\/environment\.ts|^effect\/dist\/Config(Provider)?\.js/,
+  "the adapters of other platforms": /^internal\/(webHandler|responseStream|vercelPool|processSignals)/,
+  "tools for tests": /^testing\//,
+  "queues for many": /^effect\/dist\/PubSub\.js/,
+  "packages but the driver and Effect": /^(?!effect\/|@effect\/sql-pg\/)(@[\w-]+\/)?[\w-]+\/(dist|lib|src|build)\//
+}
+
 describe("the bundle of a program", () => {
   it("has no exporter in it when the program only uses Pg.layer", async () => {
-    const code = await bundle(`import * as Pg from ${barrel}; globalThis.live = Pg.layer({ max: 2 })`)
+    const { code } = await handler("layer")
     assert.include(code, "acquireTimeout")
     for (const words of ofExporters) assert.notInclude(code, words)
   })
 
   it("has the ones that the program uses", async () => {
-    const code = await bundle(`import * as Pg from ${barrel}; globalThis.page = Pg.Metrics.render`)
+    const { code, files } = await bundle(
+      `import * as Pg from "effect-pg-pool"; globalThis.page = Pg.Metrics.render`
+    )
     assert.include(code, ofExporters[0]!)
     assert.notInclude(code, "registerMetric")
     assert.notInclude(code, "registerUnsafe")
+    assert.include(files, "internal/instrumentTable.ts")
+  })
+
+  it("is the same through the barrel as through the room", async () => {
+    const [barrel, room] = await Promise.all([handler("layer"), handler("room")])
+    assert.strictEqual(barrel.code.length, room.code.length)
+  })
+
+  it("is plain ASCII, as one letter beyond Latin-1 makes Node hold all of it in twice the memory", async () => {
+    const { code } = await handler("lambda")
+    assert.deepStrictEqual(code.match(/[^\0-\x7f]/g), null)
+  })
+
+  // Node builds the sets of Unicode when it reads such a literal, run or not: a quarter of a millisecond for each.
+  it("has no literal of a regular expression with classes of Unicode", async () => {
+    const { code } = await bundle(`export * from "effect-pg-pool"; export * from "effect-pg-pool/Otlp"`)
+    assert.deepStrictEqual(code.match(/\/[^/\n]{0,80}\\p\{\w+\}[^/\n]{0,80}\/\w*u/g), null)
+  })
+})
+
+describe("the bundle of a handler", () => {
+  let lambda: Bundle
+  let plain: Bundle
+  beforeAll(async () => {
+    ;[lambda, plain] = await Promise.all([handler("lambda"), handler("plain")])
+  })
+
+  for (const [what, files] of Object.entries(unused)) {
+    it(`does not have ${what}`, () => {
+      assert.deepStrictEqual(lambda.files.filter((file) => files.test(file)), [])
+    })
+  }
+
+  it("loads no module of Node's that the driver does not load, but for node:os", () => {
+    assert.deepStrictEqual(lambda.builtins.filter((name) => !plain.builtins.includes(name)), ["node:os", "node:stream"])
+  })
+
+  /**
+   * What `gzip -9` makes of what `Serverless.lambda` adds to the plain driver, in bytes. It is read, and then compiled, in
+   * every cold start: who makes it more should know what for, and raise this.
+   */
+  const budget = 64_500
+  it(`is at most ${budget} bytes larger than that of the plain driver`, () => {
+    assert.isAtMost(lambda.gzipped - plain.gzipped, budget)
   })
 })

@@ -327,6 +327,7 @@ describe("who is not let in", () => {
     ["has no password", text("PgConnection: No password configured"), "Connect", "Denied NotRun Never Ignored Evict"],
     ["speaks SCRAM with an impostor", text("PgConnection: SCRAM server verification failed"), "Connect", "Denied NotRun Never Ignored Evict"],
     ["finds no TLS", text("PgConnection: Server refused TLS"), "Connect", "Denied NotRun Never Ignored Evict"],
+    ["finds TLS that is somebody else's", text("PgConnection: Server refused direct TLS"), "Connect", "Denied NotRun Never Ignored Evict"],
     ["meets an expired certificate", code("CERT_HAS_EXPIRED"), "Connect", "Denied NotRun Never Ignored Evict"],
     ["meets a self-signed certificate", code("SELF_SIGNED_CERT_IN_CHAIN"), "Connect", "Denied NotRun Never Ignored Evict"],
     ["meets another host's certificate", code("ERR_TLS_CERT_ALTNAME_INVALID"), "Connect", "Denied NotRun Never Ignored Evict"],

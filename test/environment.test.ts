@@ -26,6 +26,7 @@ describe("the environment", () => {
         PGPASSWORD: "hunter2",
         PGDATABASE: "shop",
         PGSSLMODE: "require",
+        PGSSLNEGOTIATION: "direct",
         DB_POOL_MAX: "7",
         DB_POOL_MIN: "0",
         DB_MAX_WAITING: "100",
@@ -57,6 +58,7 @@ describe("the environment", () => {
       assert.strictEqual(Redacted.value(options.password as Redacted.Redacted), "hunter2")
       assert.strictEqual(options.database, "shop")
       assert.strictEqual(options.ssl, true)
+      assert.strictEqual(options.sslNegotiation, "direct")
       assert.strictEqual(options.max, 7)
       assert.strictEqual(options.min, 0)
       assert.strictEqual(options.maxWaiting, 100)
@@ -109,6 +111,21 @@ describe("the environment", () => {
       assert.strictEqual(options.host, "db")
     }))
 
+  it.effect("does not begin with TLS where it is welcome but not required", () =>
+    Effect.gen(function*() {
+      for (const PGSSLMODE of ["disable", "allow", "prefer"]) {
+        const message = yield* complaint({ PGSSLMODE, PGSSLNEGOTIATION: "direct" })
+        assert.include(
+          message,
+          `PGSSLNEGOTIATION is "direct", but must be "postgres" where PGSSLMODE is "${PGSSLMODE}"`
+        )
+      }
+      // The program, or a platform's URL, may say that TLS is required.
+      assert.strictEqual((yield* read({ PGSSLNEGOTIATION: "direct" })).sslNegotiation, "direct")
+      const whole = yield* read({ PGSSLNEGOTIATION: "direct", DATABASE_URL: "postgres://a@b/c" })
+      assert.isUndefined(whole.sslNegotiation)
+    }))
+
   it.effect("counts an empty variable as absent", () =>
     Effect.gen(function*() {
       const options = yield* read({ DB_POOL_MAX: "", DATABASE_URL: "" })
@@ -121,6 +138,7 @@ describe("the environment", () => {
     ["PGPORT", "1,x", "one for each host of PGHOST"],
     ["PGTARGETSESSIONATTRS", "master", "any, read-write, read-only, primary, standby, prefer-standby"],
     ["PGSSLMODE", "maybe", "disable, allow, prefer, require"],
+    ["PGSSLNEGOTIATION", "never", "one of postgres, direct"],
     ["DB_POOL_MAX", "many", "a whole number, 1 or more"],
     ["DB_POOL_MAX", "0", "a whole number, 1 or more"],
     ["DB_POOL_MIN", "-1", "a whole number, 0 or more"],
@@ -345,6 +363,33 @@ describe("the environment over a program's options", () => {
       const off = yield* laidOver(program, { DATABASE_URL: `${url}disable` })
       assert.deepStrictEqual([off.ssl, off.targetSessionAttrs], [undefined, undefined])
       assert.deepStrictEqual((yield* laidOver(program, { DATABASE_URL: `${url}require` })).ssl, ssl)
+    }))
+
+  it.effect("turns TLS off, or makes it optional, for a program that begins with it", () =>
+    Effect.gen(function*() {
+      const direct = Redacted.make("postgres://me@own.example/shop?sslmode=require&sslnegotiation=direct")
+      const programs: ReadonlyArray<Pg.Options> = [
+        { username: "me", ssl: true, sslNegotiation: "direct" },
+        { url: Redacted.make("postgres://me@own.example/shop?sslmode=require"), sslNegotiation: "direct" },
+        { url: direct }
+      ]
+      const isDirect = (program: Pg.Options, env: Record<string, string>) =>
+        Effect.map(
+          Effect.flatMap(laidOver(program, env), leadsTo),
+          ({ tls }) => tls?._tag === "On" && tls.isDirect
+        )
+      const url = "postgres://you@env.example/orders"
+      for (const program of programs) {
+        assert.isTrue(yield* isDirect(program, { PGSSLMODE: "verify-full" }))
+        for (const PGSSLMODE of ["disable", "allow", "prefer"]) assert.isFalse(yield* isDirect(program, { PGSSLMODE }))
+        assert.isFalse(yield* isDirect(program, { DATABASE_URL: `${url}?sslmode=disable` }))
+        assert.isFalse(yield* isDirect(program, { DATABASE_URL: `${url}?sslmode=require&sslnegotiation=postgres` }))
+        assert.isTrue(yield* isDirect(program, { DATABASE_URL: `${url}?sslmode=require&sslnegotiation=direct` }))
+      }
+      const refused = yield* Effect.flip(
+        Effect.flatMap(laidOver({}, { DATABASE_URL: `${url}?sslnegotiation=direct` }), leadsTo)
+      )
+      assert.include(refused.message, "sslNegotiation")
     }))
 
   it.effect("brings the floor down with the bound, and takes the place of another way to trip", () =>

@@ -180,6 +180,11 @@ const recorder = () => {
   return { lines, recorded }
 }
 
+/** Turns of the event loop, in which sockets do what they have to. */
+const turns = Effect.repeat(Effect.callback<void>((resume) => void setImmediate(() => resume(Effect.void))), {
+  times: 50
+})
+
 const makePool = Effect.fnUntraced(function*(options: Pg.Options) {
   const context = yield* Layer.build(Pg.layer({ prepare: false, retry: false, breaker: false, ...options }))
   return { pool: Context.get(context, Pg.Pool.Pool), sql: Context.get(context, SqlClient) }
@@ -314,8 +319,10 @@ describe("a pool of a fleet", () => {
       const { pool, sql } = yield* makePool({ url: server.url, ...fleet })
       const fiber = yield* Effect.forkChild(sql`SELECT slow`)
       yield* Deferred.await(asked)
+      yield* turns
       const interrupted = yield* Effect.forkChild(Fiber.interrupt(fiber))
-      yield* Effect.yieldNow
+      // Long enough for one that is sent at once to arrive.
+      yield* TestClock.withLive(Effect.sleep(300))
       assert.strictEqual((yield* server.counts).cancelRequests, 0)
       yield* Deferred.succeed(answered, undefined)
       yield* Fiber.join(interrupted)
@@ -354,6 +361,25 @@ describe("a pool of a fleet for which no size is safe", () => {
       assert.deepInclude(error, { _tag: "FleetTooLarge", isRetryable: false, message })
       assert.deepInclude(error, { bound: "server", limit: 20, others: 5, safeEnvironments: 6 })
       assert.deepStrictEqual((yield* server.statements).filter((statement) => !isQuestion(statement)), [])
+    }))
+
+  it.effect("leaves those who have a session their turn when it has become too large", () =>
+    Effect.gen(function*() {
+      let max = 203
+      const server = yield* ScriptedServer.make({ onQuery: (sql) => isQuestion(sql) ? places(max) : undefined })
+      const { pool, sql } = yield* makePool({ url: server.url, idleTimeout: "1 hour", ...crowd("fail") })
+      yield* sql`SELECT 1`
+      max = 23
+      yield* TestClock.adjust("1 minute")
+      const one = yield* Effect.scoped(Effect.gen(function*() {
+        // Asks, since a minute has gone by, and again by the session that the second borrower would have had.
+        yield* pool.reserve()
+        const second = yield* Effect.forkChild(sql`SELECT 2`)
+        yield* turns
+        return second
+      }))
+      yield* Fiber.join(one)
+      assert.deepInclude(pool.statsUnsafe(), { max: 1, total: 1 })
     }))
 
   it.effect("works as soon as there is room", () =>

@@ -20,6 +20,7 @@ const options = {
   username: true,
   password: true,
   ssl: true,
+  sslNegotiation: true,
   stream: true,
   keepAlive: true,
   types: true,

@@ -45,7 +45,7 @@ const makeServer = Effect.fnUntraced(function*(refuse: Refuse = () => undefined)
 
 const clientOf = (options: Pg.Options) =>
   Effect.map(
-    Layer.build(Pg.layer({ retry: false, breaker: false, max: 2, ...options })),
+    Layer.build(Pg.layer({ retry: false, breaker: false, max: 3, ...options })),
     (context) => ({ sql: Context.get(context, PgClient.PgClient), pool: Context.get(context, Pg.Pool.Pool) })
   )
 
@@ -120,6 +120,19 @@ describe("serverReaping", () => {
         assert.strictEqual(error.option, `serverReaping.${Object.keys(serverReaping)[0]}`)
       }))
   }
+})
+
+describe("the preset of a serverless environment", () => {
+  it.live("is possible, wants two sessions at most, and has the server reap what is left of them", () =>
+    Effect.gen(function*() {
+      const { asked, url } = yield* makeServer()
+      const { pool, sql } = yield* clientOf({ url, ...Pg.Serverless.preset() })
+      yield* sql`SELECT 1`
+      assert.strictEqual(asked[0]!["idle_session_timeout"], "360000")
+      assert.strictEqual(Object.keys(asked[0]!).length, 5)
+      const { closeTimeout, idleTimeout, max, min, waitsForRoom } = pool.settings
+      assert.deepStrictEqual([max, min, idleTimeout, closeTimeout, waitsForRoom], [2, 0, 300_000, 200, true])
+    }))
 })
 
 describe("a server before PostgreSQL 14", () => {

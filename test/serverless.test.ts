@@ -197,6 +197,24 @@ describe("the layer of an environment", () => {
       assert.deepStrictEqual(yield* Effect.promise(() => environment.run(Db)), { build: 2 })
     }))
 
+  it.effect("that comes to its end although it was given up is closed", () =>
+    Effect.gen(function*() {
+      const closed: Array<number> = []
+      let builds = 0
+      const slow = Effect.acquireRelease(
+        Effect.as(Effect.sleep("5 seconds"), { build: ++builds }),
+        ({ build }) => Effect.sync(() => closed.push(build))
+      )
+      const layer = Layer.effect(Db, Effect.uninterruptible(slow))
+      const environment = yield* Serverless.environment(Layer.fresh(layer))
+      const run = yield* waited(() => environment.runExit(Db, { deadline: "4 seconds" }))
+      yield* TestClock.adjust("4 seconds")
+      assert.instanceOf(failureOf(yield* run.value), Errors.InvocationTimeout)
+      yield* TestClock.adjust("1 second")
+      yield* turns
+      assert.deepStrictEqual(closed, [1])
+    }))
+
   it.effect("does not hold up the next invocation when a build ignores that it is given up", () =>
     Effect.gen(function*() {
       const { environment, script } = yield* makeWorld()
@@ -520,6 +538,18 @@ describe("after a freeze", () => {
       assert.deepStrictEqual(asked, ["warm 1", "thaw 300000"])
     }))
 
+  it.effect("a warm start that took its time is none", () =>
+    Effect.gen(function*() {
+      const { asked, layer, lodger } = yield* makeWorld()
+      lodger.warm = () => Effect.sleep("3 seconds")
+      const environment = yield* Serverless.environment(layer, { warm: true })
+      const ready = yield* waited(() => environment.ready)
+      yield* TestClock.adjust("3 seconds")
+      yield* ready.value
+      yield* Effect.promise(() => environment.run(answered))
+      assert.deepStrictEqual(asked, [])
+    }))
+
   it.effect("it can be asked for by hand", () =>
     Effect.gen(function*() {
       const { asked, environment } = yield* makeWorld()
@@ -593,6 +623,7 @@ describe("at the end of an invocation", () => {
       assert.isFalse(yield* after("1 hour"), "how long it took until the first tells nothing")
       assert.isFalse(yield* after("4 minutes"))
       assert.isTrue(yield* after("8 minutes"))
+      yield* Effect.forEach(Array.from({ length: 30 }), () => after("10 minutes"))
       const busy = yield* Effect.forEach(Array.from({ length: 20 }), () => after("1 second"))
       assert.isFalse(busy.at(-1))
     }))

@@ -20,12 +20,21 @@ export interface Address extends HostAddress {
   readonly username: string
   /** What the URL's `sslmode` says. */
   readonly sslMode: SslMode | undefined
+  /** What the URL's `sslnegotiation` says. */
+  readonly sslNegotiation: SslNegotiation | undefined
   /** Milliseconds, what the URL's `connect_timeout` says; 0 there means none. */
   readonly connectTimeout: number | undefined
 }
 
 export const sslModes = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] as const
 export type SslMode = (typeof sslModes)[number]
+
+/** Whether nothing but TLS will do. An explicit `ssl` wins over the URL. */
+export const requiresTls = (ssl: unknown, mode: SslMode | undefined): boolean =>
+  ssl === undefined ? mode === "require" || mode === "verify-ca" || mode === "verify-full" : ssl !== false
+
+export const sslNegotiations = ["postgres", "direct"] as const
+export type SslNegotiation = (typeof sslNegotiations)[number]
 
 /** `?ssl=true` is what node-postgres takes and platforms hand out. Passed over, it would leave the session in the clear. */
 const sslFlags: Readonly<Record<string, SslMode>> = { true: "require", 1: "require", false: "disable", 0: "disable" }
@@ -178,6 +187,7 @@ export const resolve = (options: AddressOptions): Address | BadAddress => {
   let database = options.database
   let username = options.username
   let sslMode: SslMode | undefined
+  let sslNegotiation: SslNegotiation | undefined
   let connectTimeout: number | undefined
   let sessionAttrs: Hosts.SessionAttrs | undefined
   let url = options.url
@@ -210,6 +220,11 @@ export const resolve = (options: AddressOptions): Address | BadAddress => {
       return bad("url", `ssl=${shown(flag)}`, "ssl=true or ssl=false")
     }
     sslMode ??= sslFlags[flag ?? ""]
+    const negotiation = searchParams.get("sslnegotiation")
+    sslNegotiation = sslNegotiations.find((known) => known === negotiation)
+    if (negotiation !== null && sslNegotiation === undefined) {
+      return bad("url", `sslnegotiation=${shown(negotiation)}`, `one of ${sslNegotiations.join(", ")}`)
+    }
     const seconds = searchParams.get("connect_timeout")
     if (seconds !== null) {
       if (!/^\d+$/.test(seconds)) return bad("url", `connect_timeout=${shown(seconds)}`, "a whole number of seconds")
@@ -238,6 +253,7 @@ export const resolve = (options: AddressOptions): Address | BadAddress => {
     database: database ?? username,
     username,
     sslMode,
+    sslNegotiation,
     connectTimeout
   }
 }

@@ -105,7 +105,7 @@ export const fateOf = (ticket: Ticket, answer: Answer | undefined): Fate => {
 }
 
 /** Asks soon and then more patiently, for as long as it takes. */
-const patience = Schedule.min([Schedule.exponential("5 millis", 1.5), Schedule.spaced("500 millis")])
+const patience = () => Schedule.min([Schedule.exponential("5 millis", 1.5), Schedule.spaced("500 millis")])
 
 /**
  * Asks until the answer is final, or until `until` (wall-clock milliseconds). A server that cannot be reached is asked
@@ -119,7 +119,7 @@ export const resolve = Effect.fnUntraced(function*(options: {
   readonly until: number
   readonly now: () => number
 }): Effect.fn.Return<Exclude<Fate, { readonly _tag: "InProgress" }>> {
-  const step = yield* Schedule.toStep(patience)
+  const step = yield* Schedule.toStep(patience())
   let idleTimes = 0
   let reason = "there was no time left to ask the server"
   while (options.now() < options.until) {

@@ -6,6 +6,7 @@ import * as Net from "node:net"
 import { Duplex } from "node:stream"
 import * as Tls from "node:tls"
 import type { Address } from "./address.ts"
+import * as DirectTls from "./directTls.ts"
 
 /** Where to connect to, and what to say before the protocol begins. */
 export interface Target {
@@ -20,8 +21,16 @@ export interface Target {
 
 export type TlsMode =
   | { readonly _tag: "Off" }
-  /** `isOptional`: go on in plain text with a server that has no TLS. */
-  | { readonly _tag: "On"; readonly isOptional: boolean; readonly options: Tls.ConnectionOptions }
+  /**
+   * `isOptional`: go on in plain text with a server that has no TLS. `isDirect`: begin with it, instead of asking the server
+   * first whether it has any.
+   */
+  | {
+    readonly _tag: "On"
+    readonly isOptional: boolean
+    readonly isDirect: boolean
+    readonly options: Tls.ConnectionOptions
+  }
 
 const failed = "Failed to connect"
 
@@ -66,7 +75,15 @@ const secure = (raw: Duplex, host: string, options: Tls.ConnectionOptions): Tls.
 export const dial = (target: Target, onOpen: (socket: Duplex) => void): Effect.Effect<Duplex, SqlError> =>
   Effect.callback((resume) => {
     let socket: Duplex
-    const onError = (cause: unknown) => resume(Effect.fail(failure(cause, isOfNode(cause) ? failed : failedOwn)))
+    let isDirect = false
+    const onError = (cause: unknown) => {
+      const refusal = isDirect ? DirectTls.refusalOf(cause) : undefined
+      resume(Effect.fail(
+        refusal === undefined
+          ? failure(cause, isOfNode(cause) ? failed : failedOwn)
+          : failure(refusal, DirectTls.failedDirect)
+      ))
+    }
     const onClose = () => resume(Effect.fail(failure(new Error("Connection closed"), failed)))
     const watch = (next: Duplex): void => {
       socket = next
@@ -79,6 +96,32 @@ export const dial = (target: Target, onOpen: (socket: Duplex) => void): Effect.E
       socket.off("close", onClose)
       resume(Effect.succeed(socket))
     }
+    const encrypt = (
+      raw: Duplex,
+      options: Tls.ConnectionOptions,
+      onSecure: (encrypted: Tls.TLSSocket) => void
+    ): void => {
+      raw.off("error", onError)
+      raw.off("close", onClose)
+      raw.on("error", () => {})
+      try {
+        const encrypted = secure(raw, target.address.host, options)
+        watch(encrypted)
+        encrypted.once("secureConnect", () => onSecure(encrypted))
+      } catch (cause) {
+        // A certificate that cannot be read is found out only here.
+        onError(cause)
+      }
+    }
+    const encryptAtOnce = (raw: Duplex, options: Tls.ConnectionOptions) => (): void => {
+      isDirect = true
+      encrypt(raw, { ...options, ALPNProtocols: [DirectTls.protocolName] }, ({ alpnProtocol }) => {
+        const refusal = DirectTls.refusalOfProtocol(alpnProtocol)
+        if (refusal === undefined) return succeed()
+        // Node is inside of the handshake still: a socket that is destroyed now takes the process with it.
+        setImmediate(() => resume(Effect.fail(failure(refusal, DirectTls.failedDirect))))
+      })
+    }
     const onSslAnswer = (raw: Duplex, options: Tls.ConnectionOptions, isOptional: boolean) => (chunk: Uint8Array) => {
       // More than the one byte would be somebody's plain text, to be taken for what TLS brought.
       const answer = chunk.length === 1 ? PgProtocol.decodeSslResponse(chunk[0]!) : undefined
@@ -90,17 +133,7 @@ export const dial = (target: Target, onOpen: (socket: Duplex) => void): Effect.E
           ? succeed()
           : resume(Effect.fail(failure(new Error("The server does not support TLS"), "Server refused TLS")))
       }
-      raw.off("error", onError)
-      raw.off("close", onClose)
-      raw.on("error", () => {})
-      try {
-        const encrypted = secure(raw, target.address.host, options)
-        watch(encrypted)
-        encrypted.once("secureConnect", succeed)
-      } catch (cause) {
-        // A certificate that cannot be read is found out only here.
-        onError(cause)
-      }
+      encrypt(raw, options, succeed)
     }
     try {
       const raw = open(target)
@@ -108,6 +141,11 @@ export const dial = (target: Target, onOpen: (socket: Duplex) => void): Effect.E
       // It would never say that it has closed.
       if (raw.destroyed) return onClose()
       if (target.tls._tag === "Off") return succeed()
+      if (target.tls.isDirect) {
+        const begin = encryptAtOnce(raw, target.tls.options)
+        // Until then what goes wrong is about the way there, and not about TLS.
+        return void (raw instanceof Net.Socket && raw.connecting ? raw.once("connect", begin) : begin())
+      }
       raw.once("data", onSslAnswer(raw, target.tls.options, target.tls.isOptional))
       raw.write(PgProtocol.encodeSslRequest())
     } catch (cause) {

@@ -22,6 +22,7 @@ export interface EnvironmentOptions {
   readonly password?: Redacted.Redacted | undefined
   readonly database?: string | undefined
   readonly ssl?: boolean | undefined
+  readonly sslNegotiation?: Address.SslNegotiation | undefined
   readonly max?: number | undefined
   readonly min?: number | undefined
   readonly maxWaiting?: number | undefined
@@ -160,6 +161,7 @@ export const options: Config.Config<EnvironmentOptions> = Config.mapEffect(
     password: secret("PGPASSWORD"),
     database: text("PGDATABASE"),
     sslMode: choice("PGSSLMODE", Address.sslModes),
+    sslNegotiation: choice("PGSSLNEGOTIATION", Address.sslNegotiations),
     max: whole("DB_POOL_MAX", 1),
     min: whole("DB_POOL_MIN", 0),
     maxWaiting: whole("DB_MAX_WAITING", 0),
@@ -196,6 +198,7 @@ export const options: Config.Config<EnvironmentOptions> = Config.mapEffect(
       ports,
       retryAttempts,
       sslMode,
+      sslNegotiation,
       targetSessionAttrs,
       url,
       username,
@@ -212,6 +215,11 @@ export const options: Config.Config<EnvironmentOptions> = Config.mapEffect(
       }
     }
     const optional = sslMode === "prefer" || sslMode === "allow"
+    if (url === undefined && sslNegotiation === "direct" && (optional || sslMode === "disable")) {
+      return yield* refuse(
+        `PGSSLNEGOTIATION is "direct", but must be "postgres" where PGSSLMODE is "${sslMode}": TLS has to be required.`
+      )
+    }
     return present({
       ...rest,
       // A whole address wins over its parts, which often come from the platform and mean something else.
@@ -221,6 +229,7 @@ export const options: Config.Config<EnvironmentOptions> = Config.mapEffect(
           url: optional ? tlsOnly[sslMode] : undefined,
           ...(yield* hostsOf(host, ports)),
           targetSessionAttrs,
+          sslNegotiation,
           username,
           password,
           database
@@ -237,6 +246,7 @@ export const options: Config.Config<EnvironmentOptions> = Config.mapEffect(
 /** What a program asks for, as far as the environment has a say in it. */
 interface Adjustable extends Address.AddressOptions {
   readonly ssl?: boolean | object | undefined
+  readonly sslNegotiation?: Address.SslNegotiation | undefined
   readonly min?: number | undefined
   readonly idleTimeout?: Duration.Input | undefined
   readonly serverReaping?: { readonly idleSession?: Duration.Input | undefined } | undefined
@@ -266,6 +276,7 @@ const unsaid = (url: Redacted.Redacted, { ssl }: Adjustable) => {
     ...(password !== "" && { password: undefined }),
     ...((pathname.length > 1 || searchParams.has("dbname")) && { database: undefined }),
     ...(searchParams.has("target_session_attrs") && { targetSessionAttrs: undefined }),
+    ...(searchParams.has("sslnegotiation") && { sslNegotiation: undefined }),
     ...((mode === "disable" || (mode !== null && typeof ssl === "boolean")) && { ssl: undefined })
   }
 }
@@ -284,6 +295,18 @@ const addressOver = (options: Adjustable, { host, hosts, port, ssl, url }: Envir
     ...(host === undefined && port !== undefined && options.hosts !== undefined &&
       { hosts: options.hosts.map((each) => ({ ...each, port })), port: undefined })
   }
+}
+
+/** Whoever turns TLS off, or makes it optional, does not begin with it either: of the program's words, that one goes. */
+const negotiated = <O extends Adjustable>(options: O, { ssl, sslNegotiation, url }: EnvironmentOptions): O => {
+  if (sslNegotiation !== undefined || (ssl === undefined && url === undefined)) return options
+  const address = Address.resolve({ ...options, username: "anybody" })
+  if ("_tag" in address) return options
+  const isOfProgram = url === undefined || url === tlsOnly.prefer || url === tlsOnly.allow
+  const asked = options.sslNegotiation ?? (isOfProgram ? address.sslNegotiation : undefined)
+  return asked !== "direct" || Address.requiresTls(options.ssl, address.sslMode)
+    ? options
+    : { ...options, sslNegotiation: "postgres" }
 }
 
 /**
@@ -311,7 +334,7 @@ const idleOver = (options: Adjustable, { idleTimeout, serverReaping }: Environme
 export const over = <O extends Adjustable>(options: O, found: EnvironmentOptions): O & EnvironmentOptions => {
   const { breaker, retry } = found
   const failures = breaker === undefined || breaker === false ? undefined : breaker.failures
-  return {
+  const laid = {
     ...options,
     ...found,
     ...addressOver(options, found),
@@ -325,4 +348,5 @@ export const over = <O extends Adjustable>(options: O, found: EnvironmentOptions
       breaker: adjusted(failures === undefined ? options.breaker : { ...options.breaker, trip: undefined }, breaker)
     })
   } as O & EnvironmentOptions
+  return negotiated(laid, found)
 }

@@ -4,6 +4,7 @@
 import * as Cause from "effect/Cause"
 import * as Redacted from "effect/Redacted"
 import { isSqlError } from "effect/sql/SqlError"
+import { pattern } from "./lazy.ts"
 import * as Showable from "./showable.ts"
 import { codeOfText, ruleOfText } from "./socketCode.ts"
 import { conditionOf } from "./sqlState.ts"
@@ -32,10 +33,12 @@ const named = ["constraint", "column", "dataType", "table", "schema"] as const
 const authorOf = (reply: unknown): Showable.Author =>
   Showable.authorOf(readText(reply, "file"), readText(reply, "routine"))
 
+const nameInSql = pattern(String.raw`^[\p{L}_][\p{L}\p{M}\p{N}_$]*$`, "u")
+
 /** Whether what a reply calls a name is one: a function may call anything so. */
 const isNamed = (reply: unknown, field: string): boolean => {
   const name = readText(reply, field)
-  return name !== undefined && (authorOf(reply) === "Server" || /^[\p{L}_][\p{L}\p{M}\p{N}_$]*$/u.test(name))
+  return name !== undefined && (authorOf(reply) === "Server" || nameInSql.test(name))
 }
 
 /** The fields of a reply that may be anything. */
@@ -106,7 +109,7 @@ export const sqlStateOf = (self: unknown): string | undefined => {
 }
 
 /** A text of the shape that it must have: what has another one might be anything, a secret too. */
-const readShaped = (self: unknown, key: string, shape: RegExp): string | undefined => {
+const readShaped = (self: unknown, key: string, shape: Pick<RegExp, "test">): string | undefined => {
   const text = readText(self, key)
   return text !== undefined && shape.test(text) ? text : undefined
 }
@@ -120,7 +123,7 @@ const codeShape = /^[A-Z][A-Z0-9_]*$/
 const nameShape = /^[A-Za-z][A-Za-z0-9_]*$/
 
 /** In any language. */
-const severityShape = /^[\p{L}\p{M}]+$/u
+const severityShape = pattern(String.raw`^[\p{L}\p{M}]+$`, "u")
 
 const longestName = 60
 
@@ -134,7 +137,7 @@ export const hookOf = (error: unknown): string | undefined =>
   readShaped(error, "hook", nameShape) ?? readShaped(read(read(error, "reason"), "cause"), "hook", nameShape)
 
 /** An identifier of PostgreSQL's as it usually looks; what is quoted to look otherwise might be anything. */
-const identifierShape = /^[\p{L}_][\p{L}\p{M}\p{N}_$]{0,62}$/u
+const identifierShape = pattern(String.raw`^[\p{L}_][\p{L}\p{M}\p{N}_$]{0,62}$`, "u")
 
 /** The names that the server's reply below an error gives of what it is about. */
 export const namesIn = (

@@ -54,7 +54,7 @@ export const encode = (cause: Cause.Cause<unknown>): Error => {
   const error = Cause.hasInterruptsOnly(cause) ? interrupted : unwrapped(Cause.squash(cause))
   const answer = new Error(mask(sentenceOf(error)))
   const name = nameOf(error) ?? "Error"
-  const frames = error instanceof Error ? framesOf(error) : ""
+  const frames = error instanceof Error ? framesOf(error).replace(/\n(?! {4}at ).*/g, "") : ""
   // As other errors have it: a name that is listed would be printed twice.
   Object.defineProperty(answer, "name", { value: name, configurable: true, writable: true })
   answer.stack = `${name}: ${answer.message}${frames}`

@@ -7,7 +7,7 @@ import * as LambdaExtension from "./lambdaExtension.ts"
 import * as Logbook from "./logbook.ts"
 import * as Termination from "./termination.ts"
 
-interface Context {
+export interface Context {
   readonly awsRequestId: string
   readonly getRemainingTimeInMillis: () => number
 }

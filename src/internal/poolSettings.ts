@@ -71,6 +71,15 @@ export interface PoolOptions {
   readonly password?: Login.Password | undefined
   /** TLS. Default: what the URL's `sslmode` says, else none. */
   readonly ssl?: boolean | ConnectionOptions | undefined
+  /**
+   * `"direct"` begins with TLS, where `"postgres"` asks the server first whether it has any: one round trip less for each
+   * connect and each CancelRequest. It needs PostgreSQL 17, or a proxy that begins with TLS, and TLS that is not optional
+   * (`ssl`, or `sslmode=require` and above). A server that does not understand it is told of as what it is, a failure to
+   * connect. Default: the URL's `sslnegotiation`, else `"postgres"`.
+   *
+   * https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNECT-SSLNEGOTIATION
+   */
+  readonly sslNegotiation?: Address.SslNegotiation | undefined
   /** Opens the raw socket instead of `node:net`: for Unix peers, tunnels and tests. */
   readonly stream?: (() => Duplex) | undefined
   /** Idle time before TCP keepalive probes start, whole seconds. Default: 30 seconds. */
@@ -177,7 +186,8 @@ export interface PoolOptions {
   /**
    * `"transaction"` behind a pooler that lends a server session per transaction, as PgBouncer does: no prepared names and
    * no startup parameter but `application_name`, since such poolers refuse them. The server's time limits then hold
-   * inside of transactions only, with whose BEGIN they are sent. Default: `"none"`.
+   * inside of transactions only, with whose BEGIN they are sent; one of `Duration.infinity` is not sent, and what the role
+   * has set holds. Default: `"none"`.
    */
   readonly pooler?: "none" | "transaction" | undefined
   /**
@@ -348,6 +358,7 @@ const choices = [
   ["pooler", ["none", "transaction"]],
   ["whenServerFull", ["fail", "wait"]],
   ["reset", ["none", "clean", "discard-all"]],
+  ["sslNegotiation", Address.sslNegotiations],
   ["errorText", ["discreet", "full"]]
 ] as const
 
@@ -451,12 +462,19 @@ const brokenReset = ({ multiplex, pooler, prepare, reset }: PoolOptions): BadOpt
 }
 
 /** An explicit `ssl` wins over the URL. Unlike libpq, `allow` tries TLS first, and whatever uses TLS verifies. */
-const tlsMode = (ssl: PoolOptions["ssl"], mode: Address.SslMode | undefined): Dial.TlsMode => {
-  if (ssl !== undefined) {
-    return ssl === false ? { _tag: "Off" } : { _tag: "On", isOptional: false, options: ssl === true ? {} : ssl }
+const tlsMode = (
+  { ssl, sslNegotiation }: PoolOptions,
+  { sslMode: mode, sslNegotiation: ofUrl }: Address.Address
+): Dial.TlsMode | BadOption => {
+  const isDirect = (sslNegotiation ?? ofUrl) === "direct"
+  if (isDirect && !Address.requiresTls(ssl, mode)) {
+    const allowed = "\"postgres\" unless TLS is required: by ssl: true, or sslmode=require and above"
+    return { option: "sslNegotiation", value: "direct", allowed }
   }
-  if (mode === undefined || mode === "disable") return { _tag: "Off" }
-  return { _tag: "On", isOptional: mode === "prefer" || mode === "allow", options: {} }
+  const isOff = ssl === undefined ? mode === undefined || mode === "disable" : ssl === false
+  if (isOff) return { _tag: "Off" }
+  const isOptional = ssl === undefined && (mode === "prefer" || mode === "allow")
+  return { _tag: "On", isOptional, isDirect, options: typeof ssl === "object" ? ssl : {} }
 }
 
 const sheddingOf = (shedding: PoolOptions["shedding"]): Settings["shedding"] => {
@@ -468,8 +486,9 @@ const sheddingOf = (shedding: PoolOptions["shedding"]): Settings["shedding"] => 
 const without = <A>(these: Readonly<Record<string, A>>, those: object): Readonly<Record<string, A>> =>
   Object.fromEntries(Object.entries(these).filter(([name]) => !Object.hasOwn(those, name)))
 
-/** `0` is how PostgreSQL spells "no limit" for its timeouts. */
-const guc = (duration: number): string => (duration === Infinity ? "0" : String(Math.ceil(duration)))
+/** How PostgreSQL spells "no limit" for its timeouts. */
+const none = "0"
+const guc = (duration: number): string => (duration === Infinity ? none : String(Math.ceil(duration)))
 
 /** Turns options into settings, or says which one is impossible. */
 export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption> =>
@@ -483,6 +502,8 @@ export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption>
     if ("_tag" in address) {
       return Effect.fail({ option: address.option, value: address.value, allowed: address.allowed })
     }
+    const tls = tlsMode(options, address)
+    if (!("_tag" in tls)) return Effect.fail(tls)
     const time = (input: Duration.Input | undefined, otherwise: number) =>
       input === undefined ? otherwise : millis(input)
     const size = Sizing.fromCpus(Os.availableParallelism())
@@ -522,7 +543,7 @@ export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption>
     }
     const targets = address.hosts.map((host): Dial.Target => ({
       address: { ...address, ...host },
-      tls: tlsMode(options.ssl, address.sslMode),
+      tls,
       keepAlive: time(options.keepAlive, 30_000),
       stream: options.stream
     }))
@@ -537,7 +558,7 @@ export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption>
       reaping: behindPooler ? {} : without(ServerReaping.parametersOf(reaping), options.startupParameters ?? {}),
       // A setting of the session would be left to whoever the pooler lends it to next.
       transactionSettings: behindPooler
-        ? Object.entries(timeLimits).map(([name, limit]) => `SET LOCAL ${name} = ${limit}`)
+        ? Object.entries(timeLimits).flatMap(([name, limit]) => limit === none ? [] : [`SET LOCAL ${name} = ${limit}`])
         : [],
       password: Login.unseen(options.password),
       connectTimeout: time(options.connectTimeout, address.connectTimeout ?? 5000),

@@ -394,39 +394,24 @@ export const make = (options: {
     writeAside(frame)
   }
 
-  const end = (reason: Obituary, parting?: Parting): void => {
-    obituary ??= reason
-    if (socket === undefined) closeLayers()
-    else destroyNow(socket, parting)
-  }
-
   const ask = (
     duplex: Duplex,
     inbound: Intake.Intake,
     sql: string,
     onAnswer: (answer: Aside.Answer | undefined) => void
   ): void => {
-    const aside = Aside.make(sql, messages.learn)
-    const settle = (answer: Aside.Answer | undefined): void => {
-      stopLooking()
-      duplex.off("close", settleUnanswered)
-      asides--
-      asideAnswered.notify()
-      onAnswer(answer)
-    }
-    const settleUnanswered = (): void => settle(undefined)
-    const stopLooking = inbound.join((chunk, passOn) => {
-      // Whoever waits for the end of the session wants to hear of every sign of life.
-      if (leavingSince !== undefined) return passOn(chunk)
-      chunks++
-      const rest = aside.take(chunk)
-      if (!aside.isDone()) return
-      settle(aside.answer())
-      passOn(rest)
-    })
     asides++
-    duplex.once("close", settleUnanswered)
-    writeAside(aside.frame)
+    const frame = Aside.board(duplex, inbound, sql, {
+      onParameter: messages.learn,
+      isDeparting: () => leavingSince !== undefined,
+      onChunk: () => void chunks++,
+      onAnswer: (answer) => {
+        asides--
+        asideAnswered.notify()
+        onAnswer(answer)
+      }
+    })
+    writeAside(frame)
   }
 
   /** A CancelRequest names no statement: until ours has been answered, it would end that instead of its caller's. */
@@ -437,6 +422,12 @@ export const make = (options: {
         asideAnswered.until(() => asides === 0 || isGone),
         () => isGone ? Effect.void : effect
       ))
+
+  const end = (reason: Obituary, parting?: Parting): void => {
+    obituary ??= reason
+    if (socket === undefined) closeLayers()
+    else destroyNow(socket, parting)
+  }
 
   return {
     dial: Effect.map(Dial.dial(options.target, (layer) => layers.push(layer)), (duplex) => {

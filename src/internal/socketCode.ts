@@ -5,6 +5,7 @@
  * Sources: `man 7 ip`, `man 2 connect`; libuv's error map; https://nodejs.org/api/dns.html#error-codes;
  * https://nodejs.org/api/tls.html#x509-certificate-error-codes; `@effect/sql-pg`, `PgConnection.ts`.
  */
+import { lazy } from "./lazy.ts"
 import { denied, lost, rejected } from "./sqlState.ts"
 import type { Rule } from "./verdict.ts"
 
@@ -26,7 +27,7 @@ const unsent: Rule = { ...misused, proof: "Refused", connection: "Keep" }
 /** Nothing is known: not repeated, not counted, and the session is not trusted. */
 export const unheard: Rule = { ...rejected, proof: "Lost", connection: "Evict" }
 
-const codes: Readonly<Record<string, Rule>> = {
+const codes = lazy((): Readonly<Record<string, Rule>> => ({
   // Nobody there, or no way there
   ECONNREFUSED: lost,
   EHOSTDOWN: lost,
@@ -200,7 +201,7 @@ const codes: Readonly<Record<string, Rule>> = {
   // Some host has answered: the search for the right one must be able to go on, as after 25006.
   NoSuitableHost: { ...lost, proof: "Refused", breaker: "Ignored" },
   InvalidOption: withheld
-}
+}))
 
 /** The driver's sentences, most telling first. Its errors of this kind carry nothing but text. */
 const sentences: ReadonlyArray<readonly [text: RegExp, rule: Rule]> = [
@@ -208,7 +209,7 @@ const sentences: ReadonlyArray<readonly [text: RegExp, rule: Rule]> = [
   [/COMMIT rolled back an aborted transaction/i, rejected],
   [/Failed to encode query|channel names must not exceed/i, unsent],
   [
-    /requested password authentication|No password configured|SASL|SCRAM|MD5 authentication failed|Authentication method|Unsupported authentication|Server refused TLS|does not support TLS/i,
+    /requested password authentication|No password configured|SASL|SCRAM|MD5 authentication failed|Authentication method|Unsupported authentication|Server refused (direct )?TLS|does not support TLS/i,
     distrusted
   ],
   [
@@ -237,7 +238,7 @@ export const codeOfText = (text: string): string | undefined =>
 
 /** The rule of a code, if it is known. */
 export const ruleOfCode = (code: string): Rule | undefined => {
-  if (Object.hasOwn(codes, code)) return codes[code]
+  if (Object.hasOwn(codes(), code)) return codes()[code]
   // OpenSSL has hundreds of reasons; what a handshake disagrees on stays disagreed on.
   return code.startsWith("ERR_SSL_") || code.startsWith("ERR_TLS_CERT") ? distrusted : undefined
 }
@@ -246,4 +247,4 @@ export const ruleOfCode = (code: string): Rule | undefined => {
 export const ruleOfText = (text: string): Rule | undefined => sentences.find(([pattern]) => pattern.test(text))?.[1]
 
 /** Every code with a rule. */
-export const listed: ReadonlyArray<string> = Object.keys(codes)
+export const listed: ReadonlyArray<string> = /* @__PURE__ */ Object.keys(/* @__PURE__ */ codes())

@@ -6,6 +6,7 @@
  * is not here falls to its class, and a class that is not here to `rejected`: the server answered, and nothing is
  * repeated on a guess.
  */
+import { lazy } from "./lazy.ts"
 import type { Rule } from "./verdict.ts"
 
 /** The server answered and said no. Repeating the same statement gives the same answer. */
@@ -101,7 +102,7 @@ const readOnly: Rule = {
 type Entry = readonly [name: string, rule: Rule]
 
 /** Keys of two characters are classes. */
-const table: Readonly<Record<string, Entry>> = {
+const table = lazy((): Readonly<Record<string, Entry>> => ({
   // Class 00: Successful Completion. An error cannot carry these three; they are here for completeness.
   "00": ["successful_completion", rejected],
   // Class 01: Warning
@@ -308,13 +309,13 @@ const table: Readonly<Record<string, Entry>> = {
   XX000: ["internal_error", doubtful],
   XX001: ["data_corrupted", doubtful],
   XX002: ["index_corrupted", doubtful]
-}
+}))
 
 const entryOf = (sqlState: string): Entry | undefined =>
-  Object.hasOwn(table, sqlState)
-    ? table[sqlState]
-    : Object.hasOwn(table, sqlState.slice(0, 2))
-    ? table[sqlState.slice(0, 2)]
+  Object.hasOwn(table(), sqlState)
+    ? table()[sqlState]
+    : Object.hasOwn(table(), sqlState.slice(0, 2))
+    ? table()[sqlState.slice(0, 2)]
     : undefined
 
 /** The rule of the code, else of its class, else `rejected`. */
@@ -324,4 +325,4 @@ export const ruleOfSqlState = (sqlState: string): Rule => entryOf(sqlState)?.[1]
 export const conditionOf = (sqlState: string): string | undefined => entryOf(sqlState)?.[0]
 
 /** Every SQLSTATE and class with a rule of its own. */
-export const listed: ReadonlyArray<string> = Object.keys(table)
+export const listed: ReadonlyArray<string> = /* @__PURE__ */ Object.keys(/* @__PURE__ */ table())

@@ -5,4 +5,5 @@
  */
 export * from "./EmbeddedPostgres.ts"
 export * as FaultProxy from "./FaultProxy.ts"
+export * as LocalLambda from "./LocalLambda.ts"
 export * as ScriptedServer from "./ScriptedServer.ts"

@@ -199,10 +199,8 @@ const freePort = (from: number): Effect.Effect<number> =>
     return Effect.flatMap(probe, (isFree) => isFree ? Effect.succeed(port) : freePort(from))
   })
 
-/** A new cluster, gone with the scope. */
-export const makeCluster: Effect.Effect<Cluster, ClusterError | SqlError, Scope.Scope> = Effect.gen(function*() {
-  const bin = newestBin()
-  const directory = yield* Effect.acquireRelease(
+const makeFolder = (bin: string): Effect.Effect<string, never, Scope.Scope> =>
+  Effect.acquireRelease(
     Effect.sync(() => {
       const made = Fs.mkdtempSync(Path.join(Os.tmpdir(), "effect-pg-pool-cluster-"))
       const { gid, uid } = account()
@@ -212,17 +210,33 @@ export const makeCluster: Effect.Effect<Cluster, ClusterError | SqlError, Scope.
     }),
     (made) => Effect.sync(() => Fs.rmSync(made, { recursive: true, force: true }))
   )
-  const first = makeNode(bin, directory, yield* freePort(12_000))
+
+const startPrimary = Effect.fnUntraced(function*(bin: string, directory: string) {
+  const primary = makeNode(bin, directory, yield* freePort(12_000))
+  yield* primary.initialise
+  yield* Effect.addFinalizer(() => primary.destroy)
+  yield* primary.node.start
+  return primary.node
+})
+
+/** A new server of Debian's version, alone, gone with the scope. */
+export const makeDebianServer: Effect.Effect<Node, ClusterError, Scope.Scope> = Effect.suspend(() => {
+  const bin = newestBin()
+  return Effect.flatMap(makeFolder(bin), (directory) => startPrimary(bin, directory))
+})
+
+/** A new cluster, gone with the scope. */
+export const makeCluster: Effect.Effect<Cluster, ClusterError | SqlError, Scope.Scope> = Effect.gen(function*() {
+  const bin = newestBin()
+  const directory = yield* makeFolder(bin)
+  const primary = yield* startPrimary(bin, directory)
   const second = makeNode(bin, directory, yield* freePort(16_000))
-  yield* first.initialise
-  yield* Effect.addFinalizer(() => first.destroy)
-  yield* first.node.start
   yield* Effect.addFinalizer(() => second.destroy)
-  yield* second.copy(first.node)
+  yield* second.copy(primary)
   yield* second.node.start
   yield* eventually(
     "streaming replication",
-    Effect.map(first.node.ask<string>("SELECT state FROM pg_stat_replication"), (state) => state === "streaming")
+    Effect.map(primary.ask<string>("SELECT state FROM pg_stat_replication"), (state) => state === "streaming")
   )
-  return { primary: first.node, standby: second.node }
+  return { primary, standby: second.node }
 })

@@ -8,6 +8,7 @@ import * as Redacted from "effect/Redacted"
 import * as Schema from "effect/Schema"
 import * as Semaphore from "effect/Semaphore"
 import { SqlClient } from "effect/sql/SqlClient"
+import { TestClock } from "effect/testing"
 import { inspect } from "node:util"
 import * as Pg from "../../src/index.ts"
 import { freshDatabase } from "./database.ts"
@@ -116,6 +117,41 @@ describe("a password that is rotated under load", () => {
         yield* sql`SELECT 1`
         assert.deepStrictEqual([asked(), proxy.accepted()], [1, 1])
       }).pipe(Effect.provide(Pg.layer({ ...alone, url, max: 1, password: secret })))
+    }))
+})
+
+describe("a token that a signer issues", () => {
+  /** Of the shape of the `Signer` in `@aws-sdk/rds-signer`: no Effect, and nothing said of its 15 minutes. */
+  interface Signer {
+    readonly getAuthToken: () => Promise<string>
+  }
+
+  it.live("is signed once for 50 connects, and once more for those that come before its 15 minutes are over", () =>
+    Effect.gen(function*() {
+      const { asked, proxy, secret, url } = yield* makeRole
+      const signer: Signer = { getAuthToken: () => Effect.runPromise(Effect.map(secret, Redacted.value)) }
+      const token = Effect.map(Effect.tryPromise(() => signer.getAuthToken()), Redacted.make)
+      yield* Effect.gen(function*() {
+        const sql = yield* SqlClient
+        const connects = Effect.forEach(range(50), () => sql`SELECT pg_sleep(0.01)`, { concurrency: "unbounded" })
+        yield* connects
+        assert.deepStrictEqual([proxy.accepted(), asked()], [50, 1])
+        yield* TestClock.adjust("11 minutes")
+        yield* connects
+        assert.deepStrictEqual([proxy.accepted(), asked()], [100, 1])
+        yield* TestClock.adjust("1 minute")
+        yield* connects
+        assert.deepStrictEqual([proxy.accepted(), asked()], [150, 2])
+      }).pipe(
+        Effect.provide(Pg.layer({
+          ...alone,
+          url,
+          max: 10,
+          maxUses: 1,
+          password: Pg.Credentials.cached(token, { timeToLive: "15 minutes" })
+        })),
+        Effect.provide(TestClock.layer())
+      )
     }))
 })
 

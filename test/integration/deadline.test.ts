@@ -6,7 +6,7 @@ import { SqlClient } from "effect/sql/SqlClient"
 import type { SqlError } from "effect/sql/SqlError"
 import * as Stream from "effect/Stream"
 import * as Pg from "../../src/index.ts"
-import { makeImpostor, makeProxy } from "./proxy.ts"
+import { isCancelRequest, makeImpostor, makeProxy } from "./proxy.ts"
 import { eventually, makeTable } from "./witness.ts"
 
 const { Deadline, withDeadline } = Pg.Executor
@@ -63,6 +63,27 @@ describe("a deadline of the context", () => {
           yield* eventually("the end of the statement", Effect.map(active, (count) => count === 0))
           assert.deepStrictEqual(yield* sql`SELECT 1 AS one`, [{ one: 1 }])
         }).pipe(Effect.provide(Pg.layer({ url, max: 1 })))
+      }))
+  }
+
+  /** Less than the driver waits for the answer to a CancelRequest. */
+  const withoutWaiting = 4_000
+
+  for (const pooler of ["none", "transaction"] as const) {
+    it.live(`ends a statement whose CancelRequest gets lost, as RDS Proxy loses them, with pooler "${pooler}"`, () =>
+      Effect.gen(function*() {
+        const { url } = yield* makeTable
+        const proxy = yield* makeProxy(url)
+        proxy.onRequest((request) => isCancelRequest(request) ? "drop" : "pass")
+        yield* Effect.gen(function*() {
+          const sql = yield* SqlClient
+          yield* sql`SELECT 1`
+          for (const work of [sleep, sql.withTransaction(sleep)]) {
+            const { millis, value } = yield* took(Effect.flip(inMillis(300)(work)))
+            exceeded(value)
+            assert.isBelow(millis, withoutWaiting)
+          }
+        }).pipe(Effect.provide(Pg.layer({ url: proxy.url, max: 2, pooler })))
       }))
   }
 

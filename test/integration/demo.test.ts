@@ -80,9 +80,9 @@ const said = (demo: Demo, words: RegExp) =>
     }
   })
 
-/** Folders of embedded servers, and the processes that carry their names in title, command line or environment. */
+/** Folders of embedded servers, local Lambdas and the demo, and the processes that carry their names in title, command line or environment. */
 const leftOf = ({ folder }: Demo): ReadonlyArray<string> => {
-  const folders = Fs.readdirSync(folder).filter((name) => name.startsWith("effect-pg-pool-"))
+  const folders = Fs.readdirSync(folder).filter((name) => /^(effect-pg-pool|local-lambda)-/.test(name))
   const processes = spawnSync("pgrep", ["-f", Path.basename(folder)], { encoding: "utf8" }).stdout ?? ""
   return [...folders, ...processes.split("\n").filter((pid) => pid !== "").map((pid) => `process ${pid}`)]
 }
@@ -128,15 +128,16 @@ describe("the demo", { timeout: 120_000 }, () => {
     }))
 
   for (
-    const [signal, moment, words] of [
-      ["SIGINT", "while the shop is loaded", /embedded, in/],
-      ["SIGINT", "while sessions are killed", /pg_terminate_backend for all/],
-      ["SIGTERM", "while the server is stopped", /stopped, for about/]
+    const [signal, moment, flag, words] of [
+      ["SIGINT", "while the shop is loaded", "--quick", /embedded, in/],
+      ["SIGINT", "while sessions are killed", "--quick", /pg_terminate_backend for all/],
+      ["SIGTERM", "while the server is stopped", "--quick", /stopped, for about/],
+      ["SIGINT", "while a function is frozen", "--lambda", /freezes it/]
     ] as const
   ) {
     it.live(`leaves no process and no folder behind on ${signal} ${moment}`, () =>
       Effect.gen(function*() {
-        const demo = yield* start("--quick")
+        const demo = yield* start(flag)
         yield* said(demo, words)
         // A server that has been stopped by then has still left its folder.
         assert.isNotEmpty(leftOf(demo), "the search finds the server")
@@ -147,6 +148,33 @@ describe("the demo", { timeout: 120_000 }, () => {
         assert.deepStrictEqual(leftOf(demo), [])
       }))
   }
+
+  it.live("plays a day in the life of one Lambda, in which all is as it should be", () =>
+    Effect.gen(function*() {
+      const demo = yield* start("--lambda")
+      const code = yield* Effect.promise(() => demo.ended)
+      const output = demo.output()
+      assert.strictEqual(code, 0, output)
+      const events = [
+        String.raw`08:\d\d:\d\d {2}starts it in \d+ ms, and invokes it +✔ 3 orders in \d+ ms, session (\d+)\n`,
+        String.raw`invokes it again +✔ 3 orders in \d+ ms, session \1: the same\n`,
+        String.raw`freezes it\n`,
+        String.raw`meanwhile the server ends session \1\n`,
+        String.raw`thaws and invokes it +✔ 3 orders in \d+ ms, session \d+: a new one, and no error\n`,
+        String.raw`an order that takes 60 +✔ InvocationTimeout after 2\.\d\d s\n`,
+        String.raw`✔ the server: 0 statements under way, 3 orders: rolled back\n`,
+        String.raw`invokes it again +✔ 3 orders`,
+        String.raw`ends it by SIGTERM +✔ gone in \d+ ms`,
+        String.raw`starts another one, and invokes it +✔ SecretUnavailable: the secret store does not answer\n`,
+        String.raw`with the store back +✔ 3 orders in \d+ ms, session \d+: healed\n`,
+        String.raw`ends it by SIGTERM +✔ gone in \d+ ms`,
+        String.raw`✔ the function is gone and left 0 sessions on the server\n`
+      ]
+      assert.match(output, new RegExp(events.join("[^]*")))
+      assert.notInclude(output, "✘")
+      assert.notInclude(output, "\u001b")
+      assert.deepStrictEqual(leftOf(demo), [])
+    }))
 
   it.live("serves metrics and health on the port that it prints until Ctrl-C", () =>
     Effect.gen(function*() {

@@ -9,13 +9,14 @@ import * as Option from "effect/Option"
 import * as Redacted from "effect/Redacted"
 import * as Scope from "effect/Scope"
 import { SqlClient } from "effect/sql/SqlClient"
+import { TestClock } from "effect/testing"
 import { randomUUID } from "node:crypto"
 import * as Net from "node:net"
 import * as Pg from "../../src/index.ts"
 import { EmbeddedPostgres } from "../../src/testing/index.ts"
 import { makeCluster } from "./cluster.ts"
 import type { Witness } from "./witness.ts"
-import { eventually, makeWitness, soon } from "./witness.ts"
+import { ended, eventually, makeWitness, soon } from "./witness.ts"
 
 const range = (count: number): ReadonlyArray<number> => Array.from({ length: count }, (_, index) => index)
 
@@ -281,6 +282,56 @@ layer(Server, { timeout: 60_000, excludeTestServices: true })("a fleet on a serv
       yield* sql`SELECT 1`
       assert.isAbove(pool.statsUnsafe().max, 1)
     }))
+
+  it.effect("lets a borrower wait where others have taken what was left, and nobody hears of it", () =>
+    Effect.gen(function*() {
+      const { url } = yield* makeTenant({ role: 5 })
+      const environments = yield* Effect.forEach(range(3), () => makeEnvironment(url, wholeOf(3)))
+      yield* Effect.forEach(environments.slice(0, 2), ({ sql }) => sql`SELECT 1`)
+      const others = yield* Scope.make()
+      yield* Scope.provide(Effect.forEach(range(3), () => stranger(url)), others)
+      const waiter = yield* Effect.forkChild(environments[2]!.sql`SELECT 1 AS one`)
+      yield* eventually("a refusal", Effect.sync(() => environments[2]!.pool.lastConnectFailureUnsafe() !== undefined))
+      yield* Scope.close(others, Exit.void)
+      assert.deepStrictEqual(yield* ended(waiter), Exit.succeed([{ one: 1 }]))
+    }))
+
+  it.effect("closes what an environment leaves idle, with release \"adaptive\", while the server is nearly full", () =>
+    Effect.gen(function*() {
+      const { count, name, url, witness } = yield* makeTenant({ role: 10 })
+      const others = yield* Scope.make()
+      yield* Scope.provide(Effect.forEach(range(8), () => stranger(url)), others)
+      const environment = yield* Pg.Serverless.environment(
+        Pg.layer({
+          url,
+          applicationName: "orders",
+          idleTimeout: "1 hour",
+          ...wholeOf(1, { ceiling: 2 })
+        }),
+        { release: "adaptive" }
+      )
+      const run = Effect.promise(() =>
+        environment.run(Effect.gen(function*() {
+          const sql = yield* SqlClient
+          const pool = yield* Pg.Pool.Pool
+          yield* sql`SELECT 1`
+          return Option.getOrThrow(yield* pool.fleet).utilisation
+        }))
+      )
+      assert.strictEqual(yield* run, 0.9)
+      yield* TestClock.withLive(eventually("the end of the session", Effect.map(count, (left) => left === 0)))
+      yield* Scope.close(others, Exit.void)
+      const sessions = witness.value<number>("SELECT count(*)::int FROM pg_stat_activity WHERE usename = $1", [name])
+      yield* TestClock.withLive(eventually("the end of the others", Effect.map(sessions, (left) => left === 0)))
+      yield* TestClock.adjust("1 minute")
+      assert.strictEqual(yield* run, 0.1)
+      assert.strictEqual(yield* count, 1)
+      // Asked anew by the session that it has kept.
+      yield* Effect.forEach(range(8), () => stranger(url))
+      yield* TestClock.adjust("1 minute")
+      assert.strictEqual(yield* run, 0.9)
+      yield* TestClock.withLive(eventually("the end of the session", Effect.map(count, (left) => left === 0)))
+    }).pipe(Effect.provide(TestClock.layer())))
 
   it.effect("leaves no trace on the session: neither its setting nor a transaction", () =>
     Effect.gen(function*() {

@@ -7,7 +7,9 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
+import * as Redacted from "effect/Redacted"
 import * as Scope from "effect/Scope"
+import * as Net from "node:net"
 import * as Pg from "../../src/index.ts"
 import * as Roster from "../../src/internal/roster.ts"
 import { freshDatabase } from "./database.ts"
@@ -219,6 +221,26 @@ describe("destroyBusy", () => {
       assert.strictEqual(exit._tag, "Failure")
       assert.strictEqual(yield* witness.value("SELECT count(*)::int FROM t"), 0)
       assert.strictEqual(yield* lodger.destroyBusy, 0)
+    }))
+
+  it.live("asks for that at once: this process may be stopped the next moment", () =>
+    Effect.gen(function*() {
+      const url = yield* freshDatabase
+      const { hostname, port } = new URL(Redacted.value(url))
+      let sockets = 0
+      const stream = () => {
+        sockets++
+        return Net.connect({ host: hostname, port: Number(port) })
+      }
+      const { lodger, sql } = yield* lodge({ url, stream, max: 1 })
+      const work = yield* Effect.forkChild(Effect.exit(sql`SELECT pg_sleep(20)`))
+      yield* eventually("it is lent", Effect.sync(() => lodger.active() === 1))
+      const before = sockets
+      yield* lodger.destroyBusy
+      // The first CancelRequest of an ordinary end comes half a second later.
+      yield* Effect.sleep(0)
+      assert.strictEqual(sockets, before + 1)
+      yield* ended(work)
     }))
 })
 

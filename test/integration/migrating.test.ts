@@ -410,6 +410,7 @@ describe("rollback by environment", () => {
     [
       ["DB_STATEMENT_TIMEOUT", "statement_timeout", "15s"],
       ["DB_LOCK_TIMEOUT", "lock_timeout", "10s"],
+      ["DB_IDLE_SESSION_TIMEOUT", "idle_session_timeout", "0"],
       ["DB_IDLE_IN_TRANSACTION_TIMEOUT", "idle_in_transaction_session_timeout", "1min"]
     ] as const
   )("%s is what SHOW %s says, and infinity is none", ([variable, name, byDefault]) =>

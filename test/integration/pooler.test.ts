@@ -2,6 +2,7 @@
 import { PgClient } from "@effect/sql-pg/PgClient"
 import { assert, describe, it } from "@effect/vitest"
 import * as Context from "effect/Context"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
@@ -56,6 +57,33 @@ describe("the pool's time limits, which the start of a pooled session cannot set
         assert.strictEqual(outside[0], "0 0 0")
       }).pipe(Effect.provide(pooled(url, { max: 1, lockTimeout: "3 seconds" })))
     }), 60_000)
+
+  it.live(
+    "are not sent where they are turned off, so that a proxy finds no SET: those of the database hold",
+    () =>
+      Effect.gen(function*() {
+        const url = yield* freshDatabase
+        const witness = yield* makeWitness(url)
+        const database = new URL(Redacted.value(url)).pathname.slice(1)
+        yield* witness.query(`ALTER DATABASE ${database} SET lock_timeout = '7s'`)
+        const bouncer = yield* makePgBouncer()
+        const proxy = yield* makeProxy(bouncer.through(url))
+        const none = Duration.infinity
+        yield* Effect.gen(function*() {
+          const sql = yield* SqlClient
+          const said: Array<string> = []
+          proxy.onRequest((request) => {
+            said.push(request.toString("latin1"))
+            return "pass"
+          })
+          assert.strictEqual(yield* sql.withTransaction(limits), "0 7s 0")
+          assert.notMatch(said.join(), /\bSET\b/)
+        }).pipe(Effect.provide(
+          pooled(proxy.url, { max: 1, statementTimeout: none, lockTimeout: none, idleInTransactionTimeout: none })
+        ))
+      }),
+    60_000
+  )
 
   it.live("cost no statement of their own on the way", () =>
     Effect.gen(function*() {
