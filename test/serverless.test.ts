@@ -8,6 +8,7 @@ import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Logger from "effect/Logger"
+import * as Scope from "effect/Scope"
 import { TestClock } from "effect/testing"
 import * as Errors from "../src/Errors.ts"
 import * as Executor from "../src/Executor.ts"
@@ -115,6 +116,14 @@ describe("Serverless.make", () => {
     assert.strictEqual(refused({ release: "sometimes" as never }), "release")
   })
 
+  it("takes no deadline that is no duration", async () => {
+    const environment = Serverless.make(Layer.empty)
+    const exit = await environment.runExit(Effect.void, { deadline: "tomorrow" as never })
+    assert.propertyVal(failureOf(exit), "option", "deadline")
+    const error = await environment.dispose(NaN).then(() => assert.fail("it has succeeded"), (error: unknown) => error)
+    assert.propertyVal(error, "option", "within")
+  })
+
   it.effect("lends a layer the references of its own context: the clock, for one", () =>
     Effect.gen(function*() {
       const clock = yield* Clock.Clock
@@ -126,6 +135,16 @@ describe("Serverless.make", () => {
         })
       ))
       assert.strictEqual(yield* Effect.promise(() => environment.run(Clock.Clock)), clock)
+    }))
+
+  it.effect("ends with the scope that it was made in, and interrupts what still runs", () =>
+    Effect.gen(function*() {
+      const scope = yield* Scope.make()
+      const { environment, script } = yield* Scope.provide(makeWorld(), scope)
+      const run = yield* waited(() => environment.runExit(Effect.never))
+      yield* Scope.close(scope, Exit.void)
+      assert.instanceOf(failureOf(yield* run.value), Errors.PoolClosed)
+      assert.strictEqual(script.closes, 1)
     }))
 
   it.effect("has pools that are made while something runs on its roster", () =>
