@@ -62,7 +62,11 @@ export const start = <A, E, T extends object>(
   let own: Exit.Exit<A, E> | undefined
   let isLate = false
   let isAnswered = false
+<<<<<<< HEAD
   let watchdog: Fiber.Fiber<void> | undefined
+=======
+  let patience: Fiber.Fiber<void> | undefined
+>>>>>>> reviewA
 
   const timeout = (effect: Outcome): T => {
     const error = host.timedOut(allowed, effect)
@@ -74,7 +78,11 @@ export const start = <A, E, T extends object>(
     if (isAnswered) return
     isAnswered = true
     signal?.removeEventListener("abort", abort)
+<<<<<<< HEAD
     watchdog?.interruptUnsafe()
+=======
+    patience?.interruptUnsafe()
+>>>>>>> reviewA
     onAnswer(exit)
   }
 
@@ -84,7 +92,11 @@ export const start = <A, E, T extends object>(
 
   const giveUp = Effect.gen(function*() {
     yield* Effect.sleep(Math.max(0, destroyAt - now()))
+<<<<<<< HEAD
     yield* host.destroy(unit)
+=======
+    yield* Effect.uninterruptible(host.destroy(unit))
+>>>>>>> reviewA
     yield* Effect.sleep(Math.max(0, answerAt - now()))
     yield* host.overran
     const unknown = () => unit.hasStarted ? "Unknown" : "NotRun"
@@ -92,7 +104,12 @@ export const start = <A, E, T extends object>(
   })
 
   const bound = (): void => {
+<<<<<<< HEAD
     if (watchdog === undefined && isBounded && !isAnswered) watchdog = runFork(giveUp)
+=======
+    if (!isBounded || isAnswered) return
+    patience ??= runFork(giveUp)
+>>>>>>> reviewA
   }
 
   const abort = (): void => {
