@@ -3,7 +3,7 @@
 // PgBouncer, with this library, with the driver's own pool and with `pg`. Exit code 1: a claim of docs/fleet.md does not hold.
 //   npm run bench:fleet                        some four minutes
 //   npm run bench:fleet -- --write             writes docs/fleet.md and the charts in docs/fleet
-//   npm run bench:fleet -- --smoke             a small fleet, and two clients of each setting; less than half a minute
+//   npm run bench:fleet -- --smoke             a small fleet, this library only; less than half a minute
 //   npm run bench:fleet -- --environments 60 --seconds 2 --seed 7 --only direct --client "pg, 1"
 import * as Effect from "effect/Effect"
 import * as Logger from "effect/Logger"
@@ -32,27 +32,25 @@ const { values: given } = parseArgs({
     client: { type: "string" }
   }
 })
-const environments = Number(given.environments ?? (given.smoke ? 40 : 1000))
-const seconds = Number(given.seconds ?? (given.smoke ? 1 : 3))
+const environments = Number(given.environments ?? (given.smoke ? 120 : 1000))
+const seconds = Number(given.seconds ?? (given.smoke ? 0.8 : 3))
 const plan: Life.Plan = {
   seed: Number(given.seed),
   processes: given.smoke ? 2 : 4,
   deadline: 10_000,
   rate: Number(given.rate ?? (given.smoke ? 40 : 80)),
   steady: seconds,
-  restart: (Life.crash.at + Life.crash.lasts) / 1000 + Math.max(1.5, seconds)
+  freeze: given.smoke ? 0.3 : 1,
+  crash: given.smoke ? { at: 0.3, lasts: 0.4, watched: 1.5 } : { at: 1, lasts: 1, watched: seconds }
 }
-if (![environments, seconds, plan.rate, plan.seed].every((each) => each > 0)) {
+if (![environments, seconds, plan.rate].every((each) => each > 0) || !Number.isInteger(plan.seed)) {
   console.error("Usage: npm run bench:fleet -- [--smoke] [--write] [--environments 1000] [--seconds 3] [--seed 1]")
   process.exit(2)
 }
 
 const isAsked = (setting: Setting): boolean => given.only === undefined || setting.id === given.only
 const asked = ({ contestants }: Setting): ReadonlyArray<Contestant> => {
-  // One of ours and the calmest of the others.
-  if (given.smoke) {
-    return [contestants.find(({ isOurs }) => isOurs)!, contestants.findLast(({ isOurs }) => !isOurs)!]
-  }
+  if (given.smoke) return contestants.slice(0, 1)
   return contestants.filter(({ client }) => given.client === undefined || client === given.client)
 }
 
@@ -85,7 +83,7 @@ const measure = (
 ) =>
   Effect.scoped(Effect.gen(function*() {
     const pooler = setting.isPooled
-      ? yield* makePgBouncer({ server: server.url, settings: { max_client_conn: 5000 } })
+      ? yield* makePgBouncer({ server: server.urlOfPooler, settings: { max_client_conn: 5000 } })
       : undefined
     const url = Redacted.value(pooler?.through(server.url) ?? server.url)
     const life = yield* Life.live({ plan, setting, contestant, environments: fleet, arrivals, server, url })

@@ -28,17 +28,25 @@ const noneTurnedAway = ({ figures, life }: Measured, setting: Setting): Finding 
   }
 }
 
-/** Nobody knocks more often after the crash than the calmest of the others that keep as many sessions, with an allowance. */
-const noHerd = ({ figures, life }: Measured, peers: ReadonlyArray<Measured>, setting: Setting): Finding => {
-  const ours = figures.recovery.connectsInASecond
+/**
+ * After a crash nobody knocks more often than callers need: each of those who wait or come needs one session at most. Or,
+ * where that is more, than the calmest of the others does.
+ */
+const noHerd = (
+  { figures: { recovery }, life }: Measured,
+  peers: ReadonlyArray<Measured>,
+  setting: Setting
+): Finding => {
   const theirs = peers.map((peer) => peer.figures.recovery.connectsInASecond)
-  const most = Math.max(5, Math.ceil(allowance * Math.min(...theirs)))
+  const calmest = theirs.length === 0 ? 0 : Math.min(...theirs)
+  const most = Math.ceil(allowance * Math.max(5, calmest, recovery.callersThen))
   return {
     claim: `${setting.title}: ${life.contestant.title}: no stampede after the restart`,
-    holds: ours <= most,
-    found: `${ours} connects in the busiest second; the others had ${Math.min(...theirs)} to ${
-      Math.max(...theirs)
-    }, and ${most} are allowed`
+    holds: recovery.connectsInASecond <= most,
+    found: [
+      `${recovery.connectsInASecond} connects in the busiest second, in which ${recovery.callersThen} callers waited or came`,
+      ...(theirs.length === 0 ? [] : [`the others had ${Math.min(...theirs)} to ${Math.max(...theirs)}`])
+    ].join("; ")
   }
 }
 
@@ -47,6 +55,6 @@ export const check = (setting: Setting, measured: ReadonlyArray<Measured>): Read
   const peers = measured.filter(({ life }) => !life.contestant.isOurs)
   return ours.flatMap((each) => [
     ...(setting.isSafe ? [noneTurnedAway(each, setting)] : []),
-    ...(peers.length === 0 ? [] : [noHerd(each, peers, setting)])
+    noHerd(each, peers, setting)
   ])
 }

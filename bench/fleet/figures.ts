@@ -24,6 +24,8 @@ export interface PhaseFigures {
 export interface RecoveryFigures {
   /** Connects that the server saw in the busiest second after it was back, and in all, until the end of the phase. */
   readonly connectsInASecond: number
+  /** Requests that came or waited in that second. */
+  readonly callersThen: number
   readonly connects: number
   readonly requests: number
   /** From the server's return to the first success, and to the moment from which on 99 of 100 requests are as in steady load. */
@@ -41,14 +43,17 @@ const quantile = (sorted: ReadonlyArray<number>, share: number): number | undefi
 
 const within = (from: number, to: number) => (at: number): boolean => at >= from && at <= to
 
-/** The most that fall into any second. */
-export const busiestSecond = (moments: ReadonlyArray<number>): number => {
+/** The second into which most of them fall. */
+const busiestSecond = (moments: ReadonlyArray<number>): { readonly until: number; readonly count: number } => {
   const sorted = moments.toSorted((one, other) => one - other)
   let first = 0
-  return sorted.reduce((most, at, index) => {
-    while (sorted[first]! < at - 1000) first++
-    return Math.max(most, index - first + 1)
-  }, 0)
+  let busiest = { until: -Infinity, count: 0 }
+  for (const [index, until] of sorted.entries()) {
+    while (sorted[first]! < until - 1000) first++
+    const count = index - first + 1
+    if (count > busiest.count) busiest = { until, count }
+  }
+  return busiest
 }
 
 const phaseFigures = (life: Life, { from, name, outcomes, to }: Phase): PhaseFigures => {
@@ -93,8 +98,10 @@ const recoveryFigures = (life: Life, steady: PhaseFigures | undefined): Recovery
   const successes = outcomes.flatMap((
     [at, took, failure]
   ) => (failure === "" && at + took > up ? [at + took - up] : []))
+  const { count, until } = busiestSecond(connects)
   return {
-    connectsInASecond: busiestSecond(connects),
+    connectsInASecond: count,
+    callersThen: outcomes.filter(([at, took]) => at <= until && at + took >= until - 1000).length,
     connects: connects.length,
     requests: outcomes.filter(([at, took]) => at + took > up).length,
     firstSuccess: successes.length === 0 ? undefined : Math.min(...successes),

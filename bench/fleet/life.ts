@@ -16,8 +16,10 @@ export interface Plan {
   readonly rate: number
   /** Seconds of steady load. */
   readonly steady: number
-  /** Seconds of load in which the server crashes, comes back, and is watched. */
-  readonly restart: number
+  /** Seconds that a freeze lasts. */
+  readonly freeze: number
+  /** Seconds into its phase at which the server crashes, for how long it is away, and for how long it is watched then. */
+  readonly crash: { readonly at: number; readonly lasts: number; readonly watched: number }
 }
 
 export type PhaseName = "cold start" | "steady" | "freeze" | "thaw" | "restart"
@@ -39,12 +41,13 @@ export interface Life extends Witnessed {
   readonly crash: { readonly down: number; readonly up: number }
 }
 
-/** Milliseconds of a freeze, and how much older the wall clock is after it. */
-const freeze = { lasts: 1500, ages: 10 * 60_000 }
-/** Milliseconds into its phase at which the server crashes, and how long it is away. */
-export const crash = { at: 1000, lasts: 1000 }
+/** Milliseconds that the wall clock moves on in a freeze. */
+const ages = 10 * 60_000
 /** For the order to reach all processes. */
 const ahead = 100
+
+/** Seconds of load in the phase with the crash. */
+export const lengthOfCrash = ({ crash }: Plan): number => crash.at + crash.lasts + crash.watched
 
 export interface Arrivals {
   readonly atOnce: ReadonlyArray<Arrival>
@@ -67,7 +70,7 @@ export const arrivals = Effect.fnUntraced(function*(plan: Plan, environments: nu
   const all: Arrivals = {
     atOnce: Array.from({ length: environments }, (_, index) => [0, index]),
     steady: yield* poisson("steady", plan.steady),
-    restart: yield* poisson("restart", plan.restart)
+    restart: yield* poisson("restart", lengthOfCrash(plan))
   }
   return all
 })
@@ -106,10 +109,10 @@ export const live = Effect.fnUntraced(function*(options: {
   yield* phase("steady", (from) => hosts.run(from, options.arrivals.steady))
   yield* phase("freeze", () =>
     Effect.gen(function*() {
-      yield* hosts.age(freeze.ages)
+      yield* hosts.age(ages)
       yield* hosts.freeze
       yield* server.endHalf
-      yield* Effect.sleep(freeze.lasts)
+      yield* Effect.sleep(1000 * plan.freeze)
       yield* hosts.thaw
       return []
     }))
@@ -121,10 +124,10 @@ export const live = Effect.fnUntraced(function*(options: {
       Effect.all([
         hosts.run(from, options.arrivals.restart),
         Effect.gen(function*() {
-          yield* Effect.sleep(from + crash.at - now())
+          yield* Effect.sleep(from + 1000 * plan.crash.at - now())
           down = now()
           yield* server.kill
-          yield* Effect.sleep(crash.lasts)
+          yield* Effect.sleep(1000 * plan.crash.lasts)
           yield* server.start
           up = now()
         })

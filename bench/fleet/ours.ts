@@ -17,10 +17,7 @@ export const make = (
       // Pools of one process need names of their own; on a platform each has a process of its own.
       name: `environment ${index}`,
       applicationName: "fleet",
-      idleTimeout: "5 minutes",
-      closeTimeout: "200 millis",
-      acquireTimeout: "10 seconds",
-      connectTimeout: "3 seconds",
+      ...Pg.Serverless.preset(),
       // Nothing is deployed here, so there is no second version beside this one.
       ...Pg.Pool.sizeForFleet({ environments: fleet, overlap: 1 }),
       ...(isPooled ? { pooler: "transaction" } : {})

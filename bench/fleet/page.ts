@@ -3,7 +3,7 @@ import { availableParallelism, cpus, totalmem } from "node:os"
 import type { Finding, Measured } from "./claims.ts"
 import { room, type Setting } from "./contestants.ts"
 import type { PhaseFigures } from "./figures.ts"
-import type { PhaseName, Plan } from "./life.ts"
+import { lengthOfCrash, type PhaseName, type Plan } from "./life.ts"
 
 export interface Chapter {
   readonly setting: Setting
@@ -87,12 +87,13 @@ After the crash:
 
 ${
     table(
-      ["", "first success", "normal again", "connects in the busiest second", "connects", "requests"],
+      ["", "first success", "normal again", "connects in the busiest second", "callers then", "connects", "requests"],
       measured.map(({ figures: { recovery }, life }) => [
         life.contestant.title,
         seconds(recovery.firstSuccess),
         seconds(recovery.normal),
         String(recovery.connectsInASecond),
+        String(recovery.callersThen),
         String(recovery.connects),
         String(recovery.requests)
       ])
@@ -124,7 +125,9 @@ Each client goes through the same five phases, with the same requests at the sam
 - **C, freeze**: all environments are stopped (SIGSTOP) with their sockets open. Meanwhile every second session is ended on the
   server, as its limits, a failover or a NAT would, and the wall clock moves on by ten minutes. Timers do not.
 - **D, thaw**: one request to every environment, all at once.
-- **E, crash**: ${plan.restart} s of requests, ${plan.rate} a second. After 1 s the server is killed, a second later it is started again.
+- **E, crash**: ${
+    lengthOfCrash(plan)
+  } s of requests, ${plan.rate} a second. After ${plan.crash.at} s the server is killed, ${plan.crash.lasts} s later it is started again.
 
 A request is an invocation: two reads at once, then a write; the platform ends it after ${
     plan.deadline / 1000
