@@ -3,6 +3,7 @@ import { assert, describe, it } from "@effect/vitest"
 import * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
+import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
@@ -474,6 +475,35 @@ describe("a signal", () => {
     }))
 })
 
+describe("an answer", () => {
+  it.effect("leaves no timer behind that waits for the deadline", () =>
+    Effect.gen(function*() {
+      const clock = yield* Clock.Clock
+      let sleeping = 0
+      const counted: Clock.Clock = Object.assign(Object.create(clock) as Clock.Clock, {
+        sleep: (duration: Duration.Duration) =>
+          Effect.suspend(() => {
+            sleeping++
+            return Effect.ensuring(clock.sleep(duration), Effect.sync(() => sleeping--))
+          })
+      })
+      const { environment } = yield* Effect.provideService(makeWorld(), Clock.Clock, counted)
+      const controller = new AbortController()
+      const left = yield* waited(() =>
+        environment.runExit(Effect.never, { signal: controller.signal, deadline: "15 minutes" })
+      )
+      controller.abort()
+      yield* left.value
+      yield* turns
+      assert.strictEqual(sleeping, 0, "whose caller has left")
+      const late = yield* waited(() => environment.runExit(Effect.never, { deadline: "4 seconds" }))
+      yield* TestClock.adjust("4 seconds")
+      yield* late.value
+      yield* turns
+      assert.strictEqual(sleeping, 0, "that came late")
+    }))
+})
+
 describe("after a freeze", () => {
   const answered = Effect.succeed("answered")
 
@@ -525,6 +555,19 @@ describe("after a freeze", () => {
       yield* long.value
       yield* Effect.promise(() => environment.run(answered))
       assert.deepStrictEqual(asked, [])
+    }))
+
+  it.effect("nor while sessions are being closed: the invocation before has only just ended", () =>
+    Effect.gen(function*() {
+      const { asked, environment, lodger } = yield* makeWorld({ release: "close" })
+      lodger.closeIdle = () => Effect.delay(Effect.void, 30)
+      const long = yield* waited(() => environment.run(Effect.sleep("1 minute")))
+      yield* TestClock.adjust("1 minute")
+      const next = yield* waited(() => environment.run(answered))
+      assert.deepStrictEqual(asked, [])
+      yield* TestClock.adjust(60)
+      yield* long.value
+      yield* next.value
     }))
 
   it.effect("an invocation without time leaves the look to the next", () =>

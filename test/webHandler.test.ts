@@ -352,6 +352,18 @@ describe("a request that fails", () => {
       assert.match(lines[0]!, /^RangeError: a bug\n {4}at /)
     }))
 
+  it.effect("rejects when encodeError itself fails: the host is told, and nobody waits for ever", () =>
+    Effect.gen(function*() {
+      const handler = Serverless.web(() => Effect.fail("no"), {
+        layer: yield* environment,
+        encodeError: () => {
+          throw new RangeError("a bug")
+        }
+      })
+      const error = yield* Effect.flip(Effect.tryPromise(() => handler(new Request(url))))
+      assert.instanceOf(error.cause, RangeError)
+    }))
+
   it.effect("has a body that breaks where the failure came after its beginning, and says there what it was", () =>
     Effect.gen(function*() {
       const handler = Serverless.web(

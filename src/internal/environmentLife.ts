@@ -192,6 +192,7 @@ export const make = <R, E, I, T extends object, C>(
       answer()
     }
     stays.delete(stay)
+    restingSince = now()
     if (stays.size > 0) return conclude()
     onQuiet?.()
     const due = isClosing ? [] : release.due(lodgers)

@@ -62,7 +62,7 @@ export const start = <A, E, T extends object>(
   let own: Exit.Exit<A, E> | undefined
   let isLate = false
   let isAnswered = false
-  let watchdog: Fiber.Fiber<void> | undefined
+  let patience: Fiber.Fiber<void> | undefined
 
   const timeout = (effect: Outcome): T => {
     const error = host.timedOut(allowed, effect)
@@ -74,7 +74,7 @@ export const start = <A, E, T extends object>(
     if (isAnswered) return
     isAnswered = true
     signal?.removeEventListener("abort", abort)
-    watchdog?.interruptUnsafe()
+    patience?.interruptUnsafe()
     onAnswer(exit)
   }
 
@@ -84,7 +84,7 @@ export const start = <A, E, T extends object>(
 
   const giveUp = Effect.gen(function*() {
     yield* Effect.sleep(Math.max(0, destroyAt - now()))
-    yield* host.destroy(unit)
+    yield* Effect.uninterruptible(host.destroy(unit))
     yield* Effect.sleep(Math.max(0, answerAt - now()))
     yield* host.overran
     const unknown = () => unit.hasStarted ? "Unknown" : "NotRun"
@@ -92,7 +92,8 @@ export const start = <A, E, T extends object>(
   })
 
   const bound = (): void => {
-    if (watchdog === undefined && isBounded && !isAnswered) watchdog = runFork(giveUp)
+    if (!isBounded || isAnswered) return
+    patience ??= runFork(giveUp)
   }
 
   const abort = (): void => {
