@@ -62,11 +62,7 @@ export const start = <A, E, T extends object>(
   let own: Exit.Exit<A, E> | undefined
   let isLate = false
   let isAnswered = false
-<<<<<<< HEAD
-  let watchdog: Fiber.Fiber<void> | undefined
-=======
   let patience: Fiber.Fiber<void> | undefined
->>>>>>> reviewA
 
   const timeout = (effect: Outcome): T => {
     const error = host.timedOut(allowed, effect)
@@ -78,11 +74,7 @@ export const start = <A, E, T extends object>(
     if (isAnswered) return
     isAnswered = true
     signal?.removeEventListener("abort", abort)
-<<<<<<< HEAD
-    watchdog?.interruptUnsafe()
-=======
     patience?.interruptUnsafe()
->>>>>>> reviewA
     onAnswer(exit)
   }
 
@@ -92,11 +84,7 @@ export const start = <A, E, T extends object>(
 
   const giveUp = Effect.gen(function*() {
     yield* Effect.sleep(Math.max(0, destroyAt - now()))
-<<<<<<< HEAD
-    yield* host.destroy(unit)
-=======
     yield* Effect.uninterruptible(host.destroy(unit))
->>>>>>> reviewA
     yield* Effect.sleep(Math.max(0, answerAt - now()))
     yield* host.overran
     const unknown = () => unit.hasStarted ? "Unknown" : "NotRun"
@@ -104,12 +92,8 @@ export const start = <A, E, T extends object>(
   })
 
   const bound = (): void => {
-<<<<<<< HEAD
-    if (watchdog === undefined && isBounded && !isAnswered) watchdog = runFork(giveUp)
-=======
     if (!isBounded || isAnswered) return
     patience ??= runFork(giveUp)
->>>>>>> reviewA
   }
 
   const abort = (): void => {
