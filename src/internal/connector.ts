@@ -85,6 +85,8 @@ export interface Connector<E> {
   readonly allFree: Effect.Effect<void>
   /** Ends the connects under way. */
   readonly abort: Effect.Effect<void>
+  /** Ends the connects under way, for which nobody waits any more. They have not failed: others may follow at once. */
+  readonly forsake: Effect.Effect<void>
   /** Closes every socket that is left, whatever the server still does. */
   readonly abandon: Effect.Effect<void>
   /** Closes the sockets that have waited since before then for their servers to let go of sessions that have ended. */
@@ -144,6 +146,7 @@ export const make = <E extends { readonly _tag: string }>(owner: Owner<E>): Conn
   const gate = ConnectGate.make<E | SqlError>()
   const placeFreed = Bell.make()
   const underWay = new Map<Fiber.Fiber<Session.Session, E | SqlError>, Effect.Effect<void>>()
+  const forsaken = new WeakSet<Fiber.Fiber<unknown, unknown>>()
   const wishes = ServerReaping.makeWishes(settings.reaping)
   const requests: Dial.Requests = new Set()
   const berths = new Set<Berth.Berth>()
@@ -402,6 +405,12 @@ export const make = <E extends { readonly _tag: string }>(owner: Owner<E>): Conn
   const end = (fiber: Fiber.Fiber<unknown, unknown>, giveUp: Effect.Effect<void>): Effect.Effect<void> =>
     Effect.andThen(giveUp, Fiber.interrupt(fiber))
 
+  const endAll = (): Effect.Effect<void> =>
+    Effect.forEach(Array.from(underWay), ([fiber, giveUp]) => end(fiber, giveUp), {
+      concurrency: "unbounded",
+      discard: true
+    })
+
   return {
     decide: () => ConnectGate.decide(gate, now()),
     connect: () => {
@@ -417,6 +426,10 @@ export const make = <E extends { readonly _tag: string }>(owner: Owner<E>): Conn
         underWay.delete(fiber)
         if (Exit.isFailure(exit)) owner.runFork(giveUp)
         onlooker?.(exit, host())
+        if (Exit.isFailure(exit) && forsaken.has(fiber)) {
+          gate.connecting--
+          return owner.onPlace()
+        }
         conclude(exit, round, hasAnswer(), startedAt)
       })
       // What it begins with may have closed the pool.
@@ -430,10 +443,11 @@ export const make = <E extends { readonly _tag: string }>(owner: Owner<E>): Conn
     allFree: placeFreed.until(() => taken === 0),
     abort: Effect.suspend(() => {
       isAborted = true
-      return Effect.forEach(Array.from(underWay), ([fiber, giveUp]) => end(fiber, giveUp), {
-        concurrency: "unbounded",
-        discard: true
-      })
+      return endAll()
+    }),
+    forsake: Effect.suspend(() => {
+      for (const fiber of underWay.keys()) forsaken.add(fiber)
+      return endAll()
     }),
     abandon: Effect.sync(() => {
       for (const berth of berths) berth.wire().abandon()

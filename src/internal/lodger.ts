@@ -76,7 +76,9 @@ const make = <E, E2>({ connector, name, retirement, serverUtilisation, state, wa
       Effect.suspend(() => {
         const sessions = idle()
         for (const session of sessions) retirement.evict(session, "idle")
-        return Effect.timeoutOrElse(closed(sessions), {
+        // Whoever asked for it has left, and a session that comes now would be nobody's for as long as the freeze lasts.
+        const left = machine.waiting === 0 ? connector.forsake : Effect.void
+        return Effect.timeoutOrElse(Effect.andThen(left, closed(sessions)), {
           duration: within,
           orElse: () =>
             Effect.suspend(() => {
@@ -88,6 +90,7 @@ const make = <E, E2>({ connector, name, retirement, serverUtilisation, state, wa
     warm,
     active: () => members.size - idle().length,
     idle: () => idle().length,
+    connecting: connector.connecting,
     idleTimeout: settings.idleTimeout,
     serverUtilisation
   }

@@ -11,13 +11,18 @@ export interface Lodger {
   readonly thaw: (staleAfter: number) => Effect.Effect<void>
   /** Destroys the sockets of all sessions that are lent; whoever waits for an answer fails at once. Succeeds with their number. */
   readonly destroyBusy: Effect.Effect<number>
-  /** Closes what nobody uses; succeeds when the server has let go of it, or when it was destroyed after `within`. */
+  /**
+   * Closes what nobody uses, and ends the connects that nobody waits for; succeeds when the server has let go of it, or when
+   * it was destroyed after `within`.
+   */
   readonly closeIdle: (within: number) => Effect.Effect<void>
   /** Opens sessions until there are so many, as far as the pool may have them. */
   readonly warm: (count: number) => Effect.Effect<void, unknown>
   /** Sessions that are lent, and those that are not. */
   readonly active: () => number
   readonly idle: () => number
+  /** Connects under way. */
+  readonly connecting: () => number
   /** How long a session may idle before the pool closes it. */
   readonly idleTimeout: number
   /** How full the server was when it was asked last, from 0 to 1; `undefined` when it was not. */
