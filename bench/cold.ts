@@ -18,6 +18,8 @@ import { subjects } from "./cold/subjects.ts"
 
 const { values } = parseArgs({
   options: {
+    // Of bench/index.ts.
+    only: { type: "string" },
     rounds: { type: "string", default: "15" },
     smoke: { type: "boolean", default: false },
     write: { type: "boolean", default: false }

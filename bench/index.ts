@@ -4,6 +4,7 @@ import { parseArgs } from "node:util"
 
 const benchmarks: Readonly<Record<string, () => Promise<unknown>>> = {
   breaker: () => import("./breaker.ts"),
+  cold: () => import("./cold.ts"),
   "layer-cost": () => import("./layerCost.ts")
 }
 

@@ -17,7 +17,7 @@ const numbers = Effect.gen(function*() {
   const sql = yield* SqlClient.SqlClient
   const rows = sql<{ n: number }>`SELECT generate_series(1, 100000000) AS n`
   // The scope of the request stays open until the client has read this, or left.
-  const lines = Stream.map(rows.stream, ({ n }) => `${n}\n`)
+  const lines = Stream.mapArray(rows.stream, (rows) => [rows.map(({ n }) => `${n}\n`).join("")])
   return new Response(yield* Stream.toReadableStreamEffect(Stream.encodeText(lines)))
 })
 

@@ -137,8 +137,13 @@ const open = <R, E>(
 ): Environment<R, E> => {
   const settings = ServerlessSettings.settle(options, (bad) => new Errors.InvalidOption(bad))
   const life = EnvironmentLife.make(layer, settings, vocabulary, home)
-  const runExit: Environment<R, E>["runExit"] = (effect, options) =>
-    life.run(effect, { ...options, deadline: options?.deadline === undefined ? undefined : timeLeft(options.deadline) })
+  const runExit: Environment<R, E>["runExit"] = (effect, options) => {
+    const deadline = options?.deadline === undefined ? Infinity : millis(options.deadline)
+    // What is left of a time that has passed is less than nothing: that is no mistake.
+    return Number.isNaN(deadline)
+      ? Promise.resolve(Exit.die(noDuration("deadline", options?.deadline)))
+      : life.run(effect, { ...options, deadline })
+  }
   const environment: Environment<R, E> = {
     runExit,
     run: (effect, options) =>
@@ -148,23 +153,47 @@ const open = <R, E>(
       }),
     resume: life.resume,
     suspend: life.suspend,
-    dispose: (within) => life.dispose(within === undefined ? undefined : millis(within)),
+    dispose: (within) => {
+      const allowed = within === undefined ? undefined : millis(within)
+      return Number.isNaN(allowed) ? Promise.reject(noDuration("within", within)) : life.dispose(allowed)
+    },
     ready: life.ready
   }
   lives.set(environment, life)
   return environment
 }
 
-/** What is left of a time that has passed is less than nothing: that is no mistake. */
-const timeLeft = (deadline: Duration.Input): number => {
-  const left = millis(deadline)
-  if (!Number.isNaN(left)) return left
-  throw new Errors.InvalidOption({ option: "deadline", value: deadline, allowed: "a duration" })
-}
+const noDuration = (option: string, value: unknown) =>
+  new Errors.InvalidOption({ option, value, allowed: "a duration" })
 
 /**
- * An environment for a layer. Nothing is built before the first run, unless it is to be `warm`. Throws `InvalidOption` for an
- * impossible option.
+ * An environment for a layer: one per process, made where its module is loaded. Nothing is built before the first run, unless
+ * it is to be `warm`. Throws `InvalidOption` for an impossible option.
+ *
+ * Time passes for a run as follows, for a platform that kills after 3 seconds and the `margin` of 250 ms:
+ *
+ * | Milliseconds | What happens                                                                                           |
+ * | ------------ | ------------------------------------------------------------------------------------------------------ |
+ * | 0            | after a pause of more than a second sessions are looked at; the layer is built if need be; work begins |
+ * | 2750         | the work is interrupted: its statement is cancelled, its transaction rolled back, its scope closed     |
+ * | 2875         | sockets that are still busy are destroyed                                                              |
+ * | 2937         | the run is answered, and what has ignored all of it is told of in the log                              |
+ *
+ * @example
+ * ```ts
+ * import * as Effect from "effect/Effect"
+ * import { SqlClient } from "effect/sql"
+ * import * as Pg from "effect-pg-pool"
+ *
+ * const environment = Pg.Serverless.make(Pg.layer({ max: 2 }))
+ *
+ * // What some platform calls, with a time limit of 30 seconds.
+ * export const answer = (id: number) =>
+ *   environment.run(
+ *     Effect.flatMap(SqlClient.SqlClient, (sql) => sql`SELECT * FROM orders WHERE id = ${id}`),
+ *     { deadline: "30 seconds" }
+ *   )
+ * ```
  *
  * @category constructors
  * @since 0.1.0
@@ -174,7 +203,7 @@ export const make = <R, E>(layer: Layer.Layer<R, E>, options: EnvironmentOptions
 
 /**
  * {@link make} inside an Effect program, or a test: it goes by the clock, the loggers and whatever else the context has, and is
- * disposed of when the scope closes.
+ * disposed of when the scope closes, which interrupts what still runs.
  *
  * @category constructors
  * @since 0.1.0
@@ -190,7 +219,8 @@ export const environment = <R, E>(
         catch: (error) => error as Errors.InvalidOption
       })
     ),
-    (environment) => Effect.promise(() => environment.dispose())
+    // As everywhere in a scope, what still runs when it closes is interrupted.
+    (environment) => Effect.promise(() => lives.get(environment)!.dispose(undefined, 0))
   )
 
 /**
@@ -206,7 +236,7 @@ export const environment = <R, E>(
  * | `connectTimeout` | 3 seconds                     | a host that is not there must not cost the whole invocation          |
  * | `whenServerFull` | `"wait"`                      | environments come and go, and with them their sessions               |
  * | `serverReaping`  | idle sessions after 6 minutes | nobody says goodbye for an environment that was killed               |
- * |                  | keepalive after 60 s, 3 x 10 s| nor for one whose machine is gone                                    |
+ * |                  | keepalive after 5 min, 3 x 10 s| nor for one whose machine is gone                                    |
  * |                  | a look at the client each 10 s| so that what it had asked for does not run to its end                |
  *
  * For many environments on one server, `Pool.sizeForFleet` after it lowers `max` to what the server has room for.
@@ -273,6 +303,36 @@ export interface LambdaHandler<in Event, in C, out A> {
 
 /**
  * A handler for AWS Lambda out of an effect.
+ *
+ * - The layer is built by the first invocation, once per environment, and again if that has failed.
+ * - Each invocation has a scope of its own, {@link Invocation}, and the deadline that Lambda's context tells, less the `margin`.
+ *   What is not done by then is interrupted and answered with `InvocationTimeout`: see {@link make}.
+ * - It rejects with an `Error` that has the name and a discreet message of what went wrong, and `sqlState` where the server
+ *   has said one.
+ * - At SIGTERM the environment is disposed of, and the process exits, unless somebody else listens for that, too. Lambda sends it
+ *   where an extension is registered: `shutdown.internalExtension` registers one.
+ * - It is a plain function of two parameters, as `middy` and others take it.
+ *
+ * Neither `warm` nor `internalExtension` is done when the module is loaded: await `ready` at its top level.
+ *
+ * @example
+ * ```ts
+ * import * as Effect from "effect/Effect"
+ * import { SqlClient } from "effect/sql"
+ * import * as Pg from "effect-pg-pool"
+ *
+ * export const handler = Pg.Serverless.lambda(
+ *   (event: { readonly id: number }) =>
+ *     Effect.gen(function*() {
+ *       const sql = yield* SqlClient.SqlClient
+ *       const [order] = yield* sql`SELECT * FROM orders WHERE id = ${event.id}`
+ *       return order
+ *     }),
+ *   { layer: Pg.layerConfig(), warm: true, shutdown: { internalExtension: true } }
+ * )
+ *
+ * await handler.ready
+ * ```
  *
  * @category adapters
  * @since 0.1.0
@@ -376,6 +436,7 @@ export const lambdaStream = <Event, E, R, EB = never, EL = never, C extends Lamb
 ): LambdaStreamHandler<Event, C> => {
   const { encodeError = LambdaAnswer.encode } = options
   const { environment, ready } = initialised(options)
+  // Whoever has AWS's types has its global, too, with other types for the stream.
   const { awslambda = {} } = globalThis as unknown as { readonly awslambda?: ResponseStream.AwsLambda }
   return Object.assign(ResponseStream.make(environment, handler, encodeError, awslambda), { ready })
 }

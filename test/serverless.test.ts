@@ -3,11 +3,13 @@ import { assert, describe, it } from "@effect/vitest"
 import * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
+import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Logger from "effect/Logger"
+import * as Scope from "effect/Scope"
 import { TestClock } from "effect/testing"
 import * as Errors from "../src/Errors.ts"
 import * as Executor from "../src/Executor.ts"
@@ -116,6 +118,14 @@ describe("Serverless.make", () => {
     assert.strictEqual(refused({ release: "sometimes" as never }), "release")
   })
 
+  it("takes no deadline that is no duration", async () => {
+    const environment = Serverless.make(Layer.empty)
+    const exit = await environment.runExit(Effect.void, { deadline: "tomorrow" as never })
+    assert.propertyVal(failureOf(exit), "option", "deadline")
+    const error = await environment.dispose(NaN).then(() => assert.fail("it has succeeded"), (error: unknown) => error)
+    assert.propertyVal(error, "option", "within")
+  })
+
   it.effect("lends a layer the references of its own context: the clock, for one", () =>
     Effect.gen(function*() {
       const clock = yield* Clock.Clock
@@ -127,6 +137,16 @@ describe("Serverless.make", () => {
         })
       ))
       assert.strictEqual(yield* Effect.promise(() => environment.run(Clock.Clock)), clock)
+    }))
+
+  it.effect("ends with the scope that it was made in, and interrupts what still runs", () =>
+    Effect.gen(function*() {
+      const scope = yield* Scope.make()
+      const { environment, script } = yield* Scope.provide(makeWorld(), scope)
+      const run = yield* waited(() => environment.runExit(Effect.never))
+      yield* Scope.close(scope, Exit.void)
+      assert.instanceOf(failureOf(yield* run.value), Errors.PoolClosed)
+      assert.strictEqual(script.closes, 1)
     }))
 
   it.effect("has pools that are made while something runs on its roster", () =>
@@ -456,6 +476,35 @@ describe("a signal", () => {
     }))
 })
 
+describe("an answer", () => {
+  it.effect("leaves no timer behind that waits for the deadline", () =>
+    Effect.gen(function*() {
+      const clock = yield* Clock.Clock
+      let sleeping = 0
+      const counted: Clock.Clock = Object.assign(Object.create(clock) as Clock.Clock, {
+        sleep: (duration: Duration.Duration) =>
+          Effect.suspend(() => {
+            sleeping++
+            return Effect.ensuring(clock.sleep(duration), Effect.sync(() => sleeping--))
+          })
+      })
+      const { environment } = yield* Effect.provideService(makeWorld(), Clock.Clock, counted)
+      const controller = new AbortController()
+      const left = yield* waited(() =>
+        environment.runExit(Effect.never, { signal: controller.signal, deadline: "15 minutes" })
+      )
+      controller.abort()
+      yield* left.value
+      yield* turns
+      assert.strictEqual(sleeping, 0, "whose caller has left")
+      const late = yield* waited(() => environment.runExit(Effect.never, { deadline: "4 seconds" }))
+      yield* TestClock.adjust("4 seconds")
+      yield* late.value
+      yield* turns
+      assert.strictEqual(sleeping, 0, "that came late")
+    }))
+})
+
 describe("after a freeze", () => {
   const answered = Effect.succeed("answered")
 
@@ -507,6 +556,19 @@ describe("after a freeze", () => {
       yield* long.value
       yield* Effect.promise(() => environment.run(answered))
       assert.deepStrictEqual(asked, [])
+    }))
+
+  it.effect("nor while sessions are being closed: the invocation before has only just ended", () =>
+    Effect.gen(function*() {
+      const { asked, environment, lodger } = yield* makeWorld({ release: "close" })
+      lodger.closeIdle = () => Effect.delay(Effect.void, 30)
+      const long = yield* waited(() => environment.run(Effect.sleep("1 minute")))
+      yield* TestClock.adjust("1 minute")
+      const next = yield* waited(() => environment.run(answered))
+      assert.deepStrictEqual(asked, [])
+      yield* TestClock.adjust(60)
+      yield* long.value
+      yield* next.value
     }))
 
   it.effect("an invocation without time leaves the look to the next", () =>

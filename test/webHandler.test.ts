@@ -33,7 +33,12 @@ const slowly = (...chunks: ReadonlyArray<string>) => Stream.tap(Stream.fromItera
 /** What a scope is told of its end, if it has ended. */
 const witness = () => {
   const ends: Array<Exit.Exit<unknown, unknown>> = []
-  return { ends, opened: Effect.addFinalizer((exit) => Effect.sync(() => ends.push(exit))) }
+  return {
+    ends,
+    opened: Effect.addFinalizer((exit) => Effect.sync(() => ends.push(exit))),
+    /** Takes a while to close. */
+    openedSlowly: Effect.addFinalizer((exit) => Effect.andThen(settle, Effect.sync(() => ends.push(exit))))
+  }
 }
 
 describe("Serverless.web", () => {
@@ -73,7 +78,7 @@ describe("Serverless.web", () => {
       const scope = witness()
       const waited: Array<Promise<unknown>> = []
       const handler = Serverless.web(
-        () => Effect.as(scope.opened, new Response(body(slowly("a", "b", "c")), { status: 202 })),
+        () => Effect.as(scope.openedSlowly, new Response(body(slowly("a", "b", "c")), { status: 202 })),
         { layer: yield* environment }
       )
       const answer = yield* asked(() => handler(new Request(url), { waitUntil: (promise) => waited.push(promise) }))
@@ -160,6 +165,22 @@ describe("Serverless.web", () => {
         assert.isTrue(Exit.hasInterrupts(scope.ends[0]!))
       }))
   }
+
+  it.live("leaves no timer behind that waits for the deadline of a request that was aborted", () =>
+    Effect.gen(function*() {
+      const timers = () => process.getActiveResourcesInfo().filter((kind) => kind === "Timeout").length
+      const handler = Serverless.web(() => Effect.never, { layer: yield* environment, deadline: "1 hour" })
+      const before = timers()
+      const statuses = yield* Effect.forEach(Array.from({ length: 50 }), () => {
+        const client = new AbortController()
+        const answer = handler(new Request(url, { signal: client.signal }))
+        client.abort()
+        return Effect.map(asked(() => answer), ({ status }) => status)
+      })
+      assert.deepStrictEqual(new Set(statuses), new Set([499]))
+      // The runner of the tests has timers, too.
+      assert.isBelow(timers() - before, 25)
+    }))
 
   it.effect("interrupts a body when the request is aborted, though nobody reads it any more", () =>
     Effect.gen(function*() {
@@ -329,6 +350,18 @@ describe("a request that fails", () => {
       yield* asked(() => handler(new Request(url, { method: "POST" })))
       assert.strictEqual(lines.length, 1)
       assert.match(lines[0]!, /^RangeError: a bug\n {4}at /)
+    }))
+
+  it.effect("rejects when encodeError itself fails: the host is told, and nobody waits for ever", () =>
+    Effect.gen(function*() {
+      const handler = Serverless.web(() => Effect.fail("no"), {
+        layer: yield* environment,
+        encodeError: () => {
+          throw new RangeError("a bug")
+        }
+      })
+      const error = yield* Effect.flip(Effect.tryPromise(() => handler(new Request(url))))
+      assert.instanceOf(error.cause, RangeError)
     }))
 
   it.effect("has a body that breaks where the failure came after its beginning, and says there what it was", () =>

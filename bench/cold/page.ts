@@ -123,8 +123,9 @@ export const pageOf = (findings: Findings, machine: string): string =>
   `# Cold start
 
 What a new process pays before it has the first row, beside the plain driver and beside \`pg\` and \`postgres\`. This page is
-written by \`npm run bench:cold -- --write\`. Figures of time are those of one machine (${machine}, a server on the same
-machine, TCP, SCRAM, no TLS); compare them with each other, not with yours. ${findings.rounds} rounds in turns, median and
+written by \`npm run bench:cold -- --write\`. Figures of time are those of one machine
+(${machine}, a server on the same machine, TCP, SCRAM, no TLS); compare them
+with each other, not with yours. ${findings.rounds} rounds in turns, median and
 quartiles.
 
 Each handler asks \`SELECT 1\` of a pool of two. The ways in which it comes to the process:
@@ -163,14 +164,16 @@ What esbuild's file consists of:
 ${contentsTable(findings)}
 
 Exporters, HTTP routes, the registries of \`prom-client\` and OpenTelemetry, the circuit shared through Redis and the adapters
-for other platforms are not in it unless the handler names them: \`test/bundle.test.ts\` sees to that, and to the size. The
-barrel costs a bundle nothing; without a bundler \`effect-pg-pool/Layer\` loads fewer files.
+for other platforms are not in it unless the handler names them: \`test/bundle.test.ts\` sees to that, and to the size. From
+the barrel the same is true with rolldown. esbuild keeps all of a room of which one thing is used as
+\`Pg.Serverless.lambda\`, \`Pg.Pool.sizeFromCpus\` and so on; \`import * as Serverless from "effect-pg-pool/Serverless"\` is
+taken apart by both.
 
 ## Why it costs more than a driver, and what helps
 
-Half of what \`PgClient\` adds to \`pg\`, and most of what this library adds to \`PgClient\`, is V8 reading code: the queue,
-the circuit, the verdict about every SQLSTATE and socket code, the recovery, and the words of its errors and log lines are all in
-the file before the first query asks whether they are needed. It is read once for each process. So, in this order:
+Part of it is V8 reading code: the queue, the circuit, the verdict about every SQLSTATE and socket code, the recovery, and the
+words of its errors and log lines are all in the file before the first query asks whether they are needed. The other part is
+that what is needed runs for the first time, in V8's interpreter. Either is paid once for each process. So, in this order:
 
 1. **Bundle.** Unbundled, hundreds of files are looked up and read.
 2. **Ship the compile cache.** Node keeps the code that a run has compiled, functions and all, and takes it up in the next
@@ -187,6 +190,6 @@ the file before the first query asks whether they are needed. It is read once fo
    A cache of another version is not used, and does no harm. Call the handler once in that run, if a database can be reached
    there: then what the first query needs is in the cache as well.
 3. **ESM or CommonJS** makes little difference for one file; take what the rest of the function needs.
-4. **Memory is processor.** All of this is work of one thread before the first invocation. In Lambda's init phase it has
-   the whole of a processor, whatever the memory: build the runtime outside of the handler.
+4. **Memory is processor.** All of this is the work of one thread. Build the runtime outside of the handler, so that it is
+   done before the first invocation.
 `

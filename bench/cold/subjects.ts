@@ -6,10 +6,10 @@ export interface Subject {
 }
 
 export const subjects: ReadonlyArray<Subject> = [
-  { name: "lambda", title: "`Pg.Serverless.lambda`" },
+  { name: "lambda", title: "`Serverless.lambda`" },
+  { name: "barrel", title: "the same, from the barrel" },
   { name: "layer", title: "`Pg.layer` in a `ManagedRuntime`" },
-  { name: "room", title: "the same, from `effect-pg-pool/Layer`" },
-  { name: "config", title: "`Pg.layerConfig()`, from the environment" },
+  { name: "config", title: "the same, `Pg.layerConfig()`" },
   { name: "plain", title: "`PgClient.layer` (`@effect/sql-pg`)" },
   { name: "pg", title: "`pg`" },
   { name: "postgres", title: "`postgres`" }

@@ -9,7 +9,7 @@ export interface Environment {
 }
 
 /** The platform's answer to an invocation that took too long; it ends the environment with it. */
-export class InvocationKilled extends Error {
+class InvocationKilled extends Error {
   override readonly name = "InvocationKilled"
 }
 

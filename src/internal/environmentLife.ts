@@ -69,7 +69,8 @@ export interface Life<R, E, I, T, C> {
   readonly ready: Promise<void>
   readonly resume: () => Promise<void>
   readonly suspend: () => Promise<void>
-  readonly dispose: (within?: number) => Promise<void>
+  /** What runs is interrupted when it has had its `patience`: three quarters of `within`, if nobody says otherwise. */
+  readonly dispose: (within?: number, patience?: number) => Promise<void>
   /** Tells somebody of all invocations that begin from now on. */
   readonly attend: (attendant: Attendant) => void
   /** Writes a line where the layer writes its own. */
@@ -133,7 +134,7 @@ export const make = <R, E, I, T extends object, C>(
   /** Whose the other sessions are is not known while others run. */
   const destroy = ({ awaited }: UnitOfWork.UnitOfWork): Effect.Effect<void> =>
     Effect.suspend(() => {
-      for (const { wire } of awaited.keys()) wire.destroy({ by: "silence", message: "the invocation is out of time" })
+      for (const { wire } of awaited.keys()) wire.cutOff({ by: "pool", message: "the time of the invocation was up" })
       return stays.size === 1 ? each(lodgers, (lodger) => lodger.destroyBusy) : Effect.void
     })
 
@@ -157,7 +158,9 @@ export const make = <R, E, I, T extends object, C>(
       // One that was out of time before it could look leaves that to the next.
       isStale ||= gap > trusted && lodgers.size > 0
     }
-    return isStale || thawing !== undefined ? thaw : undefined
+    // What sockets were told during the freeze lies there unread; a turn of the event loop reads it before work is sent.
+    if (isStale || thawing !== undefined) return Effect.andThen(Effect.yieldNow, thaw)
+    return stays.size === 0 && lodgers.size > 0 ? Effect.yieldNow : undefined
   }
 
   // -------------------------------------------------------------------------------------------------------------------
@@ -189,6 +192,7 @@ export const make = <R, E, I, T extends object, C>(
       answer()
     }
     stays.delete(stay)
+    restingSince = now()
     if (stays.size > 0) return conclude()
     onQuiet?.()
     const due = isClosing ? [] : release.due(lodgers)
@@ -257,10 +261,10 @@ export const make = <R, E, I, T extends object, C>(
     Effect.forEach(Array.from(stays), ({ stop }) => stop, { concurrency: "unbounded", discard: true })
   )
 
-  const closing = (within: number): Effect.Effect<void> =>
+  const closing = (within: number, patience: number): Effect.Effect<void> =>
     Effect.gen(function*() {
       isClosing = true
-      const orderly = Effect.timeoutOption(quiet, within * untilInterrupted).pipe(
+      const orderly = (patience > 0 ? Effect.timeoutOption(quiet, patience) : Effect.void).pipe(
         Effect.andThen(stopAll),
         Effect.andThen(memo.close)
       )
@@ -301,9 +305,9 @@ export const make = <R, E, I, T extends object, C>(
     ready: settings.warm ? settled(warm) : Promise.resolve(),
     resume: () => settled(thaw),
     suspend: () => settled(each(lodgers, (lodger) => lodger.closeIdle(settings.shutdownWithin))),
-    dispose: (within = settings.shutdownWithin) => {
+    dispose: (within = settings.shutdownWithin, patience = within * untilInterrupted) => {
       for (const { closes } of attendants) closes()
-      return disposal ??= settled(closing(within))
+      return disposal ??= settled(closing(within, patience))
     },
     attend: (attendant) => {
       attendants.add(attendant)

@@ -62,7 +62,7 @@ export const start = <A, E, T extends object>(
   let own: Exit.Exit<A, E> | undefined
   let isLate = false
   let isAnswered = false
-  let isGivenUp = false
+  let patience: Fiber.Fiber<void> | undefined
 
   const timeout = (effect: Outcome): T => {
     const error = host.timedOut(allowed, effect)
@@ -74,6 +74,7 @@ export const start = <A, E, T extends object>(
     if (isAnswered) return
     isAnswered = true
     signal?.removeEventListener("abort", abort)
+    patience?.interruptUnsafe()
     onAnswer(exit)
   }
 
@@ -83,19 +84,16 @@ export const start = <A, E, T extends object>(
 
   const giveUp = Effect.gen(function*() {
     yield* Effect.sleep(Math.max(0, destroyAt - now()))
-    if (isAnswered) return
-    yield* host.destroy(unit)
+    yield* Effect.uninterruptible(host.destroy(unit))
     yield* Effect.sleep(Math.max(0, answerAt - now()))
-    if (isAnswered) return
     yield* host.overran
     const unknown = () => unit.hasStarted ? "Unknown" : "NotRun"
     answer(own === undefined ? Exit.fail(timeout(unknown())) : told(own, unknown))
   })
 
   const bound = (): void => {
-    if (isGivenUp || !isBounded) return
-    isGivenUp = true
-    runFork(giveUp)
+    if (!isBounded || isAnswered) return
+    patience ??= runFork(giveUp)
   }
 
   const abort = (): void => {

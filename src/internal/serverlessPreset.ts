@@ -16,7 +16,8 @@ export const preset = {
   whenServerFull: "wait",
   serverReaping: {
     idleSession: "6 minutes",
-    keepaliveIdle: "60 seconds",
+    // A frozen machine answers no probe: before idleTimeout they would end sessions that the next invocation wants.
+    keepaliveIdle: "5 minutes",
     keepaliveInterval: "10 seconds",
     keepaliveCount: 3,
     connectionCheck: "10 seconds"

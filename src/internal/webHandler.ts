@@ -149,7 +149,7 @@ export const make = <R, E>(
   const run = new Promise<Exit.Exit<Response | undefined, unknown>>((resolve) => {
     settle = resolve
   })
-  const given = new Promise<Answer>((resolve) => {
+  const given = new Promise<Answer>((resolve, reject) => {
     const give = (response: Response): Effect.Effect<Response | undefined, unknown> => {
       if (response.body === null) return Effect.succeed(response)
       const reader = response.body.getReader() as Reader
@@ -180,7 +180,7 @@ export const make = <R, E>(
         ? new Response(null, { status: clientLeft })
         : answerOf(exit.cause)
       if (response !== undefined) resolve({ response, isUnderWay: false })
-    })
+    }).catch(reject)
   })
   // Platforms find out by the asynchronous context whose request it is, and fibers share theirs.
   return given.then(({ isUnderWay, response }) => {

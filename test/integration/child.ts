@@ -36,7 +36,11 @@ export const launch = Effect.fnUntraced(function*(
     child,
     /** What it has printed, line by line. */
     lines,
-    says: (line: string) => eventually(`"${line}", but: ${output}`, Effect.sync(() => lines.includes(line))),
+    /** A loaded machine takes its time to start a process. */
+    says: (line: string) =>
+      eventually(`"${line}"`, Effect.sync(() => lines.includes(line)), 30).pipe(
+        Effect.tapDefect(() => Effect.logError(`It has said: ${output}`))
+      ),
     ended: soon("the end of the process", eventually("its end", Effect.sync(() => end !== undefined))).pipe(
       Effect.map(() => end!)
     )

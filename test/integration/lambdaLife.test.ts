@@ -1,12 +1,15 @@
 /** A pool in the life of a Lambda function, on the real server: what the platform does to it, and what becomes of its sessions. */
+import * as PgClient from "@effect/sql-pg/PgClient"
 import { assert, describe, it } from "@effect/vitest"
 import { FaultProxy, type LocalLambda } from "effect-pg-pool/testing"
 import * as Effect from "effect/Effect"
+import type * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Redacted from "effect/Redacted"
 import * as Fs from "node:fs"
 import * as Os from "node:os"
 import * as Path from "node:path"
+import * as Pg from "../../src/index.ts"
 import { deploy, makeServer } from "./lambdaFunction.ts"
 import { eventually, soon } from "./witness.ts"
 
@@ -130,12 +133,30 @@ describe("a freeze", () => {
     Effect.gen(function*() {
       const { url, witness } = yield* makeServer
       const lambda = yield* deploy(url)
-      for (let turn = 0; turn < 3; turn++) {
+      for (let turn = 0; turn < 10; turn++) {
         const { environment, payload } = yield* lambda.ask("pid")
         assert.strictEqual(environment, 1)
         yield* witness.terminate([payload as number])
         yield* eventually("it has ended", Effect.map(witness.count, (count) => count === 0))
       }
+    }))
+
+  it.live("is over for the sockets before it is over for the work", () =>
+    Effect.gen(function*() {
+      const { url, witness } = yield* makeServer
+      const environment = yield* Pg.Serverless.environment(Pg.layer({ url, max: 1, retry: false }))
+      const pid = Effect.flatMap(PgClient.PgClient, (sql) => sql<{ pid: number }>`SELECT pg_backend_pid() AS pid`)
+      const [row] = yield* Effect.promise(() => environment.run(pid))
+      const ending = yield* Effect.forkChild(witness.terminate([row?.pid ?? 0]), { startImmediately: true })
+      const exit = yield* Effect.callback<Exit.Exit<unknown, unknown>>((resume) => {
+        setImmediate(() => {
+          // Nothing of this process runs, as in a freeze; the goodbye of the session waits at its socket.
+          Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 300)
+          environment.runExit(pid).then((exit) => resume(Effect.succeed(exit)))
+        })
+      })
+      assert.strictEqual(exit._tag, "Success")
+      assert.strictEqual(yield* Fiber.join(ending), 1)
     }))
 
   it.live("in which nothing happened keeps a session that is not too old", () =>

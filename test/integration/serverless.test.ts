@@ -136,12 +136,21 @@ describe("at the deadline", () => {
       assert.strictEqual(yield* witness.value<number>("SELECT count(*)::int FROM orders"), 0)
     }))
 
+  it.live("a statement that cannot be interrupted is cancelled on the server all the same", () =>
+    Effect.gen(function*() {
+      const { environment, witness } = yield* makeWorld()
+      const stubborn = withSql((sql) => Effect.uninterruptible(sql`SELECT pg_sleep(60)`))
+      const exit = yield* Effect.promise(() => environment.runExit(stubborn, { deadline: "1 second" }))
+      assert.isTrue(Exit.isFailure(exit))
+      yield* eventually("no orphan", Effect.map(witness.value<number>(busy), (count) => count === 0), 1)
+    }))
+
   it.live("a server that has fallen silent is not waited for", () =>
     Effect.gen(function*() {
       const url = yield* freshDatabase
       const proxy = yield* makeProxy(url)
       const environment = yield* Serverless.environment(
-        Pg.layer({ url: proxy.url, ...usual, connectTimeout: "1 second" })
+        Pg.layer({ url: proxy.url, ...usual, retry: {}, connectTimeout: "1 second" })
       )
       yield* Effect.promise(() => environment.run(pid))
       proxy.onRequest((_, link) => {

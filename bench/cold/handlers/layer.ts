@@ -1,4 +1,4 @@
-import * as Pg from "effect-pg-pool"
+import * as Pg from "effect-pg-pool/Layer"
 import * as Effect from "effect/Effect"
 import * as ManagedRuntime from "effect/ManagedRuntime"
 import * as Redacted from "effect/Redacted"
