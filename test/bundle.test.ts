@@ -16,14 +16,14 @@ interface Bundle {
 }
 
 /** What a bundler leaves of a program. The package's own name means `src`, by the paths of `tsconfig.json`. */
-const bundle = async (program: string): Promise<Bundle> => {
+const bundle = async (program: string, target = "node22"): Promise<Bundle> => {
   const { metafile, outputFiles } = await build({
     stdin: { contents: program, resolveDir: root, loader: "ts" },
     bundle: true,
     minify: true,
     format: "esm",
     platform: "node",
-    target: "node22",
+    target,
     external: ["@prometheus-io/client", "prom-client", "@opentelemetry/*", "@effect/opentelemetry"],
     metafile: true,
     write: false,
@@ -92,9 +92,9 @@ describe("the bundle of a program", () => {
     assert.deepStrictEqual(code.match(/[^\0-\x7f]/g), null)
   })
 
-  // Node builds the sets of Unicode when it reads such a literal, run or not: a quarter of a millisecond for each.
+  // For Node 22 esbuild writes `new RegExp` instead; others do not. Node builds the sets of Unicode when it reads such a literal, run or not: a quarter of a millisecond for each.
   it("has no literal of a regular expression with classes of Unicode", async () => {
-    const { code } = await bundle(`export * from "effect-pg-pool"; export * from "effect-pg-pool/Otlp"`)
+    const { code } = await bundle(`export * from "effect-pg-pool"; export * from "effect-pg-pool/Otlp"`, "esnext")
     assert.deepStrictEqual(code.match(/\/[^/\n]{0,80}\\p\{\w+\}[^/\n]{0,80}\/\w*u/g), null)
   })
 })

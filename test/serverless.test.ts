@@ -29,7 +29,6 @@ const makeLodger = () => {
     warm: (count: number): Effect.Effect<void, unknown> => Effect.sync(() => void asked.push(`warm ${count}`)),
     active: () => 0,
     idle: () => 1,
-    connecting: () => 0,
     idleTimeout: 10_000,
     serverUtilisation: (): number | undefined => undefined
   }

@@ -32,7 +32,7 @@ export const make = (policy: Policy, staleAfter: number): Release => {
       // Sessions that would be given up as stale before they are needed again are worth nothing.
       const all = policy === "close" || mean > staleAfter
       return Array.from(lodgers).filter((lodger) =>
-        lodger.idle() + lodger.connecting() > 0 && (all || (lodger.serverUtilisation() ?? 0) > nearlyFull)
+        lodger.idle() > 0 && (all || (lodger.serverUtilisation() ?? 0) > nearlyFull)
       )
     }
   }

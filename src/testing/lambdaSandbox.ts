@@ -213,9 +213,12 @@ export const make = async (settings: Settings): Promise<Sandbox> => {
     if (isForced) runtime.kill()
     if (agent !== undefined && extension !== undefined) {
       const process = extension
-      const left = window.all - (performance.now() - startedAt)
-      agent.tell({ eventType: "SHUTDOWN", shutdownReason: reason, deadlineMs: settings.wallClock() + left })
-      await until(() => process.end() !== undefined, left)
+      const left = (): number => window.all - (performance.now() - startedAt)
+      const hasLeft = (): boolean => process.end() !== undefined
+      // It may still be busy with the last event.
+      await until(() => agent.isReady() || hasLeft(), left())
+      agent.tell({ eventType: "SHUTDOWN", shutdownReason: reason, deadlineMs: settings.wallClock() + left() })
+      await until(hasLeft, left())
     }
     killAll()
     return { signal: "SIGTERM", isForced } as const

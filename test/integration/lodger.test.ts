@@ -275,28 +275,4 @@ describe("closeIdle", () => {
       assert.isBelow(took, 900)
       assert.strictEqual(pool.leavingUnsafe(), 0)
     }))
-
-  it.live("ends a connect whose borrower has left, which is no failure of it", () =>
-    Effect.gen(function*() {
-      const { proxy, witness } = yield* makeGate
-      let isStuck = true
-      const { lodger, pool, sql } = yield* lodge({
-        url: proxy.url,
-        max: 1,
-        afterConnect: () => (isStuck ? Effect.never : Effect.void)
-      })
-      const borrower = yield* Effect.forkChild(sql`SELECT 1`)
-      yield* eventually("the server has a session that is not ready", Effect.map(witness.count, (count) => count === 1))
-      yield* lodger.closeIdle(10_000)
-      assert.strictEqual(lodger.connecting(), 1, "somebody waits for it")
-      yield* Fiber.interrupt(borrower)
-      assert.strictEqual(lodger.connecting(), 1, "the next borrower may want it")
-
-      yield* lodger.closeIdle(10_000)
-      assert.strictEqual(lodger.connecting(), 0)
-      yield* eventually("the server has none", Effect.map(witness.count, (count) => count === 0))
-      assert.strictEqual(pool.connectPauseUnsafe(), 0)
-      isStuck = false
-      assert.deepStrictEqual(yield* sql`SELECT 1 AS one`, [{ one: 1 }])
-    }))
 })

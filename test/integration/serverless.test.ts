@@ -281,6 +281,21 @@ describe("the release policy", () => {
       assert.strictEqual(yield* witness.count, 0)
     }))
 
+  it.live("close gives up a connect that nobody waits for any more, and takes that for no failure", () =>
+    Effect.gen(function*() {
+      let opened = 0
+      const { environment, witness } = yield* makeWorld({
+        afterConnect: () => Effect.suspend(() => ++opened === 2 ? Effect.never : Effect.void)
+      }, { release: "close" })
+      const query = withSql((sql) => sql`SELECT pg_sleep(0.5)`)
+      yield* Effect.promise(() => environment.run(Effect.all([query, query], { concurrency: 2 })))
+      assert.strictEqual(opened, 2)
+      assert.strictEqual(yield* witness.count, 0)
+      const failure = Effect.map(Pg.Pool.Pool, (pool) => pool.lastConnectFailureUnsafe())
+      assert.isUndefined(yield* Effect.promise(() => environment.run(failure)))
+      yield* Effect.promise(() => environment.run(query))
+    }))
+
   it.live("adaptive leaves none once invocations have become rare", () =>
     Effect.gen(function*() {
       const { environment, witness } = yield* makeWorld({}, { release: "adaptive", staleAfter: 50 })
@@ -344,6 +359,26 @@ describe("across a freeze", () => {
       freeze(20_000)
       yield* witness.terminate([first])
       assert.notStrictEqual(yield* Effect.promise(() => environment.run(pid, { deadline: "3 seconds" })), first)
+    }))
+})
+
+describe("a connect that a freeze has cut off", () => {
+  /** Nothing of this process runs meanwhile, timers are late afterwards. */
+  const freeze = Effect.sync(() => void Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1500)).pipe(
+    Effect.andThen(Effect.sleep(1))
+  )
+
+  it.live("is no reason to turn the next invocation away", () =>
+    Effect.gen(function*() {
+      let opened = 0
+      const { environment } = yield* makeWorld({
+        max: 1,
+        connectTimeout: "1 second",
+        afterConnect: () => Effect.suspend(() => ++opened === 1 ? Effect.never : Effect.void)
+      })
+      timeoutOf(yield* Effect.promise(() => environment.runExit(pid, { deadline: 400 })))
+      yield* freeze
+      assert.isNumber(yield* Effect.promise(() => environment.run(pid)))
     }))
 })
 
