@@ -8,6 +8,7 @@ import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Redacted from "effect/Redacted"
 import { SqlClient } from "effect/sql/SqlClient"
+import { isSqlError } from "effect/sql/SqlError"
 import { spawn } from "node:child_process"
 import { fileURLToPath } from "node:url"
 import { inspect } from "node:util"
@@ -452,4 +453,37 @@ describe("SIGTERM", () => {
         yield* eventually("no session is left", Effect.map(witness.count, (count) => count === 0), 1)
       }))
   }
+})
+
+describe("the preset", () => {
+  it.live(
+    "has the circuit of an outage that is over let an invocation through within seconds",
+    () =>
+      Effect.gen(function*() {
+        const url = yield* freshDatabase
+        const proxy = yield* makeProxy(url)
+        const environment = yield* Serverless.environment(
+          Pg.layer({ ...Serverless.preset(), url: proxy.url, retry: false })
+        )
+        const tagOf = Effect.map(Effect.promise(() => environment.runExit(pid)), (exit) => {
+          const error = Exit.findErrorOption(exit)
+          const typed = error._tag === "Some" && isSqlError(error.value)
+            ? Pg.Errors.fromSqlError(error.value)
+            : undefined
+          return Exit.isSuccess(exit) ? "Success" : typed?._tag
+        })
+        proxy.onRequest((_, link) => {
+          link.cut()
+          return "drop"
+        })
+        yield* eventually("the circuit opens", Effect.map(tagOf, (tag) => tag === "CircuitOpen"))
+        proxy.onRequest(() => "pass")
+        const { took } = yield* timed(
+          eventually("an invocation is let through", Effect.map(tagOf, (tag) => tag === "Success"))
+        )
+        // By default it would be open for 30 seconds at least.
+        assert.isBelow(took, 15_000)
+      }),
+    60_000
+  )
 })
