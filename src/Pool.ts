@@ -351,10 +351,12 @@ export const make = Effect.fnUntraced(function*(
     retirement.spare()
     supply.pump()
   }
+  /** A fleet that leaves no room for it takes it back for a while only. */
+  let wantedMin = settings.min
   const fleet = settings.fleet === undefined ? undefined : FleetSize.make<AcquireError>(
     settings.fleet,
     state,
-    (max) => setSize({ max, min: Math.min(settings.min, max) }),
+    (max) => setSize({ max, min: Math.min(wantedMin, max) }),
     (report) => new Errors.FleetTooLarge(report)
   )
   if (settings.fleetOffAt !== undefined) {
@@ -787,6 +789,7 @@ export const make = Effect.fnUntraced(function*(
       Effect.mapError((bad) => new Errors.InvalidOption(bad)),
       Effect.map((next) => {
         if (size.max !== undefined) fleet?.overrule()
+        if (size.min !== undefined) wantedMin = size.min
         setSize(next)
       })
     )
