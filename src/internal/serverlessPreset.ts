@@ -1,3 +1,4 @@
+import type { BreakerOptions } from "./breakerSettings.ts"
 import type { PoolOptions } from "./poolSettings.ts"
 import * as Sizing from "./sizing.ts"
 
@@ -21,5 +22,7 @@ export const preset = {
     keepaliveInterval: "10 seconds",
     keepaliveCount: 3,
     connectionCheck: "10 seconds"
-  }
-} as const satisfies PoolOptions
+  },
+  // A call after the outage must not pay for those before it: most environments have one caller, who asks anew each time.
+  breaker: { openFor: "1 second", maxOpenFor: "10 seconds" }
+} as const satisfies PoolOptions & { readonly breaker: BreakerOptions }

@@ -8,6 +8,7 @@ import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Redacted from "effect/Redacted"
 import { SqlClient } from "effect/sql/SqlClient"
+import { isSqlError } from "effect/sql/SqlError"
 import { spawn } from "node:child_process"
 import { fileURLToPath } from "node:url"
 import { inspect } from "node:util"
@@ -285,6 +286,21 @@ describe("the release policy", () => {
       assert.strictEqual(yield* witness.count, 0)
     }))
 
+  it.live("close gives up a connect that nobody waits for any more, and takes that for no failure", () =>
+    Effect.gen(function*() {
+      let opened = 0
+      const { environment, witness } = yield* makeWorld({
+        afterConnect: () => Effect.suspend(() => ++opened === 2 ? Effect.never : Effect.void)
+      }, { release: "close" })
+      const query = withSql((sql) => sql`SELECT pg_sleep(0.5)`)
+      yield* Effect.promise(() => environment.run(Effect.all([query, query], { concurrency: 2 })))
+      assert.strictEqual(opened, 2)
+      assert.strictEqual(yield* witness.count, 0)
+      const failure = Effect.map(Pg.Pool.Pool, (pool) => pool.lastConnectFailureUnsafe())
+      assert.isUndefined(yield* Effect.promise(() => environment.run(failure)))
+      yield* Effect.promise(() => environment.run(query))
+    }))
+
   it.live("adaptive leaves none once invocations have become rare", () =>
     Effect.gen(function*() {
       const { environment, witness } = yield* makeWorld({}, { release: "adaptive", staleAfter: 50 })
@@ -348,6 +364,26 @@ describe("across a freeze", () => {
       freeze(20_000)
       yield* witness.terminate([first])
       assert.notStrictEqual(yield* Effect.promise(() => environment.run(pid, { deadline: "3 seconds" })), first)
+    }))
+})
+
+describe("a connect that a freeze has cut off", () => {
+  /** Nothing of this process runs meanwhile, timers are late afterwards. */
+  const freeze = Effect.sync(() => void Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1500)).pipe(
+    Effect.andThen(Effect.sleep(1))
+  )
+
+  it.live("is no reason to turn the next invocation away", () =>
+    Effect.gen(function*() {
+      let opened = 0
+      const { environment } = yield* makeWorld({
+        max: 1,
+        connectTimeout: "1 second",
+        afterConnect: () => Effect.suspend(() => ++opened === 1 ? Effect.never : Effect.void)
+      })
+      timeoutOf(yield* Effect.promise(() => environment.runExit(pid, { deadline: 400 })))
+      yield* freeze
+      assert.isNumber(yield* Effect.promise(() => environment.run(pid)))
     }))
 })
 
@@ -421,4 +457,37 @@ describe("SIGTERM", () => {
         yield* eventually("no session is left", Effect.map(witness.count, (count) => count === 0), 1)
       }))
   }
+})
+
+describe("the preset", () => {
+  it.live(
+    "has the circuit of an outage that is over let an invocation through within seconds",
+    () =>
+      Effect.gen(function*() {
+        const url = yield* freshDatabase
+        const proxy = yield* makeProxy(url)
+        const environment = yield* Serverless.environment(
+          Pg.layer({ ...Serverless.preset(), url: proxy.url, retry: false })
+        )
+        const tagOf = Effect.map(Effect.promise(() => environment.runExit(pid)), (exit) => {
+          const error = Exit.findErrorOption(exit)
+          const typed = error._tag === "Some" && isSqlError(error.value)
+            ? Pg.Errors.fromSqlError(error.value)
+            : undefined
+          return Exit.isSuccess(exit) ? "Success" : typed?._tag
+        })
+        proxy.onRequest((_, link) => {
+          link.cut()
+          return "drop"
+        })
+        yield* eventually("the circuit opens", Effect.map(tagOf, (tag) => tag === "CircuitOpen"))
+        proxy.onRequest(() => "pass")
+        const { took } = yield* timed(
+          eventually("an invocation is let through", Effect.map(tagOf, (tag) => tag === "Success"))
+        )
+        // By default it would be open for 30 seconds at least.
+        assert.isBelow(took, 15_000)
+      }),
+    60_000
+  )
 })
