@@ -29,6 +29,9 @@ const written = (lambda: LocalLambda.LocalLambda) =>
 const underWay = `SELECT count(*)::int FROM pg_stat_activity WHERE datname = current_database()
   AND backend_type = 'client backend' AND pid <> pg_backend_pid() AND state <> 'idle'`
 
+/** Between two statements a server would hear of a client's end by itself. */
+const asleep = `${underWay} AND wait_event = 'PgSleep'`
+
 describe("a cold start", () => {
   it.live("opens nothing before the first invocation", () =>
     Effect.gen(function*() {
@@ -404,9 +407,12 @@ describe("the end of an environment", () => {
   it.live("in the middle of a statement is found out by the server, which stops to work on it", () =>
     Effect.gen(function*() {
       const { rows, url, witness } = yield* makeServer
-      const lambda = yield* deploy(url, { pool: { serverReaping: { connectionCheck: "500 millis" } } })
+      const lambda = yield* deploy(url, {
+        // Nothing else is to end the statement.
+        pool: { statementTimeout: "2 minutes", serverReaping: { connectionCheck: "500 millis" } }
+      })
       const work = yield* Effect.forkChild(Effect.exit(lambda.ask("transaction", { millis: 60_000 })))
-      yield* eventually("it runs", Effect.map(witness.value<number>(underWay), (count) => count === 1))
+      yield* eventually("it sleeps", Effect.map(witness.value<number>(asleep), (count) => count === 1))
       yield* lambda.kill()
       yield* Fiber.join(work)
       yield* eventually("the server has let go of it", Effect.map(witness.count, (count) => count === 0))
