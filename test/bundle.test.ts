@@ -112,6 +112,13 @@ describe("the bundle of a handler", () => {
     })
   }
 
+  it("does not have the sizing of a fleet, which sizeForFleet brings along", async () => {
+    const asksForPlaces = "pg_stat_get_activity"
+    const { code } = await bundle(`import { sizeForFleet } from "effect-pg-pool/Pool"; globalThis.size = sizeForFleet`)
+    assert.include(code, asksForPlaces)
+    assert.notInclude(lambda.code, asksForPlaces)
+  })
+
   it("loads no module of Node's that the driver does not load, but for node:os", () => {
     assert.deepStrictEqual(lambda.builtins.filter((name) => !plain.builtins.includes(name)), ["node:os", "node:stream"])
   })
