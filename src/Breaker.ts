@@ -640,7 +640,7 @@ export const protect: {
     self: Effect.Effect<A, E, R>,
     options?: ProtectOptions<A, E> | undefined
   ): Effect.Effect<A, E | Errors.CircuitError, R | Breaker>
-} = dual(
+} = /* @__PURE__ */ dual(
   (args) => Effect.isEffect(args[0]),
   <A, E, R>(self: Effect.Effect<A, E, R>, options?: ProtectOptions<A, E>) =>
     Breaker.use((breaker) => breaker.protect(self, options))

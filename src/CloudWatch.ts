@@ -323,7 +323,7 @@ export const emit = (properties?: Properties): Effect.Effect<void, never, Emitte
 export const withEmission: {
   (properties?: Properties): <A, E, R>(self: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R | Emitter>
   <A, E, R>(self: Effect.Effect<A, E, R>, properties?: Properties): Effect.Effect<A, E, R | Emitter>
-} = dual(
+} = /* @__PURE__ */ dual(
   (args) => Effect.isEffect(args[0]),
   <A, E, R>(self: Effect.Effect<A, E, R>, properties?: Properties): Effect.Effect<A, E, R | Emitter> =>
     Effect.ensuring(self, emit(properties))

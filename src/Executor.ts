@@ -741,7 +741,7 @@ export const withDeadline: {
     self: Effect.Effect<A, E, R>,
     deadline: Duration.Input
   ): Effect.Effect<A, E | Errors.DeadlineExceeded, R>
-} = dual(
+} = /* @__PURE__ */ dual(
   2,
   <A, E, R>(self: Effect.Effect<A, E, R>, deadline: Duration.Input) =>
     Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
@@ -863,7 +863,7 @@ export const transaction: {
     effect: Effect.Effect<A, E, R>,
     options?: TransactionOptions
   ): Effect.Effect<A, E | SqlError | RunError, R | Executor | SqlClient.SqlClient>
-} = dual(
+} = /* @__PURE__ */ dual(
   (args) => Effect.isEffect(args[0]),
   <A, E, R>(effect: Effect.Effect<A, E, R>, options: TransactionOptions = {}) =>
     Effect.gen(function*() {
@@ -897,7 +897,7 @@ export const transaction: {
 export const run: {
   (options?: RunOptions): <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E | RunError, R | Executor>
   <A, E, R>(effect: Effect.Effect<A, E, R>, options?: RunOptions): Effect.Effect<A, E | RunError, R | Executor>
-} = dual(
+} = /* @__PURE__ */ dual(
   (args) => Effect.isEffect(args[0]),
   <A, E, R>(effect: Effect.Effect<A, E, R>, options?: RunOptions) =>
     Effect.flatMap(Executor, (executor) => executor.run(effect, options))

@@ -227,7 +227,7 @@ const breakerLayer = (options: Breaker.Options | false | undefined) =>
   )
 
 /** Somebody else's breaker is followed from outside. */
-const followBreaker = Layer.effectDiscard(Effect.gen(function*() {
+const followBreaker = /* @__PURE__ */ Layer.effectDiscard(/* @__PURE__ */ Effect.gen(function*() {
   const { pool, store } = yield* Metrics.Metrics
   const book = yield* Logbook.make(pool)
   const note = noting(store, book)

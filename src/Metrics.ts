@@ -198,12 +198,15 @@ export interface PromRegistry extends PromRegistries.Registry {}
  * @since 0.1.0
  */
 export class RegistryConflict
-  extends Schema.TaggedError<RegistryConflict>("effect-pg-pool/Metrics/RegistryConflict")("RegistryConflict", {
-    /** The name of the pool that was to be added. */
-    pool: Schema.String,
-    /** The name of the foreign metric that is in the way; `null` when the name of the pool is taken. */
-    metric: Schema.NullOr(Schema.String)
-  })
+  extends /* @__PURE__ */ Schema.TaggedError<RegistryConflict>("effect-pg-pool/Metrics/RegistryConflict")(
+    "RegistryConflict",
+    {
+      /** The name of the pool that was to be added. */
+      pool: Schema.String,
+      /** The name of the foreign metric that is in the way; `null` when the name of the pool is taken. */
+      metric: /* @__PURE__ */ Schema.NullOr(Schema.String)
+    }
+  )
 {
   /** Adding the same pool again fails again. */
   get isRetryable(): boolean {

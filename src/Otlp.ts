@@ -312,7 +312,7 @@ export const flush = (options: FlushOptions = {}): Effect.Effect<Outcome, never,
 export const withFlush: {
   (options?: FlushOptions): <A, E, R>(self: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R | Exporter>
   <A, E, R>(self: Effect.Effect<A, E, R>, options?: FlushOptions): Effect.Effect<A, E, R | Exporter>
-} = dual(
+} = /* @__PURE__ */ dual(
   (args) => Effect.isEffect(args[0]),
   <A, E, R>(self: Effect.Effect<A, E, R>, options?: FlushOptions): Effect.Effect<A, E, R | Exporter> =>
     Effect.ensuring(self, flush(options))

@@ -27,7 +27,7 @@ import * as Census from "./internal/census.ts"
 import * as Connector from "./internal/connector.ts"
 import * as Discretion from "./internal/discretion.ts"
 import * as Errand from "./internal/errand.ts"
-import type * as Fleet from "./internal/fleet.ts"
+import type * as FleetPlan from "./internal/fleet.ts"
 import * as FleetSize from "./internal/fleetSize.ts"
 import * as Hosts from "./internal/hosts.ts"
 import * as Leaks from "./internal/leaks.ts"
@@ -235,7 +235,15 @@ export const sizeServerless = (): Sizing.Size => Sizing.serverless
  * @category models
  * @since 0.1.0
  */
-export interface FleetOptions extends Fleet.FleetOptions {}
+export interface FleetOptions extends FleetPlan.FleetOptions {}
+
+/**
+ * A fleet as an option of a pool. Opaque: only {@link sizeForFleet} makes one.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Fleet extends FleetSize.FleetOption {}
 
 /**
  * What the server has said of its places, at `at` (wall-clock milliseconds), and what follows from it for the pool.
@@ -291,11 +299,11 @@ export interface FleetReport extends FleetSize.Report {}
  */
 export const sizeForFleet = (
   { ceiling = Sizing.serverless.max, ...fleet }: FleetOptions & { readonly ceiling?: number | undefined }
-): Sizing.Size & { readonly whenServerFull: "wait"; readonly fleet: FleetOptions } => ({
+): Sizing.Size & { readonly whenServerFull: "wait"; readonly fleet: Fleet } => ({
   max: ceiling,
   min: 0,
   whenServerFull: "wait",
-  fleet
+  fleet: FleetSize.optionOf(fleet)
 })
 
 /** How many new sessions in a row `beforeAcquire` may refuse in a pool that is smaller. */
@@ -353,8 +361,7 @@ export const make = Effect.fnUntraced(function*(
   }
   /** A fleet that leaves no room for it takes it back for a while only. */
   let wantedMin = settings.min
-  const fleet = settings.fleet === undefined ? undefined : FleetSize.make<AcquireError>(
-    settings.fleet,
+  const fleet = settings.fleet?.keep<AcquireError>(
     state,
     (max) => setSize({ max, min: Math.min(wantedMin, max) }),
     (report) => new Errors.FleetTooLarge(report)

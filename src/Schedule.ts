@@ -236,7 +236,7 @@ export const withBudget: {
     budget: Budget,
     cost?: number
   ): Schedule.Schedule<Output, Input, E, R>
-} = dual(
+} = /* @__PURE__ */ dual(
   (args) => Schedule.isSchedule(args[0]),
   <Output, Input, E, R>(self: Schedule.Schedule<Output, Input, E, R>, budget: Budget, cost = 1) =>
     Schedule.while(self, () => Effect.sync(() => budget.withdraw(cost)))

@@ -233,7 +233,6 @@ export const environment = <R, E>(
  * | `idleTimeout`    | 5 minutes                       | the session is there for the next invocation                        |
  * | `closeTimeout`   | 200 ms                          | the platform waits for the end of an environment for 300 ms or so   |
  * | `acquireTimeout` | 10 seconds                      | a deadline, where the platform gives one, comes first               |
- * | `connectTimeout` | 3 seconds                       | a host that is not there must not cost the whole invocation         |
  * | `whenServerFull` | `"wait"`                        | environments come and go, and with them their sessions              |
  * | `serverReaping`  | idle sessions after 6 minutes   | nobody says goodbye for an environment that was killed              |
  * |                  | keepalive after 5 min, 3 x 10 s | nor for one whose machine is gone                                   |

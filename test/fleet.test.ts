@@ -169,6 +169,14 @@ describe("a fleet that cannot be", () => {
         assert.strictEqual((yield* refused(options)).message, message)
       }))
   }
+
+  it.effect("is an impossible option when it does not come from sizeForFleet", () =>
+    Effect.gen(function*() {
+      const fleet = { environments: 4 } as unknown as Pg.Pool.Fleet
+      const error = yield* Effect.flip(Effect.asVoid(Layer.build(Pg.layer({ host: "db1", username: "app", fleet }))))
+      assert.strictEqual(error._tag, "InvalidOption")
+      assert.include(error.message, "must be what Pool.sizeForFleet returns as fleet")
+    }))
 })
 
 /** The lines of the pool, by their events. */

@@ -85,6 +85,7 @@ const trusted = 1000
 
 /** What begins after Lambda has given the init phase up begins once more, so this gives up before: milliseconds of its ten seconds. */
 const initPhase = 8000
+const tooSlow = `Operation timed out after '${initPhase / 1000}s'`
 
 /** Of the time for the end: until then work may end by itself, and until then sockets may be closed politely. */
 const untilInterrupted = 3 / 4
@@ -293,7 +294,8 @@ export const make = <R, E, I, T extends object, C>(
 
   const warm = memo.get.pipe(
     Effect.andThen(Effect.suspend(() => each(lodgers, (lodger) => lodger.warm(1)))),
-    Effect.timeout(initPhase),
+    // `Effect.timeout` says the same, by way of all that can be said of durations.
+    Effect.timeoutOrElse({ duration: initPhase, orElse: () => Effect.fail(new Cause.TimeoutError(tooSlow)) }),
     Effect.catchCause((cause) => tell(Logbook.write("environmentNotWarmed", LogFields.ofBuild(Cause.squash(cause))))),
     Effect.andThen(Effect.sync(() => {
       restingSince = now()

@@ -11,6 +11,37 @@ export interface Report extends Fleet.Plan, Fleet.Census, Fleet.Sizing {
   readonly at: number
 }
 
+const mark = "~effect-pg-pool/Fleet"
+
+/** What a fleet does for a pool that belongs to it. */
+export interface Keeper {
+  /** What is impossible about the fleet, if anything is. */
+  readonly broken: ReturnType<typeof Fleet.firstBroken>
+  readonly looksLikePooler: typeof Fleet.looksLikePooler
+  readonly keep: <E>(
+    state: PoolState<E>,
+    resize: (max: number) => void,
+    tooLarge: (report: Report) => E
+  ) => FleetSize<E>
+}
+
+/** A fleet as an option of a pool. It brings its keeper along, so that a program without a fleet is spared the code. */
+export interface FleetOption {
+  readonly [mark]: Keeper
+}
+
+export const optionOf = (options: Fleet.FleetOptions): FleetOption => ({
+  [mark]: {
+    broken: Fleet.firstBroken(options),
+    looksLikePooler: Fleet.looksLikePooler,
+    keep: (state, resize, tooLarge) => make(Fleet.planOf(options), state, resize, tooLarge)
+  }
+})
+
+export const isFleet = (value: unknown): value is FleetOption => Object(value)[mark] !== undefined
+
+export const keeperOf = (fleet: FleetOption): Keeper => fleet[mark]
+
 /** Keeps a pool to its share of what the server allows to the fleet. */
 export interface FleetSize<E> {
   /** Asks by a session that is new, unless the answer is known. The borrower's first statement goes behind the question. */
@@ -27,7 +58,7 @@ export interface FleetSize<E> {
 /** What is known is trusted for so many milliseconds. */
 const trustedFor = 60_000
 
-export const make = <E>(
+const make = <E>(
   plan: Fleet.Plan,
   state: PoolState<E>,
   resize: (max: number) => void,

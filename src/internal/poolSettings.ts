@@ -9,7 +9,7 @@ import type { ConnectionOptions } from "node:tls"
 import * as Address from "./address.ts"
 import type * as Dial from "./dial.ts"
 import type * as Discretion from "./discretion.ts"
-import * as Fleet from "./fleet.ts"
+import * as FleetSize from "./fleetSize.ts"
 import type * as Hosts from "./hosts.ts"
 import * as Login from "./login.ts"
 import { millis } from "./millis.ts"
@@ -107,7 +107,7 @@ export interface PoolOptions {
    * Sizes the pool by what the server allows to all environments of the program together: see `Pool.sizeForFleet`, which
    * returns it. The pool then begins with one session, and `max` is the most that it may grow to. Default: no fleet.
    */
-  readonly fleet?: Fleet.FleetOptions | undefined
+  readonly fleet?: FleetSize.FleetOption | undefined
   /** Bounds a checkout: queue, connect and liveness check together. Default: 60 seconds. */
   readonly acquireTimeout?: Duration.Input | undefined
   /**
@@ -269,7 +269,7 @@ export interface Settings {
   readonly max: number
   readonly min: number
   /** `undefined` without a fleet, and behind a pooler, whose places are not the server's. */
-  readonly fleet: Fleet.Plan | undefined
+  readonly fleet: FleetSize.Keeper | undefined
   /** The host by whose name the fleet is taken to be behind a pooler. */
   readonly fleetOffAt: string | undefined
   readonly concurrency: number
@@ -381,7 +381,7 @@ const shapes: ReadonlyArray<
     true
   ],
   ["ssl", "true, false or TLS options", (value) => typeof value === "boolean" || value === Object(value), true],
-  ["fleet", "what Pool.sizeForFleet returns as fleet", (value) => value === Object(value)],
+  ["fleet", "what Pool.sizeForFleet returns as fleet", FleetSize.isFleet],
   ["shedding", "true, false or { target, interval }", (value) => value === Object(value) || typeof value === "boolean"],
   ["serverReaping", "an object", (value) => value === Object(value)],
   ["beforeConnect", "an Effect", Effect.isEffect],
@@ -414,7 +414,7 @@ const firstBroken = (options: PoolOptions): BadOption | undefined => {
       return { option, value: String(value), allowed: "a duration above 0" }
     }
   }
-  const brokenFleet = options.fleet === undefined ? undefined : Fleet.firstBroken(options.fleet)
+  const brokenFleet = options.fleet === undefined ? undefined : FleetSize.keeperOf(options.fleet).broken
   if (brokenFleet !== undefined) return brokenFleet
   for (const [option, allowed] of choices) {
     const value: unknown = options[option]
@@ -547,8 +547,8 @@ export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption>
       keepAlive: time(options.keepAlive, 30_000),
       stream: options.stream
     }))
-    const pooled = targets.find((target) => target.address.path === undefined && Fleet.looksLikePooler(target.address))
-    const wantsFleet = options.fleet !== undefined && !behindPooler
+    const fleet = options.fleet === undefined || behindPooler ? undefined : FleetSize.keeperOf(options.fleet)
+    const pooled = targets.find(({ address }) => address.path === undefined && fleet?.looksLikePooler(address))
     return Effect.succeed<Settings>({
       target: targets[0]!,
       targets,
@@ -564,8 +564,8 @@ export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption>
       connectTimeout: time(options.connectTimeout, address.connectTimeout ?? 5000),
       max,
       min: Math.min(options.min ?? size.min, max),
-      fleet: wantsFleet && pooled === undefined ? Fleet.planOf(options.fleet) : undefined,
-      fleetOffAt: wantsFleet ? pooled?.address.host : undefined,
+      fleet: pooled === undefined ? fleet : undefined,
+      fleetOffAt: pooled?.address.host,
       concurrency: multiplex ? options.multiplexConcurrency ?? 32 : 1,
       acquireTimeout: time(options.acquireTimeout, 60_000),
       waitsForRoom: options.whenServerFull === "wait",

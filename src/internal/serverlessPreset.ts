@@ -13,7 +13,6 @@ export const preset = {
   // Whoever ends an environment waits for half a second at most.
   closeTimeout: "200 millis",
   acquireTimeout: "10 seconds",
-  connectTimeout: "3 seconds",
   whenServerFull: "wait",
   serverReaping: {
     idleSession: "6 minutes",
