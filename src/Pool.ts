@@ -358,9 +358,11 @@ export const make = Effect.fnUntraced(function*(
     retirement.spare()
     supply.pump()
   }
+  /** A fleet that leaves no room for it takes it back for a while only. */
+  let wantedMin = settings.min
   const fleet = settings.fleet?.keep<AcquireError>(
     state,
-    (max) => setSize({ max, min: Math.min(settings.min, max) }),
+    (max) => setSize({ max, min: Math.min(wantedMin, max) }),
     (report) => new Errors.FleetTooLarge(report)
   )
   if (settings.fleetOffAt !== undefined) {
@@ -793,6 +795,7 @@ export const make = Effect.fnUntraced(function*(
       Effect.mapError((bad) => new Errors.InvalidOption(bad)),
       Effect.map((next) => {
         if (size.max !== undefined) fleet?.overrule()
+        if (size.min !== undefined) wantedMin = size.min
         setSize(next)
       })
     )

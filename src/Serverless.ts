@@ -227,17 +227,17 @@ export const environment = <R, E>(
  * Options of the pool of one environment, to be spread before a program's own. The environment is frozen between
  * invocations, killed without a word, and one of many that share a server.
  *
- * | option           | value                         | because                                                              |
- * | ---------------- | ----------------------------- | -------------------------------------------------------------------- |
- * | `max`, `min`     | 2, 0                          | one invocation at a time; a second query beside an open transaction  |
- * | `idleTimeout`    | 5 minutes                     | the session is there for the next invocation                         |
- * | `closeTimeout`   | 200 ms                        | the platform waits for the end of an environment for 300 ms or so    |
- * | `acquireTimeout` | 10 seconds                    | a deadline, where the platform gives one, comes first                |
- * | `connectTimeout` | 3 seconds                     | a host that is not there must not cost the whole invocation          |
- * | `whenServerFull` | `"wait"`                      | environments come and go, and with them their sessions               |
- * | `serverReaping`  | idle sessions after 6 minutes | nobody says goodbye for an environment that was killed               |
- * |                  | keepalive after 5 min, 3 x 10 s| nor for one whose machine is gone                                    |
- * |                  | a look at the client each 10 s| so that what it had asked for does not run to its end                |
+ * | option           | value                           | because                                                             |
+ * | ---------------- | ------------------------------- | ------------------------------------------------------------------- |
+ * | `max`, `min`     | 2, 0                            | one invocation at a time; a second query beside an open transaction |
+ * | `idleTimeout`    | 5 minutes                       | the session is there for the next invocation                        |
+ * | `closeTimeout`   | 200 ms                          | the platform waits for the end of an environment for 300 ms or so   |
+ * | `acquireTimeout` | 10 seconds                      | a deadline, where the platform gives one, comes first               |
+ * | `whenServerFull` | `"wait"`                        | environments come and go, and with them their sessions              |
+ * | `serverReaping`  | idle sessions after 6 minutes   | nobody says goodbye for an environment that was killed              |
+ * |                  | keepalive after 5 min, 3 x 10 s | nor for one whose machine is gone                                   |
+ * |                  | a look at the client each 10 s  | so that what it had asked for does not run to its end               |
+ * | `breaker`        | open for 1 second, 10 at most   | one caller at a time is no crowd that a new server must be kept from |
  *
  * For many environments on one server, `Pool.sizeForFleet` after it lowers `max` to what the server has room for.
  *

@@ -125,7 +125,7 @@ describe("the bundle of a handler", () => {
     })
   }
 
-  it("loads no module of Node's that the driver does not load, but for node:os", () => {
+  it("loads no module of Node's that the driver does not load, but for node:os and node:stream", () => {
     assert.deepStrictEqual(lambda.builtins.filter((name) => !plain.builtins.includes(name)), ["node:os", "node:stream"])
   })
 

@@ -271,6 +271,15 @@ describe("a pool of a fleet", () => {
       assert.strictEqual(Option.getOrThrow(yield* pool.fleet).size, 10)
     }))
 
+  it.effect("leaves a min that was given by hand, too", () =>
+    Effect.gen(function*() {
+      const server = yield* ScriptedServer.make({ onQuery: (sql) => isQuestion(sql) ? places(23) : undefined })
+      const { pool, sql } = yield* makePool({ url: server.url, ...fleet })
+      yield* pool.resize({ min: 1 })
+      yield* sql`SELECT 1`
+      assert.deepInclude(pool.statsUnsafe(), { max: 10, min: 1 })
+    }))
+
   it.effect("serves its borrowers where the server refuses the question, and says so", () =>
     Effect.gen(function*() {
       const { lines, recorded } = recorder()

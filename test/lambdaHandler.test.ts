@@ -245,8 +245,33 @@ describe("the answer to a failure", () => {
       const error = new Error(`first\n    at ${url}\nlast`)
       return Cause.die(error)
     })(),
+    "the address of a server that cannot be reached": Cause.fail(
+      new Error("PgConnection: Failed to connect (connect ECONNREFUSED db.internal:5432). Check host and port.")
+    ),
+    "a name that nobody knows": Cause.fail(new Error("getaddrinfo ENOTFOUND db.internal")),
+    "the socket of a server": Cause.fail(new Error("connect ENOENT /run/db.internal/.s.PGSQL.5432")),
+    "a certificate of somebody else's": Cause.fail(
+      new Error(
+        "Hostname/IP does not match certificate's altnames: Host: db.internal. is not in the cert's altnames: x"
+      )
+    ),
+    "the hosts of a cluster": Cause.fail(
+      new Errors.NoSuitableHost({
+        targetSessionAttrs: "read-write",
+        hosts: [{ host: "db.internal:5432", role: "standby", failure: null }]
+      })
+    ),
     "a name": Cause.die(Object.assign(new Error("failed"), { name: url }))
   }
+
+  it("says what has happened to a connect, and what to look at", () => {
+    const messageOf = (where: string) => LambdaAnswer.encode(hiding[where]!).message
+    assert.strictEqual(
+      messageOf("the address of a server that cannot be reached"),
+      "PgConnection: Failed to connect (connect ECONNREFUSED). Check host and port."
+    )
+    assert.match(messageOf("the hosts of a cluster"), /^No host takes writes .*"read-write"\)\. Look at the servers/)
+  })
 
   for (const [where, cause] of Object.entries(hiding)) {
     it(`does not give away ${where}`, () => {

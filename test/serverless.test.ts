@@ -458,6 +458,18 @@ describe("a signal", () => {
       assert.isTrue(isClosed)
     }))
 
+  it.effect("that the work itself gives is heard", () =>
+    Effect.gen(function*() {
+      const { environment } = yield* makeWorld()
+      for (const deadline of [Infinity, 3000]) {
+        const controller = new AbortController()
+        const work = Effect.andThen(Effect.sync(() => controller.abort()), Effect.never)
+        const run = yield* waited(() => environment.runExit(work, { signal: controller.signal, deadline }))
+        assert.isTrue(yield* run.isOver)
+        assert.isTrue(Exit.hasInterrupts(yield* run.value))
+      }
+    }))
+
   it.effect("does not make an invocation last longer that cannot be interrupted", () =>
     Effect.gen(function*() {
       const { environment } = yield* makeWorld()

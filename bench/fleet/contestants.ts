@@ -41,6 +41,8 @@ export interface Setting {
   readonly id: "fits" | "direct" | "pgbouncer"
   readonly title: string
   readonly isPooled: boolean
+  /** What to know before reading its figures. */
+  readonly note: string
   /** Whether there is a size of pool with which the server has room for all environments at once. */
   readonly isSafe: boolean
   readonly environments: (all: number) => number
@@ -54,6 +56,7 @@ export const settings: ReadonlyArray<Setting> = [
   {
     id: "fits",
     title: "A fleet that the server has room for",
+    note: "`sizeForFleet` gives each environment one session, which all of them together may keep.",
     isPooled: false,
     isSafe: true,
     environments: (all) => Math.min(70, all),
@@ -62,14 +65,20 @@ export const settings: ReadonlyArray<Setting> = [
   {
     id: "direct",
     title: "A fleet ten times too large",
+    note:
+      "Not even one session each is safe: no size of pool helps, and `sizeForFleet` says so in the log. With `whenServerFull: "
+      + "\"wait\"` callers wait for room instead of being turned away, and those who get none within their deadline fail "
+      + "with `InvocationTimeout`. That works only where sessions come back, so `keep` is not among them: the first who come keep "
+      + "all places, and the others wait for nothing. A fleet like this wants a pooler, or a limit to its concurrency.",
     isPooled: false,
     isSafe: false,
     environments: (all) => all,
-    contestants: [ours.close, ours.adaptive, ours.keep, pgClient.ten, pgClient.one, pg.one, pg.notKept]
+    contestants: [ours.close, ours.adaptive, pgClient.ten, pgClient.one, pg.one, pg.notKept]
   },
   {
     id: "pgbouncer",
     title: "The same fleet behind PgBouncer",
+    note: "Each environment may have two sessions, of the pooler's: it is the one that shares the server.",
     isPooled: true,
     isSafe: true,
     environments: (all) => all,

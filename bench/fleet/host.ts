@@ -72,3 +72,5 @@ process.on("message", async (order: Order) => {
   const answer: Answer = { kind: "done", outcomes: await obey(order) }
   process.send!(answer)
 })
+// Whoever told it what to do has ended.
+process.on("disconnect", () => process.exit())

@@ -62,7 +62,9 @@ const failures = ({ figures }: Measured): string => {
 const chapter = ({ environments, findings, measured, setting }: Chapter): string =>
   `## ${setting.title}
 
-${environments} environments${setting.isPooled ? ", and PgBouncer in transaction mode with 20 sessions" : ""}.
+${environments} environments${
+    setting.isPooled ? ", and PgBouncer in transaction mode with 20 sessions" : ""
+  }. ${setting.note}
 
 ![Sessions and connects of each client](fleet/${setting.id}.svg)
 

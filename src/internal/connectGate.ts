@@ -100,3 +100,8 @@ export const succeeded = <E>(gate: ConnectGate<E>): void => {
 export const forget = <E>(gate: ConnectGate<E>): void => {
   if (gate.failures === 0) gate.allowance = 1
 }
+
+/** What has failed a while ago, by a clock that stood still meanwhile, says nothing of now. */
+export const reopen = <E>(gate: ConnectGate<E>): void => {
+  gate.shutUntil = 0
+}

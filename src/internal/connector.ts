@@ -75,6 +75,8 @@ export interface Connector<E> {
   readonly connecting: () => number
   /** Milliseconds until the next connect is tried after failed ones, 0 when it may be tried now. */
   readonly pause: () => number
+  /** Lets the next connect be tried now. */
+  readonly reopen: () => void
   /** Of the connects since one worked. */
   readonly lastFailure: () => E | undefined
   /** Notes that a session that was opened a moment ago does not work: opening more of them has to wait. */
@@ -83,7 +85,9 @@ export interface Connector<E> {
   readonly taken: () => number
   /** Succeeds once no place is taken. */
   readonly allFree: Effect.Effect<void>
-  /** Ends the connects under way. */
+  /** Ends the connects under way: they have not failed, nobody wants them any more. */
+  readonly recall: Effect.Effect<void>
+  /** Ends the connects under way, and those that are to come. */
   readonly abort: Effect.Effect<void>
   /** Closes every socket that is left, whatever the server still does. */
   readonly abandon: Effect.Effect<void>
@@ -144,6 +148,7 @@ export const make = <E extends { readonly _tag: string }>(owner: Owner<E>): Conn
   const gate = ConnectGate.make<E | SqlError>()
   const placeFreed = Bell.make()
   const underWay = new Map<Fiber.Fiber<Session.Session, E | SqlError>, Effect.Effect<void>>()
+  const recalled = new WeakSet<Fiber.Fiber<Session.Session, E | SqlError>>()
   const wishes = ServerReaping.makeWishes(settings.reaping)
   const requests: Dial.Requests = new Set()
   const berths = new Set<Berth.Berth>()
@@ -402,6 +407,13 @@ export const make = <E extends { readonly _tag: string }>(owner: Owner<E>): Conn
   const end = (fiber: Fiber.Fiber<unknown, unknown>, giveUp: Effect.Effect<void>): Effect.Effect<void> =>
     Effect.andThen(giveUp, Fiber.interrupt(fiber))
 
+  const endAll = Effect.suspend(() =>
+    Effect.forEach(Array.from(underWay), ([fiber, giveUp]) => end(fiber, giveUp), {
+      concurrency: "unbounded",
+      discard: true
+    })
+  )
+
   return {
     decide: () => ConnectGate.decide(gate, now()),
     connect: () => {
@@ -417,23 +429,27 @@ export const make = <E extends { readonly _tag: string }>(owner: Owner<E>): Conn
         underWay.delete(fiber)
         if (Exit.isFailure(exit)) owner.runFork(giveUp)
         onlooker?.(exit, host())
-        conclude(exit, round, hasAnswer(), startedAt)
+        if (Exit.isSuccess(exit) || !recalled.has(fiber)) return conclude(exit, round, hasAnswer(), startedAt)
+        gate.connecting--
+        owner.onPlace()
       })
       // What it begins with may have closed the pool.
       if (isAborted) owner.runFork(end(fiber, giveUp))
     },
     connecting: () => gate.connecting,
     pause: () => ConnectGate.remainingPause(gate, now()),
+    reopen: () => ConnectGate.reopen(gate),
     lastFailure: () => lastFailure,
     disproved: (error) => fail(error, gate.round),
     taken: () => taken,
     allFree: placeFreed.until(() => taken === 0),
+    recall: Effect.suspend(() => {
+      for (const fiber of underWay.keys()) recalled.add(fiber)
+      return endAll
+    }),
     abort: Effect.suspend(() => {
       isAborted = true
-      return Effect.forEach(Array.from(underWay), ([fiber, giveUp]) => end(fiber, giveUp), {
-        concurrency: "unbounded",
-        discard: true
-      })
+      return endAll
     }),
     abandon: Effect.sync(() => {
       for (const berth of berths) berth.wire().abandon()

@@ -119,5 +119,7 @@ export const start = <A, E, T extends object>(
   const fiber = runFork(bounded)
   fiber.addObserver((exit) => answer(told(exit, () => UnitOfWork.effectOf(unit))))
   if (!isAnswered) signal?.addEventListener("abort", abort, { once: true })
+  // The work has begun already, and may have given it.
+  if (signal?.aborted === true) abort()
   return { stop: Fiber.interrupt(fiber) }
 }

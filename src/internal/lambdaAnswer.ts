@@ -10,6 +10,10 @@ const connectionUrl = /\b((?:postgres(?:ql)?|mysql|redis|rediss|mongodb(?:\+srv)
 const connectionWords =
   /\b(?:(?:host|hostaddr|port|user|password|dbname|sslmode|application_name|options)=\S*\s*){2,}/gi
 
+/** What Node says of a socket, and of a certificate. */
+const socketAddress = /\b(connect|getaddrinfo|query[A-Z]+) (E[A-Z_]+) [^\s"')]*[^\s"').,;]/g
+const certificateNames = /(certificate's altnames): .*$/gs
+
 const bearer = /\b(Bearer|Basic)\s+[\w.~+/=-]+/g
 
 /** What a value was that could not be read, as parsers quote it. */
@@ -23,13 +27,18 @@ const withoutValues = (error: unknown, text: string): string => {
     case "ConfigError":
     case "SchemaError":
       return text.replace(quotedValue, "$1 ***")
+    case "NoSuitableHost":
+      return text.replace(/: .*(?=\. Look at)/s, "")
     default:
       return text
   }
 }
 
 const mask = (text: string): string =>
-  Showable.discreet(text.replace(connectionUrl, "$1***").replace(connectionWords, "*** ").replace(bearer, "$1 ***"))
+  Showable.discreet(
+    text.replace(connectionUrl, "$1***").replace(connectionWords, "*** ").replace(socketAddress, "$1 $2")
+      .replace(certificateNames, "$1").replace(bearer, "$1 ***")
+  )
 
 /** The typed error that travels inside of a `SqlError`, else the error itself. */
 const unwrapped = (error: unknown): unknown => {

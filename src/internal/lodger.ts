@@ -46,6 +46,17 @@ const make = <E, E2>({ connector, name, retirement, serverUtilisation, state, wa
 
   const idle = (): ReadonlyArray<Session> => Array.from(members).filter(isIdle)
 
+  const evictIdle = (): ReadonlyArray<Session> => {
+    const sessions = idle()
+    for (const session of sessions) retirement.evict(session, "idle")
+    return sessions
+  }
+
+  /** Connects that whoever wanted them has left. */
+  const unwanted = (): number => machine.waiting === 0 ? connector.connecting() : 0
+
+  const left = changed.until(() => connector.taken() - connector.connecting() <= members.size)
+
   const closed = (sessions: ReadonlyArray<Session>): Effect.Effect<void> =>
     changed.until(() => sessions.every(({ wire }) => wire.isClosed()))
 
@@ -55,6 +66,8 @@ const make = <E, E2>({ connector, name, retirement, serverUtilisation, state, wa
       Effect.suspend(() => {
         const at = now()
         connector.abandonLeft(at - staleAfter)
+        // Timers are the first to notice a thaw: the time of a connect was over before it could go on.
+        connector.reopen()
         const stale = idle().filter(({ idleSince }) => at - idleSince > staleAfter)
         for (const session of stale) {
           session.condemned ??= "idle"
@@ -74,20 +87,27 @@ const make = <E, E2>({ connector, name, retirement, serverUtilisation, state, wa
     }),
     closeIdle: (within) =>
       Effect.suspend(() => {
-        const sessions = idle()
-        for (const session of sessions) retirement.evict(session, "idle")
-        return Effect.timeoutOrElse(closed(sessions), {
+        const sessions = new Set(evictIdle())
+        const recalled = unwanted() === 0 ? Effect.void : Effect.andThen(
+          connector.recall,
+          // One of them may have come to its end meanwhile.
+          Effect.sync(() => {
+            for (const session of evictIdle()) sessions.add(session)
+          })
+        )
+        return Effect.timeoutOrElse(Effect.andThen(recalled, left), {
           duration: within,
           orElse: () =>
             Effect.suspend(() => {
               for (const { wire } of sessions) wire.abandon()
-              return closed(sessions)
+              connector.abandonLeft(Infinity)
+              return closed(Array.from(sessions))
             })
         })
       }),
     warm,
     active: () => members.size - idle().length,
-    idle: () => idle().length,
+    idle: () => idle().length + unwanted(),
     idleTimeout: settings.idleTimeout,
     serverUtilisation
   }

@@ -1,3 +1,4 @@
+import type { BreakerOptions } from "./breakerSettings.ts"
 import type { PoolOptions } from "./poolSettings.ts"
 import * as Sizing from "./sizing.ts"
 
@@ -12,7 +13,6 @@ export const preset = {
   // Whoever ends an environment waits for half a second at most.
   closeTimeout: "200 millis",
   acquireTimeout: "10 seconds",
-  connectTimeout: "3 seconds",
   whenServerFull: "wait",
   serverReaping: {
     idleSession: "6 minutes",
@@ -21,5 +21,7 @@ export const preset = {
     keepaliveInterval: "10 seconds",
     keepaliveCount: 3,
     connectionCheck: "10 seconds"
-  }
-} as const satisfies PoolOptions
+  },
+  // A call after the outage must not pay for those before it: most environments have one caller, who asks anew each time.
+  breaker: { openFor: "1 second", maxOpenFor: "10 seconds" }
+} as const satisfies PoolOptions & { readonly breaker: BreakerOptions }

@@ -4,15 +4,14 @@ import type { SqlError } from "effect/sql/SqlError"
 import * as Net from "node:net"
 import type { Duplex } from "node:stream"
 import * as Tls from "node:tls"
-import * as Aside from "./aside.ts"
+import type * as Aside from "./aside.ts"
 import * as BackendMessages from "./backendMessages.ts"
-import * as Bell from "./bell.ts"
 import * as CancelRequests from "./cancelRequests.ts"
 import * as Departure from "./departure.ts"
 import * as Dial from "./dial.ts"
-import * as Intake from "./intake.ts"
-import * as Reset from "./reset.ts"
-import * as Rider from "./rider.ts"
+import * as Interludes from "./interludes.ts"
+import type * as Reset from "./reset.ts"
+import type * as Rider from "./rider.ts"
 import * as Silence from "./silence.ts"
 
 /**
@@ -154,18 +153,14 @@ export const make = (options: {
   const cancelSockets = new Set<Duplex>()
   /** Those who are told of the socket's own end, and not of the session's. */
   const bookkeepers = new Set<unknown>()
-  let rider: Rider.Rider | undefined
-  let isResetting = false
   /** What had been written at the last reset. */
   let cleanAt = 0
-  let asides = 0
-  const asideAnswered = Bell.make()
   const cancels = CancelRequests.make(options.cancelsAreOurs)
   let errorBefore: PgProtocol.ErrorFields | undefined
 
   /** Past what is counted and watched for the driver. */
   let writeAside: (frame: Uint8Array) => unknown = () => {}
-  let intake: Intake.Intake | undefined
+  let interludes: Interludes.Interludes | undefined
   let commits = (): boolean => false
   let silence = Silence.none
 
@@ -291,16 +286,19 @@ export const make = (options: {
     departInstead(duplex)
     const write = duplex.write
     writeAside = (frame) => (write as (chunk: Uint8Array) => boolean).call(duplex, frame)
-    intake = Intake.make(duplex)
+    const own = interludes = Interludes.make(duplex, {
+      write: writeAside,
+      messages,
+      onChunk: () => void chunks++,
+      isDeparting: () => leavingSince !== undefined,
+      isDead: () => isGone
+    })
     duplex.write = function(this: Duplex, ...args: Array<unknown>) {
       // The driver may not know yet. A stream that is written to after its end would be destroyed, and its place lost.
       if (isGone) return true
       isAnswered = false
       written += (args[0] as { readonly length?: number } | undefined)?.length ?? 1
-      if (rider !== undefined) {
-        args[0] = Buffer.concat([args[0] as Uint8Array, rider.frame])
-        rider = undefined
-      }
+      args[0] = own.laden(args[0] as Uint8Array)
       return (write as (...args: Array<unknown>) => boolean).apply(duplex, args)
     } as typeof duplex.write
     duplex.on("data", (chunk: Uint8Array) => {
@@ -331,42 +329,6 @@ export const make = (options: {
     return duplex
   }
 
-  /**
-   * While a rider is under way, its part of what comes in is kept from whoever listens to the socket. The answer gives it
-   * up: one that has not set out is taken off, and after one that has, nobody could read what comes.
-   */
-  const board = (duplex: Duplex, inbound: Intake.Intake, next: Rider.Rider, onDone: () => void): () => void => {
-    const leave = (): void => {
-      if (rider === next) rider = undefined
-      stopLooking()
-      duplex.off("close", endUnanswered)
-    }
-    const endUnanswered = (): void => {
-      leave()
-      onDone()
-    }
-    rider = next
-    const stopLooking = inbound.join((chunk, passOn) => {
-      const { after, before, own } = next.take(chunk)
-      // At once: the driver's part may end a statement, and then the next one comes with a rider of its own.
-      if (next.isDone()) leave()
-      // In the order in which they came: a message of the driver's may have begun in the last chunk.
-      passOn(before)
-      if (own.length > 0) messages.scan(own)
-      if (next.isDone()) onDone()
-      passOn(after)
-    })
-    duplex.once("close", endUnanswered)
-    return () => {
-      if (next.isDone()) return
-      const hasSetOut = rider !== next
-      leave()
-      if (!hasSetOut) return
-      obituary ??= { by: "driver", message: "an answer that was on its way was not waited for" }
-      destroyNow(duplex)
-    }
-  }
-
   /** Nothing that a server says after it could be trusted to belong to the next borrower. */
   const giveUpUnclean = (duplex: Duplex, { fields, isSealed }: Reset.Refusal): void => {
     if (isSealed) written = cleanAt
@@ -375,53 +337,11 @@ export const make = (options: {
     destroyNow(duplex)
   }
 
-  const reset = (duplex: Duplex, inbound: Intake.Intake, frame: Uint8Array): void => {
-    const answer = Reset.makeAnswer(messages.learn)
-    const stopLooking = inbound.join((chunk, passOn) => {
-      // Nobody is to be lent the session any more, and who waits for its end wants to hear of every sign of life.
-      if (leavingSince !== undefined) return passOn(chunk)
-      chunks++
-      const rest = answer.take(chunk)
-      if (!answer.isDone()) return
-      stopLooking()
-      isResetting = false
-      const refusal = answer.refusal()
-      if (refusal === undefined) passOn(rest)
-      else giveUpUnclean(duplex, refusal)
-    })
-    isResetting = true
-    cleanAt = written
-    writeAside(frame)
-  }
-
-  const ask = (
-    duplex: Duplex,
-    inbound: Intake.Intake,
-    sql: string,
-    onAnswer: (answer: Aside.Answer | undefined) => void
-  ): void => {
-    asides++
-    const frame = Aside.board(duplex, inbound, sql, {
-      onParameter: messages.learn,
-      isDeparting: () => leavingSince !== undefined,
-      onChunk: () => void chunks++,
-      onAnswer: (answer) => {
-        asides--
-        asideAnswered.notify()
-        onAnswer(answer)
-      }
-    })
-    writeAside(frame)
-  }
-
   /** A CancelRequest names no statement: until ours has been answered, it would end that instead of its caller's. */
-  const forkAfterAsides = (effect: Effect.Effect<void>): unknown =>
-    asides === 0
+  const forkAfterQuestions = (effect: Effect.Effect<void>): unknown =>
+    interludes === undefined || !interludes.isAsking()
       ? options.runFork(effect)
-      : options.runFork(Effect.flatMap(
-        asideAnswered.until(() => asides === 0 || isGone),
-        () => isGone ? Effect.void : effect
-      ))
+      : options.runFork(Effect.flatMap(interludes.answered, () => isGone ? Effect.void : effect))
 
   const end = (reason: Obituary, parting?: Parting): void => {
     obituary ??= reason
@@ -450,7 +370,7 @@ export const make = (options: {
       const cancel = Dial.later(
         cancelTarget(socket),
         options.farewell,
-        forkAfterAsides,
+        forkAfterQuestions,
         cancels.ended,
         inVain,
         options.requests
@@ -467,13 +387,15 @@ export const make = (options: {
     isIdle: messages.isIdle,
     isOwed: () => !isAnswered,
     reset: (frame) => {
-      if (socket === undefined || intake === undefined || isGone || written === cleanAt) return
-      reset(socket, intake, frame)
+      if (socket === undefined || interludes === undefined || isGone || written === cleanAt) return
+      const duplex = socket
+      cleanAt = written
+      interludes.reset(frame, (refusal) => giveUpUnclean(duplex, refusal))
     },
-    isResetting: () => isResetting,
+    isResetting: () => interludes?.isResetting() ?? false,
     ask: (sql, onAnswer) => {
-      if (socket === undefined || intake === undefined || isGone) return onAnswer(undefined)
-      ask(socket, intake, sql, onAnswer)
+      if (interludes === undefined || isGone) return onAnswer(undefined)
+      interludes.ask(sql, onAnswer)
     },
     watchSilence: (allowed, isBusy, isCommitting) => {
       commits = isCommitting
@@ -500,11 +422,13 @@ export const make = (options: {
       hearOfParameter = listener
     },
     ride: (statements) =>
-      Effect.callback((resume) => {
-        if (socket === undefined || intake === undefined || isGone) return resume(Effect.undefined)
-        const next = Rider.make(statements)
-        const tell = () => resume(Effect.sync(() => ({ row: next.answer(), refusedBy: next.refusedBy() })))
-        return Effect.sync(board(socket, intake, next, tell))
+      Effect.suspend(() => {
+        if (socket === undefined || interludes === undefined || isGone) return Effect.undefined
+        const duplex = socket
+        return interludes.ride(statements, () => {
+          obituary ??= { by: "driver", message: "an answer that was on its way was not waited for" }
+          destroyNow(duplex)
+        })
       }),
     expectClose: () => {
       if (socket !== undefined) depart(socket)

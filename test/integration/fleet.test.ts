@@ -251,7 +251,10 @@ layer(Server, { timeout: 60_000, excludeTestServices: true })("a fleet on a serv
       )
       assert.lengthOf(served.flat(), 60)
       assert.strictEqual(yield* count, 12)
-      for (const { report } of environments) assert.deepInclude(yield* report, { size: 1, isSafe: true })
+      for (const { pool, report } of environments) {
+        assert.deepInclude(yield* report, { size: 1, isSafe: true })
+        assert.isUndefined(pool.lastConnectFailureUnsafe())
+      }
     }))
 
   it.effect("opens nothing for a fleet that is too large, if that is asked for, until there is room", () =>

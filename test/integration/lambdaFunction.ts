@@ -6,19 +6,24 @@ import * as Fs from "node:fs"
 import * as Os from "node:os"
 import * as Path from "node:path"
 import { fileURLToPath } from "node:url"
+import { afterAll } from "vitest"
 import type * as Pg from "../../src/index.ts"
 import { LocalLambda } from "../../src/testing/index.ts"
 import { freshDatabase } from "./database.ts"
 import { makeWitness } from "./witness.ts"
 
 let bundle: Promise<string> | undefined
+let folder: string | undefined
+
+afterAll(() => {
+  if (folder !== undefined) Fs.rmSync(folder, { recursive: true, force: true })
+})
 
 /** Once per test file. */
 const bundled = (): Promise<string> => bundle ??= bundling()
 
 const bundling = async (): Promise<string> => {
-  const folder = Fs.mkdtempSync(Path.join(Os.tmpdir(), "lambda-function-"))
-  process.once("exit", () => Fs.rmSync(folder, { recursive: true, force: true }))
+  folder = Fs.mkdtempSync(Path.join(Os.tmpdir(), "lambda-function-"))
   const outfile = Path.join(folder, "function.mjs")
   await build({
     entryPoints: [fileURLToPath(new URL("./fixtures/lambdaDatabase.ts", import.meta.url))],
