@@ -17,7 +17,6 @@ import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Random from "effect/Random"
-import * as Schedule from "effect/Schedule"
 import * as Scope from "effect/Scope"
 import type { SqlError } from "effect/sql/SqlError"
 import * as Os from "node:os"
@@ -848,8 +847,9 @@ export const make = Effect.fnUntraced(function*(
   if (leaks !== undefined) yield* Effect.addFinalizer(() => Effect.sync(leaks.close))
   yield* Effect.addFinalizer(() => end(settings.closeTimeout))
   if (settings.reapEvery !== undefined) {
-    yield* Effect.sync(() => retirement.retireIdle(now())).pipe(
-      Effect.schedule(Schedule.spaced(settings.reapEvery)),
+    yield* Effect.sleep(settings.reapEvery).pipe(
+      Effect.andThen(Effect.sync(() => retirement.retireIdle(now()))),
+      Effect.forever,
       Effect.forkScoped
     )
   }

@@ -1,8 +1,6 @@
 import * as Cause from "effect/Cause"
-import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
-import * as Schedule from "effect/Schedule"
 import type { SqlError } from "effect/sql/SqlError"
 
 /**
@@ -104,8 +102,10 @@ export const fateOf = (ticket: Ticket, answer: Answer | undefined): Fate => {
   }
 }
 
-/** Asks soon and then more patiently, for as long as it takes. */
-const patience = () => Schedule.min([Schedule.exponential("5 millis", 1.5), Schedule.spaced("500 millis")])
+/** Milliseconds between two questions: asked soon, and then more patiently, for as long as it takes. */
+const firstPause = 5
+const pauseGrowth = 1.5
+const longestPause = 500
 
 /**
  * Asks until the answer is final, or until `until` (wall-clock milliseconds). A server that cannot be reached is asked
@@ -119,7 +119,7 @@ export const resolve = Effect.fnUntraced(function*(options: {
   readonly until: number
   readonly now: () => number
 }): Effect.fn.Return<Exclude<Fate, { readonly _tag: "InProgress" }>> {
-  const step = yield* Schedule.toStep(patience())
+  let pause = firstPause
   let idleTimes = 0
   let reason = "there was no time left to ask the server"
   while (options.now() < options.until) {
@@ -137,9 +137,8 @@ export const resolve = Effect.fnUntraced(function*(options: {
       }
       reason = "the server could not be asked in time"
     }
-    const next = yield* Effect.exit(step(options.now(), undefined))
-    const wait = Exit.isSuccess(next) ? Duration.toMillis(next.value[1]) : 0
-    yield* Effect.sleep(Math.max(0, Math.min(wait, options.until - options.now())))
+    yield* Effect.sleep(Math.max(0, Math.min(pause, options.until - options.now())))
+    pause = Math.min(pause * pauseGrowth, longestPause)
   }
   return { _tag: "Unknown", reason }
 })

@@ -10,7 +10,7 @@ export const protocolName = "postgresql"
 export const failedDirect = "Server refused direct TLS"
 
 const cure =
-  "sslNegotiation \"direct\" needs PostgreSQL 17 or a proxy that begins with TLS: with an older server use \"postgres\""
+  "sslNegotiation \"direct\" needs PostgreSQL 17 with ssl turned on, or a proxy that begins with TLS: else use \"postgres\""
 
 /** What a handshake ends with whose other end has not taken the first bytes for TLS. */
 const unanswered: Readonly<Record<string, string>> = {

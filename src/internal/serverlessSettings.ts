@@ -20,8 +20,8 @@ export interface EnvironmentOptions {
    *
    * - `"keep"`: the next invocation uses them.
    * - `"close"`: they are closed before the answer. Each invocation costs a connect, and no frozen environment has a session.
-   * - `"adaptive"`: they are closed when the server is more than 80 % full, or when the gaps between invocations are longer than
-   *   `staleAfter` on average.
+   * - `"adaptive"`: they are closed when the server is more than 80 % full, which is known by `Pool.sizeForFleet` alone, or when
+   *   the gaps between invocations are longer than `staleAfter` on average.
    */
   readonly release?: Release.Policy | undefined
   /**
