@@ -376,6 +376,7 @@ describe("the answer to a failure", () => {
       "SecretsDown: caused by SqlError: caused by 23505"
     )
     assert.strictEqual(messageOf(new Error("")), "Error")
+    assert.strictEqual(messageOf(new Error("", { cause: denied })), "Error: caused by AccessDeniedException")
     assert.strictEqual(messageOf(undefined), "Error")
     const endless = tagged({})
     assert.match(messageOf(Object.assign(endless, { cause: endless })), /^SecretsDown: caused by SecretsDown/)

@@ -13,7 +13,7 @@ export const line = (cause: Cause.Cause<unknown>, id: string | undefined): Effec
     "faas.invocation_id": id,
     "error.type": sqlState ?? code ?? name,
     "db.response.status_code": sqlState,
-    "exception.type": namesOf(error) ?? name,
+    "exception.type": namesOf(error),
     "exception.message": message,
     "exception.stacktrace": stack
   })

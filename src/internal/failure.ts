@@ -135,15 +135,15 @@ export const nameOf = (error: unknown): string | undefined =>
 const deepestNamed = 8
 
 /** What an error is called, and what those are that it was caused by: `UnknownError: caused by AccessDeniedException`. */
-export const namesOf = (error: unknown): string | undefined => {
+export const namesOf = (error: unknown): string => {
   const names: Array<string> = []
   for (let each = error, depth = 0; each !== undefined && depth < deepestNamed; depth++) {
     if (Redacted.isRedacted(each)) each = Redacted.value(each)
     const name = sqlStateOf(each) ?? nameOf(each)
-    if (name !== undefined) names.push(name)
+    if (name !== undefined || depth === 0) names.push(name ?? "Error")
     each = read(read(each, "reason"), "cause") ?? read(each, "cause")
   }
-  return names.length === 0 ? undefined : names.join(": caused by ")
+  return names.join(": caused by ") || "Error"
 }
 
 /** The hook that has failed, or was at work when the time for connecting was over. */

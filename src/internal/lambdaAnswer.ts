@@ -64,7 +64,7 @@ const sentenceOf = (error: unknown): string => {
   const said = typeof text !== "string" || text.startsWith("An error occurred in Effect.")
     ? ""
     : withoutValues(error, text)
-  return said === "" ? namesOf(error) ?? "Error" : said
+  return said === "" ? namesOf(error) : said
 }
 
 const interrupted = {
