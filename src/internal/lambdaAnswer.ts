@@ -42,8 +42,13 @@ const mask = (text: string): string =>
 
 /** The typed error that travels inside of a `SqlError`, else the error itself. */
 const unwrapped = (error: unknown): unknown => {
-  const carried = isSqlError(error) ? error.reason.cause : undefined
-  return typeof carried === "object" && carried !== null && PoolErrorTypeId in carried ? carried : error
+  try {
+    const carried = isSqlError(error) ? error.reason.cause : undefined
+    return read(carried, PoolErrorTypeId) === undefined ? error : carried
+  } catch {
+    // What refuses to be looked at (a revoked proxy) has nothing to say.
+    return undefined
+  }
 }
 
 const sentenceOf = (error: unknown): string => {
