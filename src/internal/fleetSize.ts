@@ -1,8 +1,8 @@
 import * as Effect from "effect/Effect"
 import type * as Aside from "./aside.ts"
 import * as Fleet from "./fleet.ts"
+import type * as Logbook from "./logbook.ts"
 import * as LogFields from "./logFields.ts"
-import type { PoolState } from "./poolState.ts"
 import type { Session } from "./session.ts"
 
 /** What the server has said of its places, and what follows from it for this pool. */
@@ -13,13 +13,22 @@ export interface Report extends Fleet.Plan, Fleet.Census, Fleet.Sizing {
 
 const mark = "~effect-pg-pool/Fleet"
 
+/** What has to be known of a pool that belongs to a fleet. */
+export interface Member {
+  readonly settings: { readonly max: number }
+  readonly max: number
+  readonly generation: number
+  readonly now: () => number
+  readonly book: Logbook.Logbook
+}
+
 /** What a fleet does for a pool that belongs to it. */
 export interface Keeper {
   /** What is impossible about the fleet, if anything is. */
   readonly broken: ReturnType<typeof Fleet.firstBroken>
   readonly looksLikePooler: typeof Fleet.looksLikePooler
   readonly keep: <E>(
-    state: PoolState<E>,
+    pool: Member,
     resize: (max: number) => void,
     tooLarge: (report: Report) => E
   ) => FleetSize<E>
@@ -34,7 +43,7 @@ export const optionOf = (options: Fleet.FleetOptions): FleetOption => ({
   [mark]: {
     broken: Fleet.firstBroken(options),
     looksLikePooler: Fleet.looksLikePooler,
-    keep: (state, resize, tooLarge) => make(Fleet.planOf(options), state, resize, tooLarge)
+    keep: (pool, resize, tooLarge) => make(Fleet.planOf(options), pool, resize, tooLarge)
   }
 })
 
@@ -60,11 +69,11 @@ const trustedFor = 60_000
 
 const make = <E>(
   plan: Fleet.Plan,
-  state: PoolState<E>,
+  pool: Member,
   resize: (max: number) => void,
   tooLarge: (report: Report) => E
 ): FleetSize<E> => {
-  const { book, now, settings } = state
+  const { book, now, settings } = pool
   let report: Report | undefined
   let knownOf: { readonly host: number; readonly generation: number } | undefined
   let askedAt = -Infinity
@@ -74,7 +83,7 @@ const make = <E>(
   const isRecent = (at: number): boolean => at >= askedAt && at - askedAt < trustedFor
 
   const isKnown = (session: Session): boolean =>
-    isRecent(now()) && knownOf?.host === session.host && knownOf.generation === state.generation
+    isRecent(now()) && knownOf?.host === session.host && knownOf.generation === pool.generation
 
   const learn = (census: Fleet.Census, at: number, { generation, host }: Session): Report => {
     const wasSafe = report?.isSafe ?? true
@@ -82,7 +91,7 @@ const make = <E>(
     report = next
     knownOf = { host, generation }
     if (wasSafe && !next.isSafe) book.write("fleetTooLarge", () => LogFields.ofFleet(next))
-    if (!isOverruled && state.max !== next.size) resize(next.size)
+    if (!isOverruled && pool.max !== next.size) resize(next.size)
     return next
   }
 
@@ -96,7 +105,7 @@ const make = <E>(
       const census = answer?.row === undefined ? undefined : Fleet.censusOf(answer.row)
       if (answer !== undefined && census === undefined) {
         knownOf = undefined
-        book.write("fleetUnknown", () => LogFields.ofUnknownFleet(answer.refusedBy, state.max))
+        book.write("fleetUnknown", () => LogFields.ofUnknownFleet(answer.refusedBy, pool.max))
       }
       onAnswer(census === undefined ? undefined : learn(census, at, session))
     })
