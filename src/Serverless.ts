@@ -17,10 +17,12 @@ import type * as Scope from "effect/Scope"
 import * as Tracer from "effect/Tracer"
 import * as Errors from "./Errors.ts"
 import * as EnvironmentLife from "./internal/environmentLife.ts"
+import * as FailedInvocation from "./internal/failedInvocation.ts"
 import * as HttpFailure from "./internal/httpFailure.ts"
 import * as LambdaAnswer from "./internal/lambdaAnswer.ts"
 import * as LambdaFunction from "./internal/lambdaFunction.ts"
 import { millis } from "./internal/millis.ts"
+import * as Misfit from "./internal/misfit.ts"
 import * as ProcessSignals from "./internal/processSignals.ts"
 import * as ResponseStream from "./internal/responseStream.ts"
 import * as ServerlessPreset from "./internal/serverlessPreset.ts"
@@ -135,9 +137,12 @@ const open = <R, E>(
   options: EnvironmentOptions,
   home: Context.Context<never>
 ): Environment<R, E> => {
+  const isLayer: boolean = Layer.isLayer(layer)
+  if (!isLayer) throw misfit("layer", layer, "a Layer")
   const settings = ServerlessSettings.settle(options, (bad) => new Errors.InvalidOption(bad))
   const life = EnvironmentLife.make(layer, settings, vocabulary, home)
-  const runExit: Environment<R, E>["runExit"] = (effect, options) => {
+  const runExit: Environment<R, E>["runExit"] = (given, options) => {
+    const effect = effectOf("effect", given, "an Effect")
     const deadline = options?.deadline === undefined ? Infinity : millis(options.deadline)
     // What is left of a time that has passed is less than nothing: that is no mistake.
     return Number.isNaN(deadline)
@@ -165,6 +170,30 @@ const open = <R, E>(
 
 const noDuration = (option: string, value: unknown) =>
   new Errors.InvalidOption({ option, value, allowed: "a duration" })
+
+const misfit = (option: string, value: unknown, allowed: string) =>
+  new Errors.InvalidOption({ option, value: Misfit.kindOf(value), allowed })
+
+/** Programs without types return promises. */
+const effectOf = <A, E, R>(option: string, given: Effect.Effect<A, E, R>, allowed: string): Effect.Effect<A, E, R> => {
+  if (Effect.isEffect(given)) return given
+  Misfit.hush(given)
+  // The caller's types know nothing of it, as they do not know of what was given.
+  return Effect.fail(misfit(option, given, allowed)) as Effect.Effect<never, never>
+}
+
+/** A handler that is looked at as it answers: its effect, and what that succeeds with. */
+const checked = <Args extends ReadonlyArray<unknown>, A, E, R>(
+  handler: (...args: Args) => Effect.Effect<A, E, R>,
+  isAnswer: (answer: A) => boolean = () => true,
+  answer = ""
+) =>
+(...args: Args): Effect.Effect<A, E | Errors.InvalidOption, R> =>
+  Effect.filterOrFail(
+    effectOf("handler", handler(...args), "a function that returns an Effect: Effect.tryPromise(() => ...)"),
+    isAnswer,
+    (given) => misfit("handler", given, `a function whose Effect succeeds with ${answer}`)
+  )
 
 /**
  * An environment for a layer: one per process, made where its module is loaded. Nothing is built before the first run, unless
@@ -268,19 +297,34 @@ export interface LambdaContext {
 }
 
 /**
+ * What a handler needs: a layer, with the options of the environment that is made for it; or an environment, which several
+ * handlers share. Its options are then those that it was made with, and others are refused with `InvalidOption`.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export type Home<R, E> = ({ readonly layer: Layer.Layer<R, E> } & EnvironmentOptions) | {
+  readonly layer: Environment<R, E>
+  readonly margin?: undefined
+  readonly staleAfter?: undefined
+  readonly release?: undefined
+  readonly warm?: undefined
+  readonly shutdown?: { readonly within?: undefined } | undefined
+}
+
+/**
  * How a handler for Lambda behaves.
  *
  * @category options
  * @since 0.1.0
  */
-export interface LambdaOptions<R, E> extends Omit<EnvironmentOptions, "shutdown"> {
-  /** What the handler needs; or an environment, which several handlers share, and whose own options then count. */
-  readonly layer: Layer.Layer<R, E> | Environment<R, E>
-  /** What is answered to a failure. Default: its name, a discreet message, and the SQLSTATE where there is one. */
+export type LambdaOptions<R, E> = Home<R, E> & {
+  /**
+   * What is answered to a failure. Default: its name, a discreet message, and the SQLSTATE where there is one; each failure is
+   * logged then (`db.invocation.failed`).
+   */
   readonly encodeError?: ((cause: Cause.Cause<unknown>) => Error) | undefined
   readonly shutdown?: {
-    /** How long the end may take. Default: 200 ms. */
-    readonly within?: Duration.Input | undefined
     /**
      * Registers an extension, so that Lambda sends SIGTERM and waits for 500 ms before it kills the process. Default:
      * false: then it comes only if another extension is there.
@@ -341,19 +385,26 @@ export const lambda = <Event, A, E, R, EL = never, C extends LambdaContext = Lam
   handler: (event: Event, context: C) => Effect.Effect<A, E, NoInfer<R> | Scope.Scope | Invocation>,
   options: LambdaOptions<R, EL>
 ): LambdaHandler<Event, C, A> => {
-  const { encodeError = LambdaAnswer.encode } = options
-  const { environment, ready } = initialised(options)
-  const handle = LambdaFunction.make(environment, handler, encodeError)
+  const { encode, environment, ready } = initialised(options)
+  const handle = LambdaFunction.make(environment, checked(handler), encode)
   return Object.assign(handle, { ready })
 }
 
 /** What has to be done while the module of a handler is loaded. */
-const initialised = <R, E>(
-  { encodeError: _, layer, shutdown, ...rest }: LambdaOptions<R, E>
-): { readonly environment: Environment<R, E>; readonly ready: Promise<void> } => {
+const initialised = <R, E>(options: LambdaOptions<R, E>) => {
+  const { encodeError, layer, shutdown: { internalExtension, ...shutdown } = {}, ...rest } = given(options)
   const environment = environmentOf(layer, { ...rest, shutdown })
-  const registered = LambdaFunction.prepareEnd(lifeOf(environment), shutdown?.internalExtension === true)
-  return { environment, ready: Promise.all([environment.ready, registered]).then(() => {}) }
+  const life = lifeOf(environment)
+  const registered = LambdaFunction.prepareEnd(life, internalExtension === true)
+  return {
+    environment,
+    ready: Promise.all([environment.ready, registered]).then(() => {}),
+    encode: (cause: Cause.Cause<unknown>, id: string | undefined): Error => {
+      if (encodeError !== undefined) return encodeError(cause)
+      void life.tell(FailedInvocation.line(cause, id))
+      return LambdaAnswer.encode(cause)
+    }
+  }
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -362,7 +413,11 @@ const initialised = <R, E>(
 
 /**
  * What a handler of {@link lambdaStream} answers with: a body, or a body and what stands above it where the function answers
- * HTTP requests (a function URL, an API Gateway).
+ * HTTP requests (a function URL, an API Gateway). Written out, with a `Stream` of `string | Uint8Array`:
+ *
+ * ```text
+ * Stream | { metadata?: { statusCode?: number, headers?: Record<string, string>, cookies?: Array<string> }, body: Stream }
+ * ```
  *
  * @category models
  * @since 0.1.0
@@ -434,11 +489,18 @@ export const lambdaStream = <Event, E, R, EB = never, EL = never, C extends Lamb
   >,
   options: LambdaOptions<R, EL>
 ): LambdaStreamHandler<Event, C> => {
-  const { encodeError = LambdaAnswer.encode } = options
-  const { environment, ready } = initialised(options)
+  const { encode, environment, ready } = initialised(options)
   // Whoever has AWS's types has its global, too, with other types for the stream.
   const { awslambda = {} } = globalThis as unknown as { readonly awslambda?: ResponseStream.AwsLambda }
-  return Object.assign(ResponseStream.make(environment, handler, encodeError, awslambda), { ready })
+  return Object.assign(
+    ResponseStream.make(
+      environment,
+      checked(handler, ResponseStream.isAnswer, "a Stream, or with { metadata, body } whose body is one"),
+      encode,
+      awslambda
+    ),
+    { ready }
+  )
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -451,9 +513,7 @@ export const lambdaStream = <Event, E, R, EB = never, EL = never, C extends Lamb
  * @category options
  * @since 0.1.0
  */
-export interface WebOptions<R, E> extends EnvironmentOptions {
-  /** What the handler needs; or an environment, which several handlers share, and whose own options then count. */
-  readonly layer: Layer.Layer<R, E> | Environment<R, E>
+export type WebOptions<R, E> = Home<R, E> & {
   /**
    * When the platform ends a request, from its beginning: the time limit of the function (Vercel's `maxDuration`, Cloud Run's
    * request timeout). A function is asked once per request. Default: no deadline.
@@ -464,7 +524,7 @@ export interface WebOptions<R, E> extends EnvironmentOptions {
    * with a promise of the end of each body that goes on for longer than its handler.
    */
   readonly waitUntil?: ((promise: Promise<unknown>) => void) | undefined
-  /** What is answered to a failure. Default: as {@link web} says. */
+  /** What is answered to a failure, and is not logged then. Default: as {@link web} says. */
   readonly encodeError?: ((cause: Cause.Cause<unknown>) => Response) | undefined
 }
 
@@ -492,7 +552,9 @@ export interface WebContext extends WebHandler.WebContext {}
  * | ------ | ----------------------------------------------------------------------------------------------------------- |
  * | 504    | `InvocationTimeout`, `DeadlineExceeded`, `StatementTimeout`                                                 |
  * | 503    | the other errors of this library after which nothing is applied; `Retry-After` where a circuit knows when   |
- * | 500    | all else, `OutcomeUnknown` too: proxies repeat what is answered with 503. It is logged with its cause       |
+ * | 500    | all else, `OutcomeUnknown` too: proxies repeat what is answered with 503                                    |
+ *
+ * and logged (`db.invocation.failed`).
  *
  * @example
  * ```ts
@@ -563,17 +625,23 @@ export const web = <E, R, EL = never>(
   handler: (request: Request) => Effect.Effect<Response, E, NoInfer<R> | Scope.Scope | Invocation>,
   options: WebOptions<R, EL>
 ): (request: Request, context?: WebContext) => Promise<Response> => {
-  const { deadline, encodeError, layer, waitUntil, ...rest } = options
+  const { deadline, encodeError, layer, waitUntil, ...rest } = given(options)
   const environment = environmentOf(layer, rest)
   const { tell } = lifeOf(environment)
-  return WebHandler.make(environment, handler, { deadline, waitUntil }, {
-    answerOf: encodeError ?? ((cause) => HttpFailure.answer(Cause.squash(cause))),
-    errorOf: LambdaAnswer.encode,
-    report: (cause) => {
-      const line = HttpFailure.line(cause)
-      if (line !== undefined) void tell(line)
+  return WebHandler.make(
+    environment,
+    checked(handler, WebHandler.isResponse, "a Response"),
+    { deadline, waitUntil },
+    {
+      answerOf: encodeError ?? HttpFailure.answer,
+      errorOf: LambdaAnswer.encode,
+      report: (cause, isUnderWay) => {
+        if (encodeError !== undefined && !isUnderWay) return
+        // A client that has left is no failure.
+        if (!Cause.hasInterruptsOnly(cause)) void tell(FailedInvocation.line(cause, undefined))
+      }
     }
-  })
+  )
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -626,9 +694,7 @@ export const vercel = <R, E>(environment: Environment<R, E>): VercelPool => Verc
  * @category options
  * @since 0.1.0
  */
-export interface ProcessOptions<R, E> extends EnvironmentOptions {
-  /** What the program needs; or an environment, whose own options then count. It is disposed of at the end. */
-  readonly layer: Layer.Layer<R, E> | Environment<R, E>
+export type ProcessOptions<R, E> = Home<R, E> & {
   /** How long the end may take from the signal on. Default: 8 seconds, as Cloud Run kills after 10. */
   readonly within?: Duration.Input | undefined
   /** What ends the program. Default: SIGTERM and SIGINT. */
@@ -668,7 +734,7 @@ export const process = <A, E, R, EL = never>(
   main: Effect.Effect<A, E, NoInfer<R> | Scope.Scope | Invocation>,
   options: ProcessOptions<R, EL>
 ): Promise<A> => {
-  const { layer, signals = ["SIGTERM", "SIGINT"], within = "8 seconds", ...rest } = options
+  const { layer, signals = ["SIGTERM", "SIGINT"], within = "8 seconds", ...rest } = given(options)
   const allowed = millis(within)
   if (!(allowed >= 0 && allowed < Infinity)) {
     throw new Errors.InvalidOption({ option: "within", value: within, allowed: "a duration that is finite" })
@@ -676,13 +742,30 @@ export const process = <A, E, R, EL = never>(
   return ProcessSignals.run(environmentOf(layer, rest), main, { signals, within: allowed })
 }
 
+/** Options of which a program without types has given none, or its layer in their place. */
+const given = <O extends object>(options: O): O => options ?? {}
+
 const environmentOf = <R, E>(
   layer: Layer.Layer<R, E> | Environment<R, E>,
   options: EnvironmentOptions
-): Environment<R, E> => Layer.isLayer(layer) ? make(layer as Layer.Layer<R, E>, options) : layer as Environment<R, E>
+): Environment<R, E> => {
+  if (Layer.isLayer(layer)) return make(layer as Layer.Layer<R, E>, options)
+  if (!lives.has(layer)) throw misfit("layer", layer, "a Layer, or what Serverless.make returns")
+  const { margin, release, shutdown, staleAfter, warm } = options
+  const strays = { margin, release, staleAfter, warm, "shutdown.within": shutdown?.within }
+  for (const [option, value] of Object.entries(strays)) {
+    if (value === undefined) continue
+    throw new Errors.InvalidOption({
+      option,
+      value,
+      allowed: "left out: it belongs to Serverless.make, where the environment was made"
+    })
+  }
+  return layer as Environment<R, E>
+}
 
 const lifeOf = <R, E>(environment: Environment<R, E>) => {
   const life = lives.get(environment)
   if (life !== undefined) return life
-  throw new Errors.InvalidOption({ option: "environment", value: environment, allowed: "what Serverless.make returns" })
+  throw misfit("environment", environment, "what Serverless.make returns")
 }

@@ -243,7 +243,7 @@ describe("a typed error", () => {
     [one.CredentialsFailed, "The password could not be had: the effect that yields it failed with ThrottlingException. The server had refused the one before with 28P01 invalid_password: password authentication failed for user \"app\". See the cause, and check whoever issues it and the right to ask there."],
     [new Errors.CredentialsFailed({ cause: Redacted.make("hunter2"), refusal: null }), "The password could not be had: the effect that yields it failed. See the cause, and check whoever issues it and the right to ask there."],
     [one.NoSuitableHost, "No host takes writes (targetSessionAttrs \"read-write\"): db1:5432 is a standby; db2:5432 failed with connect ECONNREFUSED 127.0.0.1:5432. Look at the servers, wait for the end of a failover, or correct hosts or targetSessionAttrs."],
-    [one.FleetTooLarge, "No pool size is safe: 200 environments with 8 pools each need 1600 sessions. But the user's CONNECTION LIMIT allows 20, others have 20 of them, and the fleet may fill 80 % of the rest. Make room, raise that limit, or put a transaction pooler in between."],
+    [one.FleetTooLarge, "No pool size is safe: make room, put a transaction pooler in between, or raise the limit. 200 environments with 8 pools each need 1600 sessions, but the user's CONNECTION LIMIT allows 20, others have 20 of them, and the fleet may fill 80 % of the rest."],
     [one.InvalidOption, "max is -1, but must be a whole number of at least 1."]
   ]
   for (const [error, message] of messages) {

@@ -353,9 +353,9 @@ describe("a pool of a fleet for which no size is safe", () => {
   const crowd = (whenUnsafe: "fail" | "warn") => Pg.Pool.sizeForFleet({ environments: 20, whenUnsafe })
 
   const message =
-    "No pool size is safe: 20 environments, 2 times over while a deployment replaces them, need 40 sessions. " +
-    "But the server's max_connections less what is reserved allows 20, others have 5 of them, and the fleet may fill " +
-    "80 % of the rest. Limit the concurrency to 6 environments, raise that limit, or put a transaction pooler in between."
+    "No pool size is safe: limit the concurrency to 6 environments, put a transaction pooler in between, or raise the " +
+    "limit. 20 environments, 2 times over while a deployment replaces them, need 40 sessions, but the server's " +
+    "max_connections less what is reserved allows 20, others have 5 of them, and the fleet may fill 80 % of the rest."
 
   it.effect("has one session, and a line in the log with the numbers and the cure", () =>
     Effect.gen(function*() {

@@ -8,14 +8,17 @@ import * as Data from "effect/Data"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
+import * as Logger from "effect/Logger"
 import * as Redacted from "effect/Redacted"
 import * as Schema from "effect/Schema"
 import { SqlError, UnknownError } from "effect/sql/SqlError"
+import * as Stream from "effect/Stream"
 import * as Http from "node:http"
 import type { AddressInfo } from "node:net"
 import { inspect } from "node:util"
 import * as Errors from "../src/Errors.ts"
 import * as LambdaAnswer from "../src/internal/lambdaAnswer.ts"
+import { fromEnvironment } from "../src/Layer.ts"
 import * as Serverless from "../src/Serverless.ts"
 
 class Db extends Context.Service<Db, { readonly name: string }>()("test/Db") {}
@@ -131,6 +134,101 @@ describe("a handler for Lambda", () => {
     await handler({}, contextOf(3000)).then(
       () => assert.fail("it has succeeded"),
       (error: Error) => assert.strictEqual(error.message, "[404] no")
+    )
+  })
+
+  it("refuses a handler that returns no Effect, whose rejection nobody hears of", async () => {
+    const unheard: Array<unknown> = []
+    const onUnheard = (error: unknown) => unheard.push(error)
+    process.on("unhandledRejection", onUnheard)
+    const returned: ReadonlyArray<readonly [unknown, string]> = [
+      [Promise.reject(new Error("hunter2")), "\"a Promise\""],
+      [(function*() {})(), "\"a generator\""],
+      [{ statusCode: 200 }, "\"an object\""],
+      ["hunter2", "\"a string\""],
+      [undefined, "undefined"]
+    ]
+    for (const [value, kind] of returned) {
+      const handler = Serverless.lambda((() => value) as never, { layer: Layer.empty })
+      const error = await handler({}, contextOf(3000)).then(() => assert.fail("it has succeeded"), (error) => error)
+      assert.strictEqual(error.name, "InvalidOption")
+      assert.strictEqual(
+        error.message,
+        `handler is ${kind}, but must be a function that returns an Effect: Effect.tryPromise(() => ...).`
+      )
+    }
+    const exit = await Serverless.make(Layer.empty).runExit(Promise.reject(new Error("no")) as never)
+    assert.include(String(exit), "effect is \"a Promise\", but must be an Effect.")
+    await new Promise((resolve) => setImmediate(resolve))
+    process.off("unhandledRejection", onUnheard)
+    assert.deepStrictEqual(unheard, [])
+  })
+
+  it("refuses what is no layer, wherever one is asked for", () => {
+    const work = () => Effect.void
+    const refused = (act: (layer: never) => unknown, given: unknown, says: string) => {
+      try {
+        act(given as never)
+      } catch (error) {
+        assert.instanceOf(error, Errors.InvalidOption)
+        return assert.strictEqual(error.message, says)
+      }
+      assert.fail(`${says} was not said`)
+    }
+    const nothing = "layer is undefined, but must be a Layer, or what Serverless.make returns."
+    refused((options) => Serverless.lambda(work, options), undefined, nothing)
+    refused((options) => Serverless.lambda(work, options), {}, nothing)
+    refused((options) => Serverless.lambda(work, options), layer, nothing)
+    refused((options) => Serverless.lambdaStream(work as never, options), undefined, nothing)
+    refused((options) => Serverless.web(work as never, options), undefined, nothing)
+    refused((options) => Serverless.process(Effect.void, options), undefined, nothing)
+    const object = nothing.replace("undefined", "\"an object\"")
+    refused((options) => Serverless.lambda(work, options), { layer: { max: 2 } }, object)
+    refused(Serverless.make, undefined, "layer is undefined, but must be a Layer.")
+    refused(Serverless.make, Serverless.make(layer), "layer is \"an Environment\", but must be a Layer.")
+  })
+
+  it("refuses options that belong to the environment that it was given", () => {
+    const environment = Serverless.make(layer)
+    const strays = {
+      margin: "1 second",
+      release: "close",
+      staleAfter: 5,
+      warm: true,
+      shutdown: { within: "1 second" }
+    }
+    for (const [option, value] of Object.entries(strays)) {
+      const options = { layer: environment, [option]: value } as never
+      const made: ReadonlyArray<() => unknown> = [
+        () => Serverless.lambda(() => Effect.void, options),
+        () => Serverless.lambdaStream(() => Effect.succeed(Stream.empty), options),
+        () => Serverless.web(() => Effect.succeed(new Response()), options),
+        () => Serverless.process(Effect.void, options)
+      ]
+      for (const make of made) assert.throws(make, /belongs to Serverless\.make/, option)
+    }
+    // @ts-expect-error: it would not count
+    assert.throws(() => Serverless.lambda(() => Effect.void, { layer: environment, margin: "1 second" }))
+  })
+
+  it("is logged by the loggers of the layer when it fails, unless encodeError was given", async () => {
+    const lines: Array<string> = []
+    const layer = Logger.layer([Logger.make(({ message }) => lines.push(String(message)))])
+    const denied = Object.assign(new Error("hunter2"), { name: "AccessDeniedException" })
+    const building = Layer.merge(
+      layer,
+      Layer.effectDiscard(Effect.tryPromise(() => Promise.reject(denied))).pipe(Layer.provide(layer))
+    )
+    const work = (_: unknown) => Effect.fail(new (class extends Data.TaggedError("SecretsDown") {})())
+    const call = (handler: Serverless.LambdaHandler<unknown, Serverless.LambdaContext, unknown>) =>
+      handler({}, contextOf(3000)).then(() => assert.fail("it has succeeded"), (error: Error) => error.message)
+    assert.strictEqual(await call(Serverless.lambda(work, { layer })), "SecretsDown")
+    assert.deepStrictEqual(lines.splice(0), ["The invocation 8476a536 has failed: SecretsDown"])
+    await call(Serverless.lambda(work, { layer, encodeError: () => new Error("mine") }))
+    assert.deepStrictEqual(lines, [])
+    assert.strictEqual(
+      await call(Serverless.lambda(work, { layer: building })),
+      "UnknownError: caused by AccessDeniedException"
     )
   })
 
@@ -279,6 +377,71 @@ describe("the answer to a failure", () => {
     ),
     "a name": Cause.die(Object.assign(new Error("failed"), { name: url }))
   }
+
+  it("is never empty: where an error says nothing, it is what that and its causes are called", () => {
+    const messageOf = (error: unknown) => LambdaAnswer.encode(Cause.fail(error)).message
+    const tagged = (fields: object) => Object.assign(new (class extends Data.TaggedError("SecretsDown") {})(), fields)
+    assert.strictEqual(messageOf(tagged({})), "SecretsDown")
+    const denied = Object.assign(new Error(secret), { name: "AccessDeniedException" })
+    assert.strictEqual(
+      messageOf(tagged({ cause: new Error(secret, { cause: denied }) })),
+      "SecretsDown: caused by AccessDeniedException"
+    )
+    assert.strictEqual(
+      messageOf(tagged({ cause: Redacted.make(unique) })),
+      "SecretsDown: caused by SqlError: caused by 23505"
+    )
+    assert.strictEqual(messageOf(new Error("")), "Error")
+    assert.strictEqual(messageOf(undefined), "Error")
+    const endless = tagged({})
+    assert.match(messageOf(Object.assign(endless, { cause: endless })), /^SecretsDown: caused by SecretsDown/)
+  })
+
+  it("says what is wrong with a variable as this library says it, and with a URL", () => {
+    const messageOf = (env: Record<string, string>) =>
+      LambdaAnswer.encode(causeOf(Effect.provideService(
+        fromEnvironment,
+        ConfigProvider.ConfigProvider,
+        ConfigProvider.fromEnv({ env })
+      ))).message
+    assert.strictEqual(
+      messageOf({ DB_POOL_MAX: "ten" }),
+      "DB_POOL_MAX is \"ten\", but must be a whole number, 1 or more."
+    )
+    assert.strictEqual(
+      messageOf({ DATABASE_URL: `mysql://app:${secret}@db.internal/orders` }),
+      "DATABASE_URL is mysql://<redacted>, but must be postgres://user:password@host:port/database."
+    )
+  })
+
+  it("says what a server has said to a password", () => {
+    const refused = Object.assign(new Error("password authentication failed for user \"app\""), {
+      code: "28P01",
+      severity: "FATAL"
+    })
+    assert.strictEqual(
+      LambdaAnswer.encode(Cause.fail(new SqlError({ reason: new UnknownError({ cause: refused }) }))).message,
+      "28P01 invalid_password: password authentication failed for user \"app\""
+    )
+    assert.strictEqual(LambdaAnswer.encode(Cause.fail(`invalid_password: ${secret}`)).message, "invalid_password: ***")
+  })
+
+  it("is not cut where it is this library's own", () => {
+    const fleet = {
+      environments: 200_000,
+      workers: 8,
+      overlap: 2,
+      share: 0.8,
+      bound: "server",
+      limit: 200,
+      others: 20,
+      safeEnvironments: 6
+    } as const
+    const error = new Errors.FleetTooLarge(fleet)
+    assert.isAbove(error.message.length, 300)
+    assert.strictEqual(LambdaAnswer.encode(Cause.fail(error)).message, error.message)
+    assert.match(error.message, /^No pool size is safe: limit the concurrency to 6 environments, put a transaction /)
+  })
 
   it("says what has happened to a connect, and what to look at", () => {
     const messageOf = (where: string) => LambdaAnswer.encode(hiding[where]!).message

@@ -217,6 +217,22 @@ describe("Serverless.lambdaStream", () => {
       }))
   }
 
+  it.effect("refuses an answer that is no stream and has none for a body", () =>
+    Effect.gen(function*() {
+      const layer = yield* Serverless.environment(Layer.empty)
+      for (const answer of [{ metadata: { statusCode: 200 } }, "hello", undefined]) {
+        const handler = Serverless.lambdaStream((() => Effect.succeed(answer)) as never, { layer })
+        const sink = makeSink()
+        sink.read()
+        const exit = yield* call(() => handler({}, sink.stream, context()))
+        assert.match(
+          errorOf(exit).message,
+          /^handler is .*, but must be a function whose Effect succeeds with a Stream/
+        )
+        assert.strictEqual(sink.written(), "")
+      }
+    }))
+
   it.effect("says of an error what encodeError makes of it", () =>
     Effect.gen(function*() {
       const handler = Serverless.lambdaStream(() => Effect.fail("secret"), {

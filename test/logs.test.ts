@@ -268,9 +268,9 @@ const scenarios: { readonly [N in Exclude<Logbook.Name, "resetFailed">]: Scenari
     }])),
     level: "WARN",
     message:
-      "No pool size is safe: 20 environments, 2 times over while a deployment replaces them, need 40 sessions. But the " +
-      "server's max_connections less what is reserved allows 20, others have 5 of them, and the fleet may fill 80 % of " +
-      "the rest. Limit the concurrency to 6 environments, raise that limit, or put a transaction pooler in between.",
+      "No pool size is safe: limit the concurrency to 6 environments, put a transaction pooler in between, or raise the " +
+      "limit. 20 environments, 2 times over while a deployment replaces them, need 40 sessions, but the server's " +
+      "max_connections less what is reserved allows 20, others have 5 of them, and the fleet may fill 80 % of the rest.",
     annotations: {
       ...pooled,
       "db.fleet.environments": 20,
@@ -585,6 +585,27 @@ const scenarios: { readonly [N in Exclude<Logbook.Name, "resetFailed">]: Scenari
     level: "WARN",
     message: "The collector has not answered within 300 ms. The next flush waits for it once more.",
     annotations: { "db.otlp.waited_ms": 300 }
+  },
+  invocationFailed: {
+    provoke: Effect.gen(function*() {
+      const environment = yield* Pg.Serverless.environment(Layer.empty)
+      const denied = Object.assign(new Error("hunter2"), { name: "AccessDeniedException", stack: "" })
+      const handler = Pg.Serverless.lambda(
+        () => Effect.fail({ _tag: "SecretsDown", cause: denied }),
+        { layer: environment }
+      )
+      const context = { awsRequestId: "8476a536", getRemainingTimeInMillis: () => 3000 }
+      yield* Effect.promise(() => handler({}, context).catch(() => {}))
+    }),
+    level: "ERROR",
+    message: "The invocation 8476a536 has failed: SecretsDown: caused by AccessDeniedException",
+    annotations: {
+      "faas.invocation_id": "8476a536",
+      "error.type": "SecretsDown",
+      "exception.type": "SecretsDown: caused by AccessDeniedException",
+      "exception.message": "SecretsDown: caused by AccessDeniedException",
+      "exception.stacktrace": "SecretsDown: SecretsDown: caused by AccessDeniedException"
+    }
   },
   invocationOverran: {
     provoke: Effect.gen(function*() {

@@ -1,4 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
+import * as Effect from "effect/Effect"
+import { type ErrorText, wordsOf } from "../src/internal/discretion.ts"
 import { authorOf, textOf } from "../src/internal/showable.ts"
 
 describe("the text of a reply", () => {
@@ -74,4 +76,19 @@ describe("the author of a reply", () => {
       assert.strictEqual(authorOf(file, routine), author)
     })
   }
+})
+
+describe("somebody else's error", () => {
+  const denied = Object.assign(new Error("hunter2"), { name: "AccessDeniedException" })
+  const told = (mode: ErrorText, promise: () => Promise<unknown>) =>
+    Effect.map(Effect.flip(Effect.tryPromise(promise)), (error) => wordsOf(error, mode))
+
+  it.effect("is told by its name, and one that Effect has wrapped by that of what is inside, too", () =>
+    Effect.gen(function*() {
+      const refuse = () => Promise.reject(denied)
+      assert.strictEqual(wordsOf(denied, "discreet"), "AccessDeniedException")
+      assert.strictEqual(yield* told("discreet", refuse), "UnknownError: caused by AccessDeniedException")
+      assert.strictEqual(yield* told("full", refuse), "UnknownError: caused by AccessDeniedException: hunter2")
+      assert.strictEqual(yield* told("discreet", () => Promise.reject(new Error("hunter2"))), "UnknownError")
+    }))
 })

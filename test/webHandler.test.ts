@@ -282,7 +282,7 @@ const failures: ReadonlyArray<readonly [unknown, number, object, string | null]>
   [
     new SqlError({ reason: new ConnectionError({ cause: new Error(secret) }) }),
     503,
-    { error: "ConnectionError" },
+    { error: "SqlError" },
     null
   ],
   [
@@ -294,7 +294,7 @@ const failures: ReadonlyArray<readonly [unknown, number, object, string | null]>
   [
     new SqlError({ reason: new UniqueViolation({ cause: reply, constraint: secret }) }),
     500,
-    { error: "UniqueViolation", sqlState: "23505" },
+    { error: "SqlError", sqlState: "23505" },
     null
   ],
   [new RangeError(secret), 500, { error: "RangeError" }, null],
@@ -335,21 +335,45 @@ describe("a request that fails", () => {
       assert.deepStrictEqual([answer.status, yield* text(answer)], [404, "no such order"])
     }))
 
-  it.effect("is logged by the loggers of the layer where nobody has foreseen it, and only there", () =>
+  it.effect("is logged by the loggers of the layer, unless the client has left or encodeError was given", () =>
     Effect.gen(function*() {
       const lines: Array<string> = []
-      const layer = Logger.layer([Logger.make(({ cause }) => lines.push(Cause.pretty(cause)))])
+      const layer = Logger.layer([Logger.make(({ message }) => lines.push(String(message)))])
+      const home = yield* Serverless.environment(layer)
       const handler = Serverless.web(
-        ({ method }) =>
-          method === "GET"
-            ? Effect.die(new RangeError("a bug"))
-            : Effect.fail(new Errors.PoolClosed()),
-        { layer: yield* Serverless.environment(layer) }
+        ({ method }) => method === "GET" ? Effect.die(new RangeError("a bug")) : Effect.fail(new Errors.PoolClosed()),
+        { layer: home }
       )
       yield* asked(() => handler(new Request(url)))
+      assert.deepStrictEqual(lines.splice(0), ["An invocation has failed: RangeError: a bug"])
       yield* asked(() => handler(new Request(url, { method: "POST" })))
-      assert.strictEqual(lines.length, 1)
-      assert.match(lines[0]!, /^RangeError: a bug\n {4}at /)
+      assert.match(lines.splice(0).join(), /^An invocation has failed: PoolClosed: /)
+      const encoding = Serverless.web(({ method }) =>
+        method === "GET"
+          ? Effect.fail("no")
+          : Effect.succeed(new Response(body(Stream.concat(slowly("a"), Stream.fail(new RangeError("broken")))))), {
+        layer: home,
+        encodeError: () => new Response(null, { status: 404 })
+      })
+      yield* asked(() => encoding(new Request(url)))
+      assert.deepStrictEqual(lines, [])
+      yield* textOrError(yield* asked(() => encoding(new Request(url, { method: "POST" }))))
+      assert.deepStrictEqual(lines, ["An invocation has failed: RangeError: broken"])
+    }))
+
+  it.effect("is one that answers with anything but a Response", () =>
+    Effect.gen(function*() {
+      const layer = yield* environment
+      for (
+        const handler of [
+          () => Effect.succeed("hello"),
+          () => Effect.succeed({ status: 200, headers: {}, body: "hello" }),
+          () => Promise.reject(new Error("nobody waits for it"))
+        ]
+      ) {
+        const answer = yield* asked(() => Serverless.web(handler as never, { layer })(new Request(url)))
+        assert.deepStrictEqual([answer.status, yield* text(answer)], [500, "{\"error\":\"InvalidOption\"}"])
+      }
     }))
 
   it.effect("rejects when encodeError itself fails: the host is told, and nobody waits for ever", () =>
@@ -383,7 +407,7 @@ describe("a request that fails", () => {
       const handler = Serverless.web(() => Effect.succeed(new Response("fine")), {
         layer: yield* Effect.provide(
           Serverless.environment(layer),
-          Logger.layer([Logger.make(({ cause }) => lines.push(Cause.pretty(cause)))])
+          Logger.layer([Logger.make(({ message }) => lines.push(String(message)))])
         )
       })
       const ask = Effect.map(asked(() => handler(new Request(url))), ({ status }) => status)

@@ -1,5 +1,6 @@
 /** Takes what may be a row's, a parameter's or a secret out of what is printed, and leaves it within reach. */
 import type * as PgConnection from "@effect/sql-pg/PgConnection"
+import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Redacted from "effect/Redacted"
 import { isSqlError, type SqlError } from "effect/sql/SqlError"
@@ -122,6 +123,9 @@ export const seal = (cause: unknown): Redacted.Redacted<unknown> =>
 export const wordsOf = (error: unknown, mode: ErrorText): string | undefined => {
   if (isSqlError(error)) return describe(digFailure(error))
   const name = nameOf(error)
+  // Effect's wrapper of whatever a promise rejects with.
+  const below = Cause.isUnknownError(error) ? wordsOf(error.cause, mode) : undefined
+  if (below !== undefined) return `${name}: caused by ${below}`
   if (mode === "discreet") return name
   const text = error instanceof Error ? error.message : typeof error === "string" ? error : ""
   return [name, text].filter((part) => part !== undefined && part !== "").join(": ") || undefined

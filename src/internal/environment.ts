@@ -1,5 +1,4 @@
 import * as Config from "effect/Config"
-import * as ConfigProvider from "effect/ConfigProvider"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
@@ -8,6 +7,7 @@ import * as Address from "./address.ts"
 import { type ErrorText, errorTexts } from "./discretion.ts"
 import * as Hosts from "./hosts.ts"
 import { millis } from "./millis.ts"
+import * as RefusedVariable from "./refusedVariable.ts"
 import * as ServerReaping from "./serverReaping.ts"
 import { discreet } from "./showable.ts"
 
@@ -51,7 +51,7 @@ export interface EnvironmentOptions {
 
 type Parse<A> = (text: string) => A | undefined
 
-const refuse = (message: string) => Effect.fail(new Config.ConfigError(new ConfigProvider.SourceError({ message })))
+const refuse = (message: string) => Effect.fail(RefusedVariable.make(message))
 
 /** Reads one variable. Empty counts as absent, as a deployment that wants to unset one often can only empty it. */
 const variable = <A>(name: string, allowed: string, parse: Parse<A>): Config.Config<A | undefined> =>

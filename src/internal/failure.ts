@@ -132,6 +132,20 @@ export const nameOf = (error: unknown): string | undefined =>
   [readShaped(error, "_tag", nameShape), readShaped(error, "name", nameShape), readShaped(error, "code", nameShape)]
     .find((name) => name !== undefined && name !== "Error" && name.length <= longestName)
 
+const deepestNamed = 8
+
+/** What an error is called, and what those are that it was caused by: `UnknownError: caused by AccessDeniedException`. */
+export const namesOf = (error: unknown): string | undefined => {
+  const names: Array<string> = []
+  for (let each = error, depth = 0; each !== undefined && depth < deepestNamed; depth++) {
+    if (Redacted.isRedacted(each)) each = Redacted.value(each)
+    const name = sqlStateOf(each) ?? nameOf(each)
+    if (name !== undefined) names.push(name)
+    each = read(read(each, "reason"), "cause") ?? read(each, "cause")
+  }
+  return names.length === 0 ? undefined : names.join(": caused by ")
+}
+
 /** The hook that has failed, or was at work when the time for connecting was over. */
 export const hookOf = (error: unknown): string | undefined =>
   readShaped(error, "hook", nameShape) ?? readShaped(read(read(error, "reason"), "cause"), "hook", nameShape)

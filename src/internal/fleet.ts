@@ -154,20 +154,19 @@ const whoLimits: { readonly [_ in Bound]: string } = {
   database: "the database's CONNECTION LIMIT"
 }
 
-/** What is wrong with a fleet that is too large, in numbers, and what helps. */
+/** What is wrong with a fleet that is too large, what helps, and the numbers. */
 export const tooLarge = (
   { bound, environments, limit, others, overlap, safeEnvironments, share, workers }:
     & Omit<Plan, "whenUnsafe">
     & Pick<Sizing, "bound" | "limit" | "others" | "safeEnvironments">
 ): string =>
-  `No pool size is safe: ${environments} environments` + (workers > 1 ? ` with ${workers} pools each` : "") +
+  "No pool size is safe: " +
+  (safeEnvironments > 0 ? `limit the concurrency to ${safeEnvironments} environments` : "make room") +
+  `, put a transaction pooler in between, or raise the limit. ${environments} environments` +
+  (workers > 1 ? ` with ${workers} pools each` : "") +
   (overlap > 1 ? `, ${overlap} times over while a deployment replaces them,` : "") +
-  ` need ${Math.ceil(environments * workers * overlap)} sessions. But ${
-    whoLimits[bound]
-  } allows ${limit}, others have ` +
-  `${others} of them, and the fleet may fill ${percent(share)} of the rest. ` +
-  (safeEnvironments > 0 ? `Limit the concurrency to ${safeEnvironments} environments, raise` : "Make room, raise") +
-  ` that limit, or put a transaction pooler in between.`
+  ` need ${Math.ceil(environments * workers * overlap)} sessions, but ${whoLimits[bound]} allows ${limit}, ` +
+  `others have ${others} of them, and the fleet may fill ${percent(share)} of the rest.`
 
 const percent = (share: number): string => `${Number((share * 100).toFixed(1))} %`
 

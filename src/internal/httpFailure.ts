@@ -1,9 +1,9 @@
 /** What an HTTP client is told of a failure: a status that it can act on, and codes; nothing that was said anywhere. */
-import * as Cause from "effect/Cause"
-import * as Effect from "effect/Effect"
+import type * as Cause from "effect/Cause"
 import * as Predicate from "effect/Predicate"
 import { isSqlError } from "effect/sql/SqlError"
-import { digFailure, nameOf, PoolErrorTypeId } from "./failure.ts"
+import { digFailure, nameOf, PoolErrorTypeId, read } from "./failure.ts"
+import * as LambdaAnswer from "./lambdaAnswer.ts"
 
 /** Whoever was asked on behalf of the client did not answer in time: RFC 9110, section 15.6.5. */
 const tooLate: ReadonlySet<string> = new Set(["InvocationTimeout", "DeadlineExceeded", "StatementTimeout"])
@@ -27,22 +27,17 @@ interface Failure {
   readonly retryAfter: unknown
 }
 
-const read = (error: unknown, key: string): unknown => Predicate.hasProperty(error, key) ? error[key] : undefined
-
 const isTyped = (error: unknown): boolean =>
   Predicate.hasProperty(error, PoolErrorTypeId) || Predicate.isTagged(error, "InvocationTimeout")
 
 const failureOf = (error: unknown): Failure => {
-  const isOfDriver = isSqlError(error)
-  const reason = isOfDriver ? error.reason : undefined
-  const told = isTyped(reason?.cause) ? reason?.cause : error
-  const typed = isTyped(told)
+  const typed = isTyped(error)
   return {
-    name: nameOf(typed ? told : reason ?? told) ?? "Error",
+    name: nameOf(error) ?? "Error",
     isTyped: typed,
     // What a program's own errors say of themselves is for itself.
-    isRetryable: (typed || isOfDriver) && read(told, "isRetryable") === true,
-    retryAfter: typed ? read(told, "retryAfter") : undefined
+    isRetryable: (typed || isSqlError(error)) && read(error, "isRetryable") === true,
+    retryAfter: typed ? read(error, "retryAfter") : undefined
   }
 }
 
@@ -58,13 +53,8 @@ const statusOf = ({ isRetryable, isTyped, name }: Failure): number => {
 /** Whole seconds, as RFC 9110, section 10.2.3 has it; none would be an invitation to ask at once. */
 const seconds = (millis: number): string => String(Math.max(1, Math.ceil(millis / 1_000)))
 
-/** What nobody has foreseen has to be found by somebody. All else is told by its status. */
-export const line = (cause: Cause.Cause<unknown>): Effect.Effect<void> | undefined =>
-  Cause.hasInterruptsOnly(cause) || statusOf(failureOf(Cause.squash(cause))) !== 500
-    ? undefined
-    : Effect.logError("A request has failed: it was answered with 500, or its answer broke off.", cause)
-
-export const answer = (error: unknown): Response => {
+export const answer = (cause: Cause.Cause<unknown>): Response => {
+  const error = LambdaAnswer.subjectOf(cause)
   const failure = failureOf(error)
   const headers = new Headers({ "content-type": "application/json", "cache-control": "no-store" })
   if (typeof failure.retryAfter === "number") headers.set("retry-after", seconds(failure.retryAfter))

@@ -37,16 +37,15 @@ export const particularsOf = (event: unknown, context: Partial<Context> | undefi
 export const make = <Event, C extends Context, A, E, R>(
   environment: Environment<R>,
   handler: (event: Event, context: C) => Effect.Effect<A, E, R>,
-  encodeError: (cause: Cause.Cause<unknown>) => Error
+  encodeError: (cause: Cause.Cause<unknown>, id: string | undefined) => Error
 ) =>
 (event: Event, context: C): Promise<A> => {
   if (context !== undefined) answerAtOnce(context)
-  return environment.runExit(Effect.suspend(() => handler(event, context)), particularsOf(event, context)).then(
-    (exit) => {
-      if (Exit.isSuccess(exit)) return exit.value
-      throw encodeError(exit.cause)
-    }
-  )
+  const particulars = particularsOf(event, context)
+  return environment.runExit(Effect.suspend(() => handler(event, context)), particulars).then((exit) => {
+    if (Exit.isSuccess(exit)) return exit.value
+    throw encodeError(exit.cause, particulars.invocation.id)
+  })
 }
 
 /** Has the environment end when Lambda says so, and Lambda say so. */

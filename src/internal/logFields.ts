@@ -36,6 +36,10 @@ export interface Fields {
   readonly "db.collection.name"?: string | undefined
   /** All that was said, with `errorText: "full"` alone; of a layer that cannot be built, what may be shown. */
   readonly "exception.message"?: string | undefined
+  /** The name of an error, and of those that have caused it. */
+  readonly "exception.type": string
+  /** Without the words above the frames that may not be shown. */
+  readonly "exception.stacktrace"?: string | undefined
   /** Of those that the metrics tell apart. */
   readonly "db.operation.name"?: string | undefined
   readonly "db.deadline_ms": number
@@ -78,7 +82,7 @@ export interface Fields {
   readonly "db.otlp.reasons": string
   readonly "db.otlp.waited_ms": number
   /** As OpenTelemetry calls it. */
-  readonly "faas.invocation_id": string
+  readonly "faas.invocation_id"?: string | undefined
   /** Lines that were left out before this one. */
   readonly suppressed?: number | undefined
 }

@@ -464,6 +464,25 @@ export const lines = {
       } ms, and is answered although its work goes on: something in it cannot be interrupted, or a finalizer hangs. It may run on in the next invocation.`,
     { of: "caller" }
   ),
+  invocationFailed: line(
+    "db.invocation.failed",
+    "Error",
+    [
+      "faas.invocation_id",
+      "error.type",
+      "db.response.status_code",
+      "exception.type",
+      "exception.message",
+      "exception.stacktrace"
+    ],
+    (about) => {
+      const { "exception.message": words = "", "exception.type": names, "faas.invocation_id": id } = about
+      return `${id === undefined ? "An invocation" : `The invocation ${id}`} has failed: ${
+        words.startsWith(names) ? words : `${names}: ${words}`
+      }`
+    },
+    { limitedBy: false, of: "caller" }
+  ),
   environmentNotWarmed: line(
     "db.environment.not_warmed",
     "Warn",

@@ -4,6 +4,7 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
+import { read } from "./failure.ts"
 import * as LambdaFunction from "./lambdaFunction.ts"
 
 /** What AWS's runtime hands to a handler: the part of a `Writable` of Node that it lets through. */
@@ -25,7 +26,10 @@ export interface Metadata {
 
 type Body<E, R> = Stream.Stream<string | Uint8Array, E, R>
 
-export type Answer<E, R> = Body<E, R> | { readonly metadata: Metadata; readonly body: Body<E, R> }
+export type Answer<E, R> = Body<E, R> | { readonly metadata?: Metadata | undefined; readonly body: Body<E, R> }
+
+/** Whether it is one: programs without types may answer with anything. */
+export const isAnswer = (answer: unknown): boolean => Stream.isStream(answer) || Stream.isStream(read(answer, "body"))
 
 export type Handler<Event, C> = (event: Event, responseStream: ResponseStream, context: C) => Promise<void>
 
@@ -132,7 +136,7 @@ const finish = (responseStream: ResponseStream, signal: AbortSignal): Promise<vo
 export const make = <Event, C extends LambdaFunction.Context, E, EB, R>(
   runner: Runner<R>,
   handler: (event: Event, context: C) => Effect.Effect<Answer<EB, R | Scope.Scope>, E, R | Scope.Scope>,
-  errorOf: (cause: Cause.Cause<unknown>) => Error,
+  errorOf: (cause: Cause.Cause<unknown>, id: string | undefined) => Error,
   { HttpResponseStream, streamifyResponse }: AwsLambda
 ): Handler<Event, C> => {
   const open = (responseStream: ResponseStream, metadata: Metadata | undefined): ResponseStream => {
@@ -161,7 +165,7 @@ export const make = <Event, C extends LambdaFunction.Context, E, EB, R>(
     return runner.runExit(answer, { ...particulars, signal: client.signal }).then((exit) => {
       if (Exit.isSuccess(exit)) return finish(responseStream, client.signal)
       if (client.signal.aborted) throw client.signal.reason
-      const error = errorOf(exit.cause)
+      const error = errorOf(exit.cause, particulars.invocation.id)
       client.stop()
       if (hasBegun && streamifyResponse === undefined) responseStream.destroy(error)
       throw error

@@ -11,18 +11,20 @@ const longestRead = 1_000
 const beginning = (text: string): string =>
   text.length <= longestRead ? text : text.slice(0, longestRead).replace(/:\/\/\S*$/, "...")
 
-const urlWithCredentials = /([a-z][a-z0-9+.-]*:\/\/)\S*@/gi
+// The one in our own advice has none.
+const urlWithCredentials = /([a-z][a-z0-9+.-]*:\/\/)(?!user:password@host:port\/database)\S*@/gi
 
+// The name of a SQLSTATE is followed by a colon and the reply.
 const namedSecret =
-  /(password|passwd|pwd|secret|token|api[_-]?key)(["']?\s*[=:]\s*)("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|\S*[^\s,;&]|\S+)/gi
+  /(?<!28P01 invalid_)(password|passwd|pwd|secret|token|api[_-]?key)(["']?\s*[=:]\s*)("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|\S*[^\s,;&]|\S+)/gi
 
 /** One line, no credentials, not too long. */
-export const discreet = (text: string): string => {
+export const discreet = (text: string, longest: number = longestText): string => {
   const line = beginning(text.replace(/\s+/g, " "))
     .replace(urlWithCredentials, "$1***@")
     .replace(namedSecret, "$1$2***")
     .trim()
-  return line.length <= longestText ? line : `${line.slice(0, longestText - 3)}...`
+  return line.length <= longest ? line : `${line.slice(0, longest - 3)}...`
 }
 
 /** Who has worded a reply, by the source file and the routine that the server names. */

@@ -5,6 +5,7 @@ import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type * as Scope from "effect/Scope"
+import { read } from "./failure.ts"
 
 /** What a platform passes beside the request. */
 export interface WebContext {
@@ -27,6 +28,9 @@ interface Runner<R> {
 
 type Reader = ReadableStreamDefaultReader<Uint8Array>
 type Read = Awaited<ReturnType<Reader["read"]>>
+
+/** Of whichever realm. What Effect calls a response has no such method. */
+export const isResponse = (answer: unknown): boolean => typeof read(answer, "arrayBuffer") === "function"
 
 const headOf = ({ headers, status, statusText }: Response) => ({ headers, status, statusText })
 
@@ -126,8 +130,8 @@ interface Failures {
   readonly answerOf: (cause: Cause.Cause<unknown>) => Response
   /** What a body ends with whose rest has failed. */
   readonly errorOf: (cause: Cause.Cause<unknown>) => unknown
-  /** Tells whom it concerns. */
-  readonly report: (cause: Cause.Cause<unknown>) => void
+  /** Tells whom it concerns; `isUnderWay` if an answer had been given already, which breaks off. */
+  readonly report: (cause: Cause.Cause<unknown>, isUnderWay: boolean) => void
 }
 
 /** nginx's number for a client that has left: nobody reads it but a log. */
@@ -149,6 +153,7 @@ export const make = <R, E>(
   const run = new Promise<Exit.Exit<Response | undefined, unknown>>((resolve) => {
     settle = resolve
   })
+  let isUnderWay = false
   const given = new Promise<Answer>((resolve, reject) => {
     const give = (response: Response): Effect.Effect<Response | undefined, unknown> => {
       if (response.body === null) return Effect.succeed(response)
@@ -158,7 +163,8 @@ export const make = <R, E>(
       const goOn = (reads: ReadonlyArray<Promise<Read>>) =>
         Effect.suspend(() => {
           const { body, ended } = relay(reader, reads, run, errorOf)
-          resolve({ response: new Response(body, head), isUnderWay: true })
+          isUnderWay = true
+          resolve({ response: new Response(body, head), isUnderWay })
           return Effect.as(ended, undefined)
         })
       if (isEventStream(response)) return goOn([])
@@ -173,7 +179,7 @@ export const make = <R, E>(
       signal: request.signal
     }))
     run.then((exit) => {
-      if (Exit.isFailure(exit)) report(exit.cause)
+      if (Exit.isFailure(exit)) report(exit.cause, isUnderWay)
       const response = Exit.isSuccess(exit)
         ? exit.value
         : request.signal.aborted && Cause.hasInterruptsOnly(exit.cause)

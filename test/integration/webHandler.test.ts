@@ -131,7 +131,7 @@ describe("a handler of requests that asks a database", () => {
       for (const path of ["rows", "stream"]) {
         const answer = yield* ask(path, "INSERT INTO users VALUES ('a@example') RETURNING email")
         assert.strictEqual(answer.status, 500)
-        assert.deepStrictEqual(yield* json(answer), { error: "UniqueViolation", sqlState: "23505" })
+        assert.deepStrictEqual(yield* json(answer), { error: "SqlError", sqlState: "23505" })
       }
     }))
 
