@@ -312,7 +312,7 @@ describe("the answer to a failure", () => {
     assert.strictEqual(LambdaAnswer.encode(Cause.fail(stack)).message, "boom")
     const { proxy, revoke } = Proxy.revocable({}, {})
     revoke()
-    assert.deepInclude(LambdaAnswer.encode(Cause.fail(proxy)), { name: "Error", message: "" })
+    assert.deepInclude(LambdaAnswer.encode(Cause.fail(proxy)), { name: "Error", message: "Error" })
     assert.strictEqual(LambdaAnswer.encode(Cause.fail(new Error("around", { cause: proxy }))).message, "around")
   })
 
