@@ -300,6 +300,22 @@ describe("the answer to a failure", () => {
     assert.notProperty(LambdaAnswer.encode(Cause.fail(new Error("no server"))), "sqlState")
   })
 
+  it("comes, too, where the error throws when it is read", () => {
+    const thrower = () => {
+      throw new Error("never read")
+    }
+    for (const key of ["message", "stack", "name", "cause"]) {
+      const hostile = Object.defineProperty(new RangeError("boom"), key, { get: thrower })
+      assert.instanceOf(LambdaAnswer.encode(Cause.fail(hostile)), Error)
+    }
+    const stack = Object.defineProperty(new RangeError("boom"), "stack", { get: thrower })
+    assert.strictEqual(LambdaAnswer.encode(Cause.fail(stack)).message, "boom")
+    const { proxy, revoke } = Proxy.revocable({}, {})
+    revoke()
+    assert.deepInclude(LambdaAnswer.encode(Cause.fail(proxy)), { name: "Error", message: "Error" })
+    assert.strictEqual(LambdaAnswer.encode(Cause.fail(new Error("around", { cause: proxy }))).message, "around")
+  })
+
   it("is that of the typed error inside of a SqlError", () => {
     const answer = LambdaAnswer.encode(Cause.fail(Errors.toSqlError(new Errors.PoolClosed())))
     assert.strictEqual(answer.name, "PoolClosed")

@@ -155,6 +155,17 @@ describe("Serverless.lambdaStream", () => {
       assert.strictEqual(sink.written(), "<{\"statusCode\":204}>")
     }))
 
+  it.live("is over in time, and broken off, when the client does not take the end of it", () =>
+    Effect.gen(function*() {
+      const sink = makeSink({ highWaterMark: 1000 })
+      // A PassThrough has finished when its writable side has: this one never has.
+      sink.stream._final = () => {}
+      const handler = Serverless.lambdaStream(() => Effect.succeed(Stream.make("all of it")), { layer: Layer.empty })
+      const error = errorOf(yield* call(() => handler(undefined, sink.stream, context(100))))
+      assert.match(error.message, /had not taken the whole answer/)
+      assert.isTrue(sink.stream.destroyed)
+    }))
+
   it.effect("reads the body no faster than the client takes it", () =>
     Effect.gen(function*() {
       const sink = makeSink({ highWaterMark: 2 })

@@ -632,6 +632,21 @@ const scenarios: { readonly [N in Exclude<Logbook.Name, "resetFailed">]: Scenari
     message: "Nothing could be made ready before the first invocation, which tries again: NoSecret",
     annotations: { "error.type": "NoSecret" }
   },
+  releaseListenerFailed: {
+    provoke: Effect.gen(function*() {
+      const { stream } = makeMemoryServer()
+      const environment = yield* Pg.Serverless.environment(Pg.layer({ stream, host: "db1", username: "nobody" }))
+      Pg.Serverless.vercel(environment).on("release", () => {
+        throw new TypeError("hunter2")
+      })
+      yield* Effect.promise(() => environment.run(Effect.flatMap(SqlClient, (sql) => sql`SELECT 1`)))
+    }),
+    level: "WARN",
+    message:
+      "A listener for the release of Serverless.vercel threw: TypeError. The platform may suspend this process " +
+      "while its sessions are open.",
+    annotations: { "error.type": "TypeError" }
+  },
   extensionNotRegistered: {
     provoke: Effect.gen(function*() {
       const environment = yield* Pg.Serverless.environment(Layer.empty)

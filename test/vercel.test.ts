@@ -92,6 +92,17 @@ describe("Serverless.vercel", () => {
       assert.deepStrictEqual(releases, ["work done", "release", "release"])
     }))
 
+  it.effect("lets a listener that throws spoil neither the run nor what the others are told", () =>
+    Effect.gen(function*() {
+      const { environment, pool, releases } = yield* makeWorld()
+      pool.on("release", () => {
+        throw new Error("outside of a request")
+      })
+      pool.on("release", () => releases.push("another"))
+      yield* Effect.promise(() => environment.run(query))
+      assert.deepStrictEqual(releases, ["release", "another"])
+    }))
+
   it.effect("keeps nothing awake where no session is open, or none is ever closed", () =>
     Effect.gen(function*() {
       const unused = yield* makeWorld()

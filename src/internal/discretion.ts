@@ -6,7 +6,7 @@ import * as Redacted from "effect/Redacted"
 import { isSqlError, type SqlError } from "effect/sql/SqlError"
 import * as Stream from "effect/Stream"
 import { failedOwn } from "./dial.ts"
-import { describe, digFailure, headOfReply, isInWords, nameOf, shownReply, sqlStateOf } from "./failure.ts"
+import { describe, digFailure, headOfReply, isInWords, nameOf, read, shownReply, sqlStateOf } from "./failure.ts"
 import * as Undisclosed from "./undisclosed.ts"
 
 export const errorTexts = ["discreet", "full"] as const
@@ -21,11 +21,13 @@ const define = (error: object, key: string, value: unknown, enumerable = false):
 
 /** The frames of a stack, without the message above them. */
 export const framesOf = (error: Error): string => {
-  const { stack } = error
+  const stack = read(error, "stack")
   if (typeof stack !== "string") return ""
   // A message may look like frames.
-  const start = stack.indexOf(error.message)
-  const frames = stack.slice(Math.max(0, start) + error.message.length)
+  const message = read(error, "message")
+  const text = typeof message === "string" ? message : ""
+  const start = stack.indexOf(text)
+  const frames = stack.slice(Math.max(0, start) + text.length)
   const first = frames.indexOf("\n    at ")
   return first === -1 ? "" : frames.slice(first)
 }

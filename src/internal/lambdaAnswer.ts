@@ -53,8 +53,13 @@ const mask = (text: string, longest?: number): string =>
 
 /** The typed error that travels inside of a `SqlError`, else the error itself. */
 const unwrapped = (error: unknown): unknown => {
-  const carried = isSqlError(error) ? error.reason.cause : undefined
-  return isWordedHere(carried) ? carried : error
+  try {
+    const carried = isSqlError(error) ? error.reason.cause : undefined
+    return isWordedHere(carried) ? carried : error
+  } catch {
+    // What refuses to be looked at (a revoked proxy) has nothing to say.
+    return undefined
+  }
 }
 
 const sentenceOf = (error: unknown): string => {

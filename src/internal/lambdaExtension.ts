@@ -6,6 +6,9 @@ import type { ClientRequest, IncomingMessage } from "node:http"
 
 const version = "2020-01-01"
 
+/** Milliseconds of the ten seconds that Lambda gives the init phase; it answers within one. */
+const answersWithin = 1000
+
 let registration: Promise<string | undefined> | undefined
 
 /** Speaks to the Extensions API of the environment that the process runs in. */
@@ -39,22 +42,27 @@ const waitForEver = (id: string): void => {
   answer.catch(() => {})
 }
 
+/** Rejects, rather than throws, where the variable names no address: this is called while a module is loaded. */
+const askToRegister = (): Promise<IncomingMessage> =>
+  new Promise((resolve) => {
+    const { answer, request } = ask("POST", "register", {
+      "Lambda-Extension-Name": "effect-pg-pool",
+      "Content-Type": "application/json"
+    }, JSON.stringify({ events: [] }))
+    request.setTimeout(answersWithin, () => request.destroy(Object.assign(new Error(), { code: "ETIMEDOUT" })))
+    resolve(answer)
+  })
+
 /**
  * Registers once per process, where there is a Lambda around it: what came of it otherwise is the name of what went wrong. No
  * event is asked for, so the next one never comes; that it is waited for tells Lambda that the extension is ready.
  */
 export const register = (): Promise<string | undefined> => {
   if (process.env["AWS_LAMBDA_RUNTIME_API"] === undefined) return Promise.resolve(undefined)
-  return registration ??= ask("POST", "register", {
-    "Lambda-Extension-Name": "effect-pg-pool",
-    "Content-Type": "application/json"
-  }, JSON.stringify({ events: [] })).answer.then(
-    ({ headers }) => {
-      const id = headers["lambda-extension-identifier"]
-      if (typeof id !== "string") return "no identifier"
-      waitForEver(id)
-      return undefined
-    },
-    (error: NodeJS.ErrnoException) => error.code ?? error.name
-  )
+  return registration ??= askToRegister().then(({ headers }) => {
+    const id = headers["lambda-extension-identifier"]
+    if (typeof id !== "string") return "no identifier"
+    waitForEver(id)
+    return undefined
+  }).catch((error: NodeJS.ErrnoException) => error.code ?? error.name)
 }

@@ -493,6 +493,16 @@ export const lines = {
       }`,
     { limitedBy: false, of: "caller" }
   ),
+  releaseListenerFailed: line(
+    "db.environment.listener_failed",
+    "Warn",
+    ["error.type"],
+    (about) =>
+      `A listener for the release of Serverless.vercel threw: ${
+        named(about)
+      }. The platform may suspend this process while its sessions are open.`,
+    { limitedBy: false, of: "caller" }
+  ),
   extensionNotRegistered: line(
     "db.environment.extension_not_registered",
     "Warn",

@@ -5,6 +5,7 @@ import * as Exit from "effect/Exit"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import { read } from "./failure.ts"
+import * as Invocation from "./invocation.ts"
 import * as LambdaFunction from "./lambdaFunction.ts"
 
 /** What AWS's runtime hands to a handler: the part of a `Writable` of Node that it lets through. */
@@ -113,17 +114,24 @@ const watch = (responseStream: ResponseStream) => {
   }
 }
 
-/** Succeeds when the last byte is on its way. */
-const finish = (responseStream: ResponseStream, signal: AbortSignal): Promise<void> =>
-  new Promise((resolve, reject) => {
-    const onGone = () => reject(signal.reason)
+/** Milliseconds of what the platform leaves that are kept for telling it that a client was too slow. */
+const margin = 250
+
+const tooSlow = () => new Error("The client had not taken the whole answer when the time of the invocation was up.")
+
+/** Succeeds when the last byte is on its way; `left` is what the platform leaves for that. */
+const finish = (responseStream: ResponseStream, signal: AbortSignal, left = Infinity): Promise<void> => {
+  const flushed = Effect.callback<void, unknown>((resume) => {
+    const onGone = () => resume(Effect.fail(signal.reason))
     if (signal.aborted) return onGone()
     signal.addEventListener("abort", onGone, { once: true })
-    responseStream.end(() => {
-      signal.removeEventListener("abort", onGone)
-      resolve()
-    })
+    responseStream.end(() => resume(Effect.void))
   })
+  const { allowed } = Invocation.times(0, Math.max(0, left), margin)
+  return Effect.runPromise(
+    Effect.timeoutOrElse(flushed, { duration: allowed, orElse: () => Effect.fail(tooSlow()) })
+  )
+}
 
 /**
  * The scope of the invocation is closed before the stream is ended, so that the platform, which may freeze the process
@@ -161,14 +169,18 @@ export const make = <Event, C extends LambdaFunction.Context, E, EB, R>(
         })
       })
     )
-    const particulars = LambdaFunction.particularsOf(event, context)
-    return runner.runExit(answer, { ...particulars, signal: client.signal }).then((exit) => {
-      if (Exit.isSuccess(exit)) return finish(responseStream, client.signal)
-      if (client.signal.aborted) throw client.signal.reason
-      const error = errorOf(exit.cause, particulars.invocation.id)
+    const breakOff = (error: Error): never => {
       client.stop()
       if (hasBegun && streamifyResponse === undefined) responseStream.destroy(error)
       throw error
+    }
+    const particulars = LambdaFunction.particularsOf(event, context)
+    return runner.runExit(answer, { ...particulars, signal: client.signal }).then((exit) => {
+      if (Exit.isSuccess(exit)) {
+        return finish(responseStream, client.signal, context?.getRemainingTimeInMillis?.()).catch(breakOff)
+      }
+      if (client.signal.aborted) throw client.signal.reason
+      return breakOff(errorOf(exit.cause, particulars.invocation.id))
     })
   }
   return streamifyResponse === undefined ? invoke : streamifyResponse(invoke)

@@ -4,9 +4,13 @@ const endings = new Set<() => Promise<void>>()
 let isListening = false
 
 const onSigterm = (): void => {
-  const ended = Promise.all(Array.from(endings, (end) => end()))
-  void ended.then(() => {
+  const ends = Array.from(endings)
+  void Promise.all(ends.map((end) => end())).then(() => {
+    for (const end of ends) endings.delete(end)
+    // Made meanwhile, by a process that was told to end.
+    if (endings.size > 0) return onSigterm()
     process.removeListener("SIGTERM", onSigterm)
+    isListening = false
     // Whoever else listens has its own work to end, and exits by itself.
     if (process.listenerCount("SIGTERM") === 0) process.exit(0)
   })

@@ -2,6 +2,8 @@
 import * as Effect from "effect/Effect"
 import type * as Fiber from "effect/Fiber"
 import type { Attendant, Life as EnvironmentLife } from "./environmentLife.ts"
+import * as Logbook from "./logbook.ts"
+import * as LogFields from "./logFields.ts"
 import type { Lodger } from "./roster.ts"
 
 /** What `attachDatabasePool` of `@vercel/functions` takes for a pool of `pg`. */
@@ -10,7 +12,9 @@ export interface VercelPool {
   readonly on: (event: "release", listener: () => void) => void
 }
 
-interface Life extends Pick<EnvironmentLife<never, unknown, never, object, unknown>, "attend" | "lodgers" | "home"> {}
+interface Life
+  extends Pick<EnvironmentLife<never, unknown, never, object, unknown>, "attend" | "lodgers" | "home" | "tell">
+{}
 
 /** `attachDatabasePool` keeps the process awake for 100 milliseconds longer than the sessions idle. */
 const within = 75
@@ -26,7 +30,7 @@ const hasSessions = (lodger: Lodger): boolean => lodger.idle() + lodger.active()
  * A release is the end of an invocation rather than that of a checkout: it is then that the platform may suspend. The
  * process is kept awake only where there is something to close, and what keeps it awake is what closes it.
  */
-export const make = ({ attend, home, lodgers }: Life): VercelPool => {
+export const make = ({ attend, home, lodgers, tell }: Life): VercelPool => {
   const runFork = Effect.runForkWith(home)
   const listeners = new Set<() => void>()
   let running = 0
@@ -46,6 +50,15 @@ export const make = ({ attend, home, lodgers }: Life): VercelPool => {
     reaper = undefined
   }
 
+  /** What somebody else's code throws is not the invocation's failure. */
+  const announce = (listener: () => void): void => {
+    try {
+      listener()
+    } catch (error) {
+      void tell(Logbook.write("releaseListenerFailed", LogFields.ofDefect(error)))
+    }
+  }
+
   const attendant: Attendant = {
     begins: () => {
       running++
@@ -55,7 +68,7 @@ export const make = ({ attend, home, lodgers }: Life): VercelPool => {
       running--
       if (isClosed || !Array.from(lodgers).some((lodger) => isReaped(lodger) && hasSessions(lodger))) return
       if (running === 0) reaper = runFork(reap)
-      for (const listener of listeners) listener()
+      for (const listener of listeners) announce(listener)
     },
     closes: () => {
       isClosed = true

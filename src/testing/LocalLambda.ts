@@ -130,6 +130,30 @@ export class TimedOut extends Schema.TaggedError<TimedOut>("effect-pg-pool/testi
 }
 
 /**
+ * The payload is larger than what Lambda takes, and nothing was started for it. On AWS: `RequestTooLargeException`.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class RequestTooLarge extends Schema.TaggedError<RequestTooLarge>("effect-pg-pool/testing/RequestTooLarge")(
+  "RequestTooLarge",
+  {
+    /** Bytes of the payload as JSON. */
+    size: Schema.Number,
+    /** Bytes. */
+    limit: Schema.Number
+  }
+) {
+  override get message(): string {
+    return `${this.size} byte payload is too large for the RequestResponse invocation type (limit ${this.limit} bytes). `
+      + `Put what is large somewhere else, and send where it is.`
+  }
+  get isRetryable(): boolean {
+    return false
+  }
+}
+
+/**
  * The local Lambda itself could not do what it was asked to.
  *
  * @category errors
@@ -278,13 +302,13 @@ export type LogLine = Platform.Line
  */
 export interface LocalLambda {
   /**
-   * Invokes the function and waits until the environment rests again. The payload goes through JSON. Interruption takes
-   * the caller away; the invocation goes on.
+   * Invokes the function and waits until the environment rests again. The payload goes through JSON, of which Lambda takes
+   * 6 MB. Interruption takes the caller away; the invocation goes on.
    */
   readonly invoke: (
     payload?: unknown,
     options?: InvokeOptions
-  ) => Effect.Effect<Result, FunctionError | InitError | TimedOut | LocalLambdaFailed>
+  ) => Effect.Effect<Result, FunctionError | InitError | TimedOut | RequestTooLarge | LocalLambdaFailed>
   /** Initializes one more environment ahead of any request, as Lambda does for provisioned concurrency and on occasion. */
   readonly provision: Effect.Effect<void, InitError | LocalLambdaFailed>
   /** Lets time pass on the wall clock of all environments. Monotonic clocks and timers do not see it. */
@@ -375,7 +399,7 @@ const variablesOf = (options: Options, handler: Handler, clock: string): Record<
     AWS_LAMBDA_FUNCTION_MEMORY_SIZE: String(memory),
     AWS_LAMBDA_LOG_GROUP_NAME: `/aws/lambda/${name}`,
     AWS_LAMBDA_LOG_STREAM_NAME: "local",
-    AWS_LAMBDA_INITIALIZATION_TYPE: "on-demand",
+    AWS_LAMBDA_INITIALIZATION_TYPE: concurrency > 1 ? "lambda-managed-instances" : "on-demand",
     AWS_REGION: "us-east-1",
     AWS_DEFAULT_REGION: "us-east-1",
     ...(concurrency > 1 ? { AWS_LAMBDA_MAX_CONCURRENCY: String(concurrency) } : {}),
@@ -393,6 +417,18 @@ const parsed = (text: string): unknown => {
     return text
   }
 }
+
+/** Bytes of an event, as Lambda limits it: https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html */
+const maxRequest = 6_291_456
+
+const textOf = (payload: unknown): Effect.Effect<string, RequestTooLarge | LocalLambdaFailed> =>
+  Effect.try({
+    try: () => JSON.stringify(payload) as string | undefined ?? "null",
+    catch: (error) => failed("send the payload")(`it does not go through JSON: ${String(error)}`)
+  }).pipe(Effect.flatMap((text) => {
+    const size = Buffer.byteLength(text)
+    return size > maxRequest ? Effect.fail(new RequestTooLarge({ size, limit: maxRequest })) : Effect.succeed(text)
+  }))
 
 const preludeType = "application/vnd.awslambda.http-integration-response"
 const delimiter = "\0".repeat(8)
@@ -484,8 +520,8 @@ export const make = Effect.fnUntraced(function*(
       Effect.gen(function*() {
         if (after !== undefined) yield* advance(after)
         const limit = own === undefined ? timeout : Duration.toMillis(own)
-        const text = JSON.stringify(payload) as string | undefined
-        return yield* settle(yield* Effect.promise(() => platform.invoke(text ?? "null", limit)))
+        const text = yield* textOf(payload)
+        return yield* settle(yield* Effect.promise(() => platform.invoke(text, limit)))
       }),
     provision: Effect.gen(function*() {
       const failure = yield* Effect.promise(platform.provision)

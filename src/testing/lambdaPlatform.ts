@@ -51,6 +51,8 @@ export interface Platform {
 
 interface Environment {
   readonly id: number
+  /** Whether it was asked for ahead of any request. */
+  readonly isProvisioned: boolean
   sandbox: Sandbox.Sandbox | undefined
   state: State
   /** Invocations under way. */
@@ -91,9 +93,10 @@ export const make = ({ concurrency, functionArn, initTimeout, settings }: Option
     lines.push({ environment, source: "platform", stream: "stdout", text })
   }
 
-  const found = (): Environment => {
+  const found = (isProvisioned = false): Environment => {
     const environment: Environment = {
       id: ++lastId,
+      isProvisioned,
       sandbox: undefined,
       state: "Starting",
       active: 0,
@@ -134,9 +137,12 @@ export const make = ({ concurrency, functionArn, initTimeout, settings }: Option
   const init = async (environment: Environment, within: number): Promise<PostedError | undefined> => {
     const startedAt = performance.now()
     environment.initializations++
-    const { id } = environment
+    const { id, isProvisioned } = environment
     const sandbox = environment.sandbox = await Sandbox.make({
       ...settings,
+      env: isProvisioned && !isShared
+        ? { ...settings.env, AWS_LAMBDA_INITIALIZATION_TYPE: "provisioned-concurrency" }
+        : settings.env,
       onLine: (source, stream, text) => lines.push({ environment: id, source, stream, text })
     })
     const failure = environments.has(id) ? await sandbox.init(within) : "time"
@@ -226,11 +232,22 @@ export const make = ({ concurrency, functionArn, initTimeout, settings }: Option
     environment.state = environment.sandbox === undefined ? "Starting" : "Busy"
   }
 
+  /** The computer may have no more processes or ports to give, or not take what they are to be started with. */
+  const unlessBroken = async <A>(environment: Environment, work: Promise<A>): Promise<A | Result> => {
+    try {
+      return await work
+    } catch (error) {
+      await discard(environment)
+      return { _tag: "Broken", detail: String(error) }
+    }
+  }
+
   let starting: Promise<Result | undefined> | undefined
-  const startOne = async (environment: Environment): Promise<Result | undefined> => {
+  const start = async (environment: Environment): Promise<Result | undefined> => {
     environment.state = "Starting"
-    const error = await init(environment, initTimeout)
-    starting = undefined
+    const error = await init(environment, initTimeout).finally(() => {
+      starting = undefined
+    })
     if (error === undefined) {
       rest(environment)
       return undefined
@@ -238,6 +255,8 @@ export const make = ({ concurrency, functionArn, initTimeout, settings }: Option
     await discard(environment)
     return { _tag: "InitFailed", environment: environment.id, error }
   }
+
+  const startOne = (environment: Environment) => unlessBroken(environment, start(environment))
 
   /** What has to come to its end before the platform has. */
   const underWay = new Set<Promise<unknown>>()
@@ -255,14 +274,14 @@ export const make = ({ concurrency, functionArn, initTimeout, settings }: Option
     if (!isShared) {
       const environment = free() ?? found()
       take(environment)
-      return run(environment, payload, timeout)
+      return unlessBroken(environment, run(environment, payload, timeout))
     }
     while (true) {
       const environment = free()
       if (environment?.sandbox !== undefined) {
         environment.active++
         environment.lastUsed = ++uses
-        return run(environment, payload, timeout)
+        return unlessBroken(environment, run(environment, payload, timeout))
       }
       // All who come meanwhile wait for the one environment that starts.
       const error = await (starting ??= startOne(environment ?? found()))
@@ -272,7 +291,7 @@ export const make = ({ concurrency, functionArn, initTimeout, settings }: Option
 
   const provision: Platform["provision"] = async () => {
     if (isClosed) return { _tag: "Broken", detail: "its scope is closed" }
-    return startOne(found())
+    return startOne(found(true))
   }
 
   const these = (id: number | undefined): ReadonlyArray<Environment> =>

@@ -95,6 +95,37 @@ describe("an invocation", () => {
       assert.deepInclude((yield* lambda.environments)[0], { initializations: 1, invocations: 2, state: "Frozen" })
     }))
 
+  it.live("with a payload above 6 MB is refused before anything is started", () =>
+    Effect.gen(function*() {
+      const lambda = yield* make("nothing", { timeout: "20 seconds" })
+      const limit = 6 * 1024 * 1024
+      const error = yield* failure(lambda.invoke("é".repeat(limit / 2)))
+      assert.deepInclude(error, { _tag: "RequestTooLarge", size: limit + 2, limit })
+      assert.deepStrictEqual(yield* lambda.environments, [])
+      yield* lambda.invoke("é".repeat(limit / 2 - 1))
+    }))
+
+  it.live("with a payload that is no JSON fails", () =>
+    Effect.gen(function*() {
+      const error = yield* failure((yield* make("count")).invoke({ of: 1n }))
+      assert.instanceOf(error, LocalLambda.LocalLambdaFailed)
+      assert.match(error.message, /payload.*BigInt/)
+    }))
+
+  for (const concurrency of [1, 2]) {
+    it.live(`of a process that this computer does not start fails, where ${concurrency} may be under way at a time`, () =>
+      Effect.gen(function*() {
+        // Linux takes 128 KiB for a variable.
+        const lambda = yield* make("count", { env: { LONG: "x".repeat(200_000) }, concurrency })
+        for (const attempt of [lambda.invoke(), lambda.provision, lambda.invoke()]) {
+          const error = yield* failure(attempt as Effect.Effect<unknown, { readonly message: string }>)
+          assert.instanceOf(error, LocalLambda.LocalLambdaFailed)
+          assert.match(error.message, /E2BIG/)
+        }
+        assert.deepStrictEqual(yield* lambda.environments, [])
+      }))
+  }
+
   it.live("with a response above 6 MB is an error", () =>
     Effect.gen(function*() {
       const error = yield* failure((yield* make("big")).invoke())
@@ -239,6 +270,21 @@ describe("an initialization", () => {
       const { loadedAt, now } = payload as { loadedAt: number; now: number }
       assert.isAtLeast(now - loadedAt, 3_600_000)
       assert.strictEqual(start, "warm")
+    }))
+
+  it.live("is of the type that its variable says, also after a reset", () =>
+    Effect.gen(function*() {
+      const typeOf = <E>(result: Effect.Effect<LocalLambda.Result, E>) => Effect.map(result, ({ payload }) => payload)
+      const lambda = yield* make("initializationType", { timeout: "20 seconds" })
+      assert.strictEqual(yield* typeOf(lambda.invoke()), "on-demand")
+      yield* lambda.shutdown()
+      yield* lambda.provision
+      assert.strictEqual(yield* typeOf(lambda.invoke()), "provisioned-concurrency")
+      yield* failure(lambda.invoke({ exits: true }))
+      assert.strictEqual(yield* typeOf(lambda.invoke()), "provisioned-concurrency")
+      const managed = yield* make("initializationType", { concurrency: 2, workers: 1, timeout: "20 seconds" })
+      yield* managed.provision
+      assert.strictEqual(yield* typeOf(managed.invoke()), "lambda-managed-instances")
     }))
 
   it.live("without a module is refused at once", () =>
