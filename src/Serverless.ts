@@ -628,6 +628,7 @@ export const web = <E, R, EL = never>(
   const { deadline, encodeError, layer, waitUntil, ...rest } = given(options)
   const environment = environmentOf(layer, rest)
   const { tell } = lifeOf(environment)
+  const failed = FailedInvocation.limited()
   return WebHandler.make(
     environment,
     checked(handler, WebHandler.isResponse, "a Response"),
@@ -638,7 +639,7 @@ export const web = <E, R, EL = never>(
       report: (cause, isUnderWay) => {
         if (encodeError !== undefined && !isUnderWay) return
         // A client that has left is no failure.
-        if (!Cause.hasInterruptsOnly(cause)) void tell(FailedInvocation.line(cause, undefined))
+        if (!Cause.hasInterruptsOnly(cause)) void tell(failed(cause))
       }
     }
   )

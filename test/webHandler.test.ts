@@ -6,6 +6,7 @@ import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Logger from "effect/Logger"
+import * as References from "effect/References"
 import { ConnectionError, SqlError, UniqueViolation } from "effect/sql/SqlError"
 import * as Stream from "effect/Stream"
 import { TestClock } from "effect/testing"
@@ -359,6 +360,25 @@ describe("a request that fails", () => {
       assert.deepStrictEqual(lines, [])
       yield* textOrError(yield* asked(() => encoding(new Request(url, { method: "POST" }))))
       assert.deepStrictEqual(lines, ["An invocation has failed: RangeError: broken"])
+    }))
+
+  it.effect("writes a few lines of each kind, and not one for each of a thousand that an outage fails", () =>
+    Effect.gen(function*() {
+      const lines: Array<unknown> = []
+      const layer = Logger.layer([
+        Logger.make(({ fiber }) => lines.push(fiber.getRef(References.CurrentLogAnnotations)["suppressed"]))
+      ])
+      const handler = Serverless.web(
+        ({ method }) => Effect.fail(method === "GET" ? new Errors.PoolClosed() : new RangeError("a bug")),
+        { layer: yield* Serverless.environment(layer) }
+      )
+      yield* Effect.promise(() => Promise.all(Array.from({ length: 1000 }, () => handler(new Request(url)))))
+      assert.deepStrictEqual(lines.splice(0), [undefined, undefined, undefined, undefined, undefined])
+      yield* asked(() => handler(new Request(url, { method: "POST" })))
+      assert.deepStrictEqual(lines.splice(0), [undefined])
+      yield* TestClock.adjust("5 seconds")
+      yield* asked(() => handler(new Request(url)))
+      assert.deepStrictEqual(lines, [995])
     }))
 
   it.effect("is one that answers with anything but a Response", () =>
