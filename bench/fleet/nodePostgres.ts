@@ -1,5 +1,5 @@
 /**
- * `pg` as its documentation has it for functions: one pool outside of the handler, small, with a listener for errors of idle
+ * `pg` as its documentation has it for functions: one pool outside of the handler, small, with listeners for errors of
  * clients; more than one client where the handler asks two things at once.
  */
 import pg from "pg"
@@ -13,7 +13,11 @@ export const make = (
   const open = () => {
     const clients = new Set<pg.PoolClient>()
     const pool = new pg.Pool({ connectionString: url, max, idleTimeoutMillis: 10_000, connectionTimeoutMillis: 10_000 })
-    pool.on("connect", (client) => clients.add(client))
+    pool.on("connect", (client) => {
+      clients.add(client)
+      // The pool listens to idle clients alone; one that is lent would end the process.
+      client.on("error", () => {})
+    })
     pool.on("remove", (client) => clients.delete(client))
     pool.on("error", () => {})
     return { pool, clients }
@@ -24,7 +28,6 @@ export const make = (
     const ended = current
     current = undefined
     for (const client of ended?.clients ?? []) {
-      client.on("error", () => {})
       ;(client as unknown as { readonly connection: { readonly stream: { readonly destroy: () => void } } }).connection
         .stream.destroy()
     }
