@@ -629,6 +629,13 @@ describe("rollback by environment", () => {
       const tls = Effect.map(Pg.Pool.Pool, ({ settings }) => settings.target.tls._tag)
       assert.strictEqual((yield* restart({ ...parts, PGSSLMODE: "require" }, fast, tls)).after, "On")
       assert.strictEqual((yield* restart({ ...parts, PGSSLMODE: "disable" }, { ...fast, ssl: true }, tls)).after, "Off")
+      const isDirect = Effect.map(
+        Pg.Pool.Pool,
+        ({ settings: { target } }) => target.tls._tag === "On" && target.tls.isDirect
+      )
+      const direct = { ...fast, ssl: true, sslNegotiation: "direct" } as const
+      const asked = yield* restart({ ...parts, PGSSLNEGOTIATION: "postgres" }, direct, isDirect)
+      assert.deepStrictEqual([asked.before, asked.after], [true, false])
     }))
 
   it("has tried every variable of the page", () => {
