@@ -8,14 +8,10 @@ import * as Http from "node:http"
 import * as Os from "node:os"
 import { pathToFileURL } from "node:url"
 import { isMainThread, Worker } from "node:worker_threads"
+import { exchange, type Reply } from "./exchange.ts"
 import * as Streaming from "./lambdaStreaming.ts"
 
 type Handler = (...args: ReadonlyArray<unknown>) => unknown
-
-interface Reply {
-  readonly headers: Http.IncomingHttpHeaders
-  readonly body: string
-}
 
 const variable = (name: string): string => process.env[name] ?? ""
 
@@ -27,22 +23,11 @@ const streamAgent = isMultiConcurrent ? new Http.Agent() : agent
 
 const options = (method: string, path: string) => ({ hostname, port, method, path: `/2018-06-01/runtime/${path}` })
 
-const call = (method: string, path: string, body?: string, headers: Http.OutgoingHttpHeaders = {}): Promise<Reply> =>
-  new Promise((resolve, reject) => {
-    // The long poll of a worker must not hold up the answers of its other invocations.
-    const own = isMultiConcurrent && method === "POST" ? {} : { agent }
-    const request = Http.request({ ...options(method, path), ...own, headers }, (response) => {
-      let text = ""
-      response.setEncoding("utf8")
-      response.on("data", (chunk: string) => {
-        text += chunk
-      })
-      response.once("end", () => resolve({ headers: response.headers, body: text }))
-      response.once("error", reject)
-    })
-    request.once("error", reject)
-    request.end(body)
-  })
+const call = (method: string, path: string, body?: string, headers: Http.OutgoingHttpHeaders = {}): Promise<Reply> => {
+  // The long poll of a worker must not hold up the answers of its other invocations.
+  const own = isMultiConcurrent && method === "POST" ? {} : { agent }
+  return exchange({ ...options(method, path), ...own, headers }, body)
+}
 
 const post = (path: string, value: unknown, headers?: Http.OutgoingHttpHeaders): Promise<Reply> => {
   const body = JSON.stringify(value === undefined ? null : value)

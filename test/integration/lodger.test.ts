@@ -49,6 +49,20 @@ const pidOf = (sql: PgClient.PgClient) =>
 const endsEarly = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
   Effect.raceFirst(Effect.as(Effect.sleep("1 second"), false), Effect.as(effect, true))
 
+/** A pool whose one session has been used, and whose link has lost everything since without a word. */
+const silenced = Effect.gen(function*() {
+  const { proxy } = yield* makeGate
+  let first: (() => void) | undefined
+  proxy.onRequest((_, link) => {
+    first ??= link.blackhole
+    return "pass"
+  })
+  const lodging = yield* lodge({ url: proxy.url, max: 1 })
+  yield* lodging.sql`SELECT 1`
+  first!()
+  return lodging
+})
+
 describe("a pool made in an environment", () => {
   it.live("stands in its roster until its scope has closed, and no longer", () =>
     Effect.gen(function*() {
@@ -109,15 +123,7 @@ describe("after a freeze, a session that had been idle for longer than staleAfte
 
   it.live("does not keep its place from the next one when its link was lost without a word", () =>
     Effect.gen(function*() {
-      const { proxy } = yield* makeGate
-      let first: (() => void) | undefined
-      proxy.onRequest((_, link) => {
-        first ??= link.blackhole
-        return "pass"
-      })
-      const { lodger, pool, sql } = yield* lodge({ url: proxy.url, max: 1 })
-      yield* sql`SELECT 1`
-      first!()
+      const { lodger, pool, sql } = yield* silenced
       yield* Effect.sleep(2)
       assert.isTrue(yield* endsEarly(lodger.thaw(1)))
       assert.strictEqual(pool.leavingUnsafe(), 0)
@@ -263,15 +269,7 @@ describe("closeIdle", () => {
 
   it.live("destroys what has not gone in time", () =>
     Effect.gen(function*() {
-      const { proxy } = yield* makeGate
-      let first: (() => void) | undefined
-      proxy.onRequest((_, link) => {
-        first ??= link.blackhole
-        return "pass"
-      })
-      const { lodger, pool, sql } = yield* lodge({ url: proxy.url, max: 1 })
-      yield* sql`SELECT 1`
-      first!()
+      const { lodger, pool } = yield* silenced
       assert.isTrue(yield* endsEarly(lodger.closeIdle(100)))
       assert.strictEqual(pool.leavingUnsafe(), 0)
     }))

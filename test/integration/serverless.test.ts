@@ -337,15 +337,15 @@ describe("across a freeze", () => {
     }
   })
 
+  const frozen = Effect.gen(function*() {
+    const { clock, freeze } = yield* shifted
+    const world = yield* makeWorld().pipe(Effect.provideService(Clock.Clock, clock))
+    return { ...world, freeze, first: yield* Effect.promise(() => world.environment.run(pid)) }
+  })
+
   it.live("of minutes the session is replaced before anything is asked of it", () =>
     Effect.gen(function*() {
-      const url = yield* freshDatabase
-      const witness = yield* makeWitness(url)
-      const { clock, freeze } = yield* shifted
-      const environment = yield* Serverless.environment(Pg.layer({ url, ...usual })).pipe(
-        Effect.provideService(Clock.Clock, clock)
-      )
-      const first = yield* Effect.promise(() => environment.run(pid))
+      const { environment, first, freeze, witness } = yield* frozen
       freeze(10 * 60_000)
       const second = yield* Effect.promise(() => environment.run(pid, { deadline: "3 seconds" }))
       assert.notStrictEqual(second, first)
@@ -354,13 +354,7 @@ describe("across a freeze", () => {
 
   it.live("of seconds, a session that was ended meanwhile costs nobody an error", () =>
     Effect.gen(function*() {
-      const url = yield* freshDatabase
-      const witness = yield* makeWitness(url)
-      const { clock, freeze } = yield* shifted
-      const environment = yield* Serverless.environment(Pg.layer({ url, ...usual })).pipe(
-        Effect.provideService(Clock.Clock, clock)
-      )
-      const first = yield* Effect.promise(() => environment.run(pid))
+      const { environment, first, freeze, witness } = yield* frozen
       freeze(20_000)
       yield* witness.terminate([first])
       assert.notStrictEqual(yield* Effect.promise(() => environment.run(pid, { deadline: "3 seconds" })), first)
