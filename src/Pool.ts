@@ -148,6 +148,16 @@ export class Pool extends Context.Service<Pool, {
     f: (session: PoolSession) => Effect.Effect<A, E, R>,
     options?: CheckoutOptions
   ) => Effect.Effect<A, E | AcquireError, R>
+  /**
+   * The healthy checkout by itself: a session at once, or `undefined`, and then {@link use} has to wait for one. Every
+   * session must come back by `giveBackUnsafe`, once, whatever becomes of the work.
+   */
+  readonly takeUnsafe: () => PoolSession | undefined
+  /**
+   * Ends what `takeUnsafe` has begun. `seconds` says for how long the session was lent; without it, that is how long the last
+   * statement on it took.
+   */
+  readonly giveBackUnsafe: (session: PoolSession, seconds?: number) => void
   /** Lends a session until the scope closes. With `multiplex` it may be shared. */
   readonly get: (options?: CheckoutOptions) => Effect.Effect<PoolSession, AcquireError, Scope.Scope>
   /**
@@ -467,6 +477,18 @@ export const make = Effect.fnUntraced(function*(
     return session
   }
 
+  const takeUnsafe = (): Session.Session | undefined => {
+    if (leaks !== undefined) return undefined
+    const session = takeReady(false)
+    if (session !== undefined && !isPinnedLater) session.lastTook = 0
+    return session
+  }
+
+  const giveBackUnsafe = (session: Session.Session, seconds: number = lentFor(session)): void => {
+    store.use.observe(seconds)
+    takeBack(session, false)
+  }
+
   const use = <A, E, R>(
     f: (session: Session.Session) => Effect.Effect<A, E, R>,
     options?: CheckoutOptions
@@ -477,17 +499,14 @@ export const make = Effect.fnUntraced(function*(
       // Whoever is interrupted between two steps must have the way back laid before the session is taken.
       return Effect.onExitPrimitive(
         Effect.suspend((): Effect.Effect<A, E | AcquireError, R> => {
-          if (options !== undefined || leaks !== undefined) return useAfterWait(f, options)
-          lent = takeReady(false)
+          if (options === undefined) lent = takeUnsafe()
           if (lent === undefined) return useAfterWait(f, options)
           if (isPinnedLater) since = monotonicNanos()
-          else lent.lastTook = 0
           return f(lent)
         }),
         () => {
           if (lent === undefined) return undefined
-          store.use.observe(since === undefined ? lentFor(lent) : secondsSince(since))
-          takeBack(lent, false)
+          giveBackUnsafe(lent, since === undefined ? undefined : secondsSince(since))
           return undefined
         }
       )
@@ -858,6 +877,8 @@ export const make = Effect.fnUntraced(function*(
     name: metrics.pool,
     settings,
     use,
+    takeUnsafe,
+    giveBackUnsafe,
     get,
     reserve,
     exclude,
