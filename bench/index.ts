@@ -129,8 +129,8 @@ if (given.only !== undefined && others[given.only] !== undefined) {
     "layer-cost": rowsOf<CostRow>("layer-cost"),
     recovery: rowsOf<FaultRow>("recovery")
   }
-  console.log("\n# targets")
-  for (const verdict of judge(measured)) {
+  if (!given.smoke) console.log("\n# targets")
+  for (const verdict of given.smoke ? [] : judge(measured)) {
     if (verdict.isHeld !== undefined) {
       console.log(`${verdictOf(verdict).padEnd(7)} ${verdict.target}: ${verdict.measured}`)
     }

@@ -1,18 +1,17 @@
 /** docs/performance.md and its charts, of nothing but what the runs have written down. */
-import { section as recoverySection } from "../recovery/page.ts"
 import { axes, growthOf, steepest, suiteOf } from "../scaling/axes.ts"
 import { draw, type Series } from "./chart.ts"
 import type { Origin, Part, Results } from "./results.ts"
 import { parts } from "./results.ts"
 import type { LoadRow } from "./row.ts"
-import { type CostRow, type FaultRow, judge, ours, oursMultiplexed, titles, verdictOf } from "./targets.ts"
+import { type CostRow, type FaultRow, judge, ours, oursMultiplexed, verdictOf } from "./targets.ts"
 import { brief, orDash, table, whole } from "./text.ts"
 
 export interface Everything {
   readonly load?: Results<LoadRow> | undefined
   readonly scaling?: Results<LoadRow> | undefined
   readonly "layer-cost"?: Results<CostRow> | undefined
-  readonly recovery?: Results<FaultRow & Parameters<typeof recoverySection>[0][number]> | undefined
+  readonly recovery?: Results<FaultRow> | undefined
 }
 
 const unique = <A>(values: ReadonlyArray<A>): ReadonlyArray<A> => Array.from(new Set(values))
@@ -210,6 +209,19 @@ const runs = (everything: Everything): string => {
 
 Versions: ${versions.map(([name, version]) => `${name} ${version}`).join(", ")}.`
 }
+
+const recoverySection = (rows: ReadonlyArray<FaultRow>): string =>
+  table(
+    ["", "client", "errors of reads", "told wrongly", "back after, ms"],
+    rows.map((row) => [
+      row.suite,
+      row.contender,
+      whole(row.readErrors),
+      whole(row.untruthful),
+      orDash(row.recoveryMs, whole)
+    ]),
+    [0, 1]
+  )
 
 /** The page, with what was written into it by hand. */
 export const pageOf = (everything: Everything, byHand: string): string => {
