@@ -4,7 +4,7 @@
 //   npm run bench -- --only layer-cost            about two minutes
 //   npm run bench -- --only layer-cost --quick    shows that it runs, and that all answers and counts are right
 import { type Effort, type Heat, measure, type Row } from "./layerCost/measure.ts"
-import type { Answers } from "./layerCost/stubServer.ts"
+import type { Answers } from "../test/stubServer.ts"
 import type { Name } from "./layerCost/subjects.ts"
 
 const clients = (

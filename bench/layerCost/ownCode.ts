@@ -6,7 +6,7 @@ import * as Pool from "effect/Pool"
 import * as Scope from "effect/Scope"
 import * as Pg from "effect-pg-pool"
 import { max } from "./statements.ts"
-import { makeStubServer } from "./stubServer.ts"
+import { makeStubServer } from "../../test/stubServer.ts"
 import { fibers, type Subject, unchecked } from "./subject.ts"
 
 /** From 0.1 milliseconds to 3 seconds. */

@@ -9,7 +9,7 @@ import * as Scope from "effect/Scope"
 import { SqlClient } from "effect/sql"
 import * as Pg from "effect-pg-pool"
 import type { Combinator, Guard } from "./elsewhere.ts"
-import { type Answers, makeStubServer, type StubServer } from "./stubServer.ts"
+import { type Answers, makeStubServer, type StubServer } from "../../test/stubServer.ts"
 import { fibers, promises, type Subject, Wrong } from "./subject.ts"
 
 export const max = 10

@@ -9,7 +9,7 @@ import {
   message,
   parseComplete,
   ready
-} from "../../src/testing/backendEncoder.ts"
+} from "../src/testing/backendEncoder.ts"
 
 /** Whether an answer is there when the write returns, or arrives with all others of its turn of the event loop. */
 export type Answers = "at once" | "next turn"
@@ -93,6 +93,10 @@ export const makeStubServer = (answers: Answers): StubServer => {
           if (answers === "at once") this.push(reply)
           else later(() => this.push(reply))
         }
+      },
+      final(callback) {
+        callback()
+        this.destroy()
       }
     })
     return socket
