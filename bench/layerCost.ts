@@ -21,7 +21,7 @@ const clients = (
     callers,
     base: "PgClient",
     others,
-    calls: 4_000,
+    calls: 1_500,
     isOfClients: true
   }
 }
@@ -63,7 +63,7 @@ const heats: ReadonlyArray<Heat> = [
       "our checkout, breaker, retry, deadline",
       "our checkout, breaker, retry, deadline, watching"
     ],
-    calls: 4_000,
+    calls: 1_500,
     isOfClients: true
   },
   {
@@ -72,7 +72,7 @@ const heats: ReadonlyArray<Heat> = [
     callers: 10,
     base: "PgClient, a promise each",
     others: promised,
-    calls: 2_000,
+    calls: 1_000,
     isOfClients: true
   },
   ...[1, 10, 100].map((callers): Heat => ({
@@ -81,7 +81,7 @@ const heats: ReadonlyArray<Heat> = [
     callers,
     base: "effect/Pool.use",
     others: ["Pool.use"],
-    calls: 20_000,
+    calls: 8_000,
     isOfClients: false
   })),
   {
@@ -92,9 +92,10 @@ const heats: ReadonlyArray<Heat> = [
     others: [
       "counting: two histograms of the pool, one of the statement",
       "breaker: the permit, and whether a success matters",
-      "retry budget: a success"
+      "retry budget: a success",
+      "clocks: two looks at each"
     ],
-    calls: 1_000_000,
+    calls: 300_000,
     isOfClients: false
   },
   {
@@ -116,7 +117,7 @@ const heats: ReadonlyArray<Heat> = [
       "prom-client, p-retry, opossum at its cheapest",
       "prom-client, p-retry, opossum"
     ],
-    calls: 5_000,
+    calls: 2_000,
     isOfClients: false
   },
   {
@@ -131,13 +132,13 @@ const heats: ReadonlyArray<Heat> = [
       "Metric, Effect.retry, CircuitBreaker",
       "our Breaker.protect"
     ],
-    calls: 5_000,
+    calls: 2_000,
     isOfClients: false
   }
 ]
 
-const full: Effort = { rounds: 41, warmUp: 20, share: 1 }
-const quick: Effort = { rounds: 11, warmUp: 10, share: 0.5 }
+const full: Effort = { rounds: 121, warmUp: 40, share: 1 }
+const quick: Effort = { rounds: 15, warmUp: 12, share: 1 }
 
 const lineOf = ({ beyond, clientCpuUs, contender, nanos, ratioToPgClient, spread }: Row): string =>
   [
@@ -163,6 +164,11 @@ export const run = async (options: { readonly quick: boolean; readonly only?: st
   const wrong = rows.filter(({ errors }) => errors > 0)
   if (wrong.length > 0) {
     throw new Error(wrong.map(({ contender, faults, heat }) => `${heat}: ${contender}: ${faults.join(", ")}`).join("\n"))
+  }
+  for (const row of rows) {
+    for (const [field, value] of Object.entries(row)) {
+      if (typeof value === "number" && !Number.isFinite(value)) throw new Error(`${row.contender}: ${field} is ${value}`)
+    }
   }
   console.log("ok: every answer was right, and whatever was counted was counted once")
   return rows

@@ -44,6 +44,9 @@ const terminate = 0x58
 /** The only parameter of a Bind, four bytes, is followed by the one format that is asked of the results. */
 const idBeforeEnd = 8
 
+/** From its own end: what `destroy` does at the client's is the client's business. */
+const hangUp = (socket: Duplex): void => void Duplex.prototype.destroy.call(socket)
+
 export const makeStubServer = (answers: Answers): StubServer => {
   let answered = 0
   let due: Array<() => void> = []
@@ -80,14 +83,14 @@ export const makeStubServer = (answers: Answers): StubServer => {
 
   const stream = () => {
     let isGreeted = false
-    const socket: Duplex = new Duplex({
+    return new Duplex({
       read() {},
       write(chunk: Buffer | Uint8Array, _encoding, callback) {
         callback()
         if (!isGreeted) {
           isGreeted = true
           this.push(greeting)
-        } else if (chunk[0] === terminate) this.destroy()
+        } else if (chunk[0] === terminate) hangUp(this)
         else {
           const reply = answerTo(Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength))
           if (answers === "at once") this.push(reply)
@@ -96,10 +99,9 @@ export const makeStubServer = (answers: Answers): StubServer => {
       },
       final(callback) {
         callback()
-        this.destroy()
+        hangUp(this)
       }
     })
-    return socket
   }
 
   return { stream, answered: () => answered }

@@ -64,6 +64,20 @@ export const retryBudget = async (): Promise<Subject> => {
   return looped(() => budget.succeeded(), () => budget.tokens === budget.capacity ? [] : ["the budget is not full"])
 }
 
+/** When the session was lent and given back, and how long the statement took. */
+export const clocks = async (): Promise<Subject> => {
+  const clock = await Effect.runPromise(Effect.clockWith((clock) => Effect.succeed(clock)))
+  let last = 0
+  let took = 0
+  const step = () => {
+    last = clock.currentTimeMillisUnsafe()
+    const since = clock.monotonicTimeNanosUnsafe()
+    took += Number(clock.monotonicTimeNanosUnsafe() - since) / 1e9
+    last = Math.max(last, clock.currentTimeMillisUnsafe())
+  }
+  return looped(step, () => last > 0 && took > 0 ? [] : ["the clocks stand still"])
+}
+
 /** With callers who come one at a time the work is nothing; else it lets others have their turn. */
 const workOf = (callers: number) => callers === 1 ? Effect.void : Effect.yieldNow
 

@@ -48,6 +48,7 @@ export const subjects = {
   "counting: two histograms of the pool, one of the statement": () => OwnCode.counting(),
   "breaker: the permit, and whether a success matters": () => OwnCode.gate(),
   "retry budget: a success": () => OwnCode.retryBudget(),
+  "clocks: two looks at each": () => OwnCode.clocks(),
   // A guard around a function that answers at once.
   "async function": () => aroundPromise((work) => work),
   "cockatiel, retry": () => aroundPromise(Elsewhere.cockatielRetry),
