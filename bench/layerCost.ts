@@ -3,8 +3,8 @@
 // each in a process of its own, in turns, so that what is left is the layer's own work. What is measured is CPU time.
 //   npm run bench -- --only layer-cost            about two minutes
 //   npm run bench -- --only layer-cost --quick    shows that it runs, and that all answers and counts are right
-import { type Effort, type Heat, measure, type Row } from "./layerCost/measure.ts"
 import type { Answers } from "../test/stubServer.ts"
+import { type Effort, type Heat, measure, type Row } from "./layerCost/measure.ts"
 import type { Name } from "./layerCost/subjects.ts"
 
 const clients = (
@@ -163,11 +163,15 @@ export const run = async (options: { readonly quick: boolean; readonly only?: st
   }
   const wrong = rows.filter(({ errors }) => errors > 0)
   if (wrong.length > 0) {
-    throw new Error(wrong.map(({ contender, faults, heat }) => `${heat}: ${contender}: ${faults.join(", ")}`).join("\n"))
+    throw new Error(
+      wrong.map(({ contender, faults, heat }) => `${heat}: ${contender}: ${faults.join(", ")}`).join("\n")
+    )
   }
   for (const row of rows) {
     for (const [field, value] of Object.entries(row)) {
-      if (typeof value === "number" && !Number.isFinite(value)) throw new Error(`${row.contender}: ${field} is ${value}`)
+      if (typeof value === "number" && !Number.isFinite(value)) {
+        throw new Error(`${row.contender}: ${field} is ${value}`)
+      }
     }
   }
   console.log("ok: every answer was right, and whatever was counted was counted once")

@@ -54,12 +54,12 @@ const names = {
 const nothing = {
   "wall clock": 0,
   "monotonic clock": 0,
-  "sleeps": 0,
+  sleeps: 0,
   "random numbers": 0,
-  "timers": 0,
-  "judgements": 0,
+  timers: 0,
+  judgements: 0,
   "steps of a schedule": 0,
-  "fibers": 0
+  fibers: 0
 }
 
 type Counts = typeof nothing
@@ -110,7 +110,8 @@ const setUp = Effect.gen(function*() {
   }
 })
 
-const statementOf = (sql: SqlClient, id: number) => sql<{ readonly id: number }>`SELECT id, name FROM item WHERE id = ${id}`
+const statementOf = (sql: SqlClient, id: number) =>
+  sql<{ readonly id: number }>`SELECT id, name FROM item WHERE id = ${id}`
 
 /** What each of many statements costs, beyond what the driver's own client pays for it. */
 const beyond = (ours: Counts, theirs: Counts): Counts =>
@@ -143,8 +144,8 @@ const around = <E>(lend: (work: typeof here) => Effect.Effect<Effect.Success<typ
   })
 
 describe.each([
-  { mode: "on a session of its own", multiplex: false, looks: { "wall clock": 2, "monotonic clock": 2 } },
-  { mode: "on a shared session", multiplex: true, looks: { "wall clock": 2, "monotonic clock": 4 } }
+  { mode: "on a session of its own", multiplex: false, looks: { "wall clock": 1, "monotonic clock": 2 } },
+  { mode: "on a shared session", multiplex: true, looks: { "wall clock": 1, "monotonic clock": 4 } }
 ])("a healthy statement $mode", ({ looks, multiplex }) => {
   it.live("looks at the clock, and has no timer, fiber, random number, judgement or step of a schedule", () =>
     Effect.gen(function*() {
@@ -194,6 +195,22 @@ describe.each([
       assert.isAtMost(lent.steps - bare.steps, 4)
       assert.isAtMost(borrowed.frames, 2)
       assert.isAtMost(borrowed.steps - bare.steps, 6)
+    }))
+
+  // Answers on a shared session come after the turn of whoever has asked, who begins to count anew.
+  it.live.skipIf(multiplex)("takes few steps beyond those of the driver's own client", () =>
+    Effect.gen(function*() {
+      const { ours, theirs } = yield* setUp
+      const clients = [yield* ours("at once", { multiplex }), yield* theirs("at once", multiplex)] as const
+      const [own, plain] = yield* Effect.forEach(clients, (client) =>
+        Effect.gen(function*() {
+          const sql = Context.get(client, SqlClient)
+          yield* many(sql)
+          const before = yield* here
+          yield* statementOf(sql, 1)
+          return (yield* here).steps - before.steps
+        }))
+      assert.isAtMost(own! - plain!, 6)
     }))
 
   it.live("is the one span that Effect makes of it", () =>

@@ -1,12 +1,12 @@
 /** What a healthy statement has done for each part, alone in a loop: the code itself, without the effects around it. */
+import * as Pg from "effect-pg-pool"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Pool from "effect/Pool"
 import * as Scope from "effect/Scope"
-import * as Pg from "effect-pg-pool"
-import { max } from "./statements.ts"
 import { makeStubServer } from "../../test/stubServer.ts"
+import { max } from "./statements.ts"
 import { fibers, type Subject, unchecked } from "./subject.ts"
 
 /** From 0.1 milliseconds to 3 seconds. */
@@ -81,7 +81,8 @@ export const clocks = async (): Promise<Subject> => {
 /** With callers who come one at a time the work is nothing; else it lets others have their turn. */
 const workOf = (callers: number) => callers === 1 ? Effect.void : Effect.yieldNow
 
-const contended = (use: (work: Effect.Effect<void>) => Effect.Effect<unknown, unknown>): Subject["run"] => (
+const contended = (use: (work: Effect.Effect<void>) => Effect.Effect<unknown, unknown>): Subject["run"] =>
+(
   callers,
   calls
 ) => fibers(Context.empty(), () => use(workOf(callers)), unchecked)(callers, calls)
