@@ -140,19 +140,22 @@ const heats: ReadonlyArray<Heat> = [
 const full: Effort = { rounds: 121, warmUp: 40, share: 1 }
 const quick: Effort = { rounds: 15, warmUp: 12, share: 1 }
 
-const lineOf = ({ beyond, clientCpuUs, contender, nanos, ratioToPgClient, spread }: Row): string =>
+const signed = (nanos: number): string => `${nanos < 0 ? "" : "+"}${nanos.toFixed(0)}`
+
+const lineOf = ({ beyond, clientCpuUs, contender, nanos, quietNanos, ratioToPgClient, spread }: Row): string =>
   [
     `  ${contender.padEnd(60)}`,
     (1000 * clientCpuUs).toFixed(0).padStart(8),
-    (beyond === null ? "" : `${nanos < 0 ? "" : "+"}${nanos.toFixed(0)}`).padStart(8),
+    (beyond === null ? "" : signed(nanos)).padStart(8),
     spread.toFixed(0).padStart(7),
+    (beyond === null ? "" : signed(quietNanos)).padStart(8),
     (ratioToPgClient === null ? "" : ratioToPgClient.toFixed(3)).padStart(7)
   ].join(" ")
 
 /** Runs all of it, or the heats whose title has `only` in it, and prints a table. Rejects when any of it was wrong. */
 export const run = async (options: { readonly quick: boolean; readonly only?: string }): Promise<Array<Row>> => {
   const rows: Array<Row> = []
-  console.log(`${"nanoseconds of CPU a call".padEnd(62)} ${"in all".padStart(8)}   beyond  spread x driver`)
+  console.log(`${"nanoseconds of CPU a call".padEnd(62)} ${"in all".padStart(8)}   beyond  spread    quiet x driver`)
   for (const heat of heats) {
     if (options.only !== undefined && !heat.title.includes(options.only)) continue
     console.log(heat.title)

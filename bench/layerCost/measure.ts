@@ -20,6 +20,8 @@ export interface Row extends AnyRow {
   readonly nanos: number
   /** Half of the rounds lie within so many nanoseconds. */
   readonly spread: number
+  /** The same of the lower quartiles: what else a machine does only ever adds to what a call costs. */
+  readonly quietNanos: number
   /** What was not as it should be. */
   readonly faults: ReadonlyArray<string>
 }
@@ -72,6 +74,9 @@ const quantile = (sorted: ReadonlyArray<number>, share: number): number => {
 }
 
 const sortedOf = (values: ReadonlyArray<number>) => values.toSorted((a, b) => a - b)
+
+/** Nanoseconds. */
+const quietOf = (costs: ReadonlyArray<number>): number => 1000 * quantile(sortedOf(costs), 0.25)
 
 export const measure = async (heat: Heat, { rounds, share, warmUp }: Effort): Promise<ReadonlyArray<Row>> => {
   const { base, callers, isOfClients, others, setting, title } = heat
@@ -126,6 +131,7 @@ export const measure = async (heat: Heat, { rounds, share, warmUp }: Effort): Pr
       beyond,
       nanos: quantile(nanos, 0.5),
       spread: quantile(nanos, 0.75) - quantile(nanos, 0.25),
+      quietNanos: quietOf(own) - (theirs === undefined ? 0 : quietOf(theirs)),
       faults: found
     }
   })
