@@ -63,11 +63,13 @@ const inWords = (rows: ReadonlyArray<LoadRow>): string => {
     const row = read(contender, callers)
     return row === undefined
       ? ""
-      : `- **${contender}, ${whole(callers)} callers**: ${whole(row.qps)} reads a second, ${
-        ratio(row.ratioToPgClient)
-      } of PgClient in the same mode, ${ratio(row.ratioToPostgresJs)} of postgres.js, ${
-        ratio(row.ratioToPg)
-      } of pg; half of them within ${orDash(row.p50Ms, brief)} ms, 99 of 100 within ${orDash(row.p99Ms, brief)} ms.`
+      : `- **${contender}, ${whole(callers)} ${callers === 1 ? "caller" : "callers"}**: ${
+        whole(row.qps)
+      } reads a second, ${ratio(row.ratioToPgClient)} of PgClient in the same mode, ${
+        ratio(row.ratioToPostgresJs)
+      } of postgres.js, ${ratio(row.ratioToPg)} of pg; half of them within ${
+        orDash(row.p50Ms, brief)
+      } ms, 99 of 100 within ${orDash(row.p99Ms, brief)} ms.`
   }
   return [[ours, 1], [ours, 1000], [oursMultiplexed, 100], [oursMultiplexed, 1000], [oursMultiplexed, 10_000]]
     .map(([contender, callers]) => line(String(contender), Number(callers)))
@@ -163,12 +165,13 @@ const costSection = (rows: ReadonlyArray<CostRow>): string =>
 
 ${
       table(
-        ["nanoseconds of CPU", "in all", base === undefined ? "beyond" : `beyond ${base}`, "± rounds"],
+        ["nanoseconds of CPU", "in all", base === undefined ? "beyond" : `beyond ${base}`, "± rounds", "quiet rounds"],
         own.map((row) => [
           row.contender,
           orDash(row.clientCpuUs, (value) => whole(1000 * value)),
           row.beyond === null ? "–" : whole(row.nanos),
-          whole(row.spread)
+          whole(row.spread),
+          whole(row.quietNanos)
         ])
       )
     }
@@ -186,7 +189,7 @@ const verdicts = (everything: Everything): string =>
     }).map((verdict) => [
       verdict.target,
       verdict.measured,
-      verdict.isHeld === false ? "**missed**" : verdictOf(verdict)
+      verdictOf(verdict).replace("missed", "**missed**")
     ]),
     [0, 1, 2]
   )
@@ -203,7 +206,9 @@ const runs = (everything: Everything): string => {
   const versions = Object.entries(Object.assign({}, ...found.map(([, { versions }]) => versions)) as Origin["versions"])
   return `${
     found.map(([part, results]) =>
-      `- \`${part}\`: ${results.date} UTC, ${whole(results.seconds)} s, on ${machineOf(results)}.`
+      `- \`${part}\`${results.isQuick ? ", quick" : ""}: ${results.date} UTC, ${whole(results.seconds)} s, on ${
+        machineOf(results)
+      }.`
     ).join("\n")
   }
 
@@ -223,6 +228,18 @@ const recoverySection = (rows: ReadonlyArray<FaultRow>): string =>
     [0, 1]
   )
 
+/** A page of such figures is told to be one. */
+const quickParts = (everything: Everything): string => {
+  const quick = parts.filter((part) => everything[part]?.isQuick === true)
+  return quick.length === 0
+    ? ""
+    : `
+**Not to be quoted**: ${quick.map((part) => `\`${part}\``).join(", ")} ${
+      quick.length === 1 ? "is" : "are"
+    } of a quick run, one or two short rounds, which shows no more than that everything works.
+`
+}
+
 /** The page, with what was written into it by hand. */
 export const pageOf = (everything: Everything, byHand: string): string => {
   const { load, recovery, scaling } = everything
@@ -234,7 +251,7 @@ second, by how many callers ask at once, with 10 sessions and prepared statement
 and the memory of the process with the most.
 
 ${load === undefined ? missing("load") : overview(load.rows)}
-
+${quickParts(everything)}
 ![Point reads a second by callers](${suiteChart("read")})
 
 ${load === undefined ? "" : inWords(load.rows)}
@@ -256,7 +273,8 @@ several callers share a session, and go to the server in one write; transactions
 
 ## What it promises, what was measured
 
-Ratios are medians of the ratios of each round, so that whatever else the machine did met both.
+Ratios are medians of the ratios of each round, so that whatever else the machine did met both. \`level\` is missed
+by less than the 20 ms that times of recovery can be told apart by.
 
 ${verdicts(everything)}
 
