@@ -28,6 +28,9 @@ const deadline = 120_000
 /** As many draining callers as this are not waited for when nothing is measured afterwards. */
 const crowd = 10_000
 
+/** Callers for whom ten sessions are opened even where one is shared by 32 of them. */
+const fullHouse = 400
+
 /** A contender's process, and what it has said that nobody has heard yet. */
 interface Host {
   readonly process: ChildProcess
@@ -130,7 +133,7 @@ export const measure = async (cell: Cell, server: Server): Promise<ReadonlyArray
     const primer: Task = {
       suite,
       size,
-      callers: Math.max(max, Math.min(callers, 100)),
+      callers: Math.max(max, Math.min(callers, fullHouse)),
       warmUp: prime,
       lasts: { atLeast: 1, atMost: 1, answers: 0 }
     }

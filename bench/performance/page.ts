@@ -314,8 +314,8 @@ sense; some suites have more.
   round, and what is told is the median of five rounds (three with ten thousand callers, two along the axes of scaling).
 - **Closed loops.** Each caller has one operation under way and begins the next when it is answered. Latency is a caller's, the
   wait for a session included.
-- **Warm.** Before its first round a client works for 0.4 s with up to a hundred callers, which compiles its code and opens all its sessions;
-  before each measurement it works until every caller has had an answer, or for some times the usual 0.15 s.
+- **Warm.** Before its first round a client answers some thousand times to as many callers, 400 at most, which compiles its code and opens all
+  its sessions;  before each measurement it works until every caller has had an answer, for 1.5 s at most.
 - **Percentiles** are told only where at least as many answers as callers came while it was measured: else those that
   take longest are not among them.
 - **CPU** of the client is that of its process with all threads, and of the server that of all its processes, background writers included,
