@@ -74,12 +74,12 @@ describe("a call that waits for the circuit", () => {
       server.manner = "refuses"
       yield* Effect.exit(start(read).pipe(Effect.flatMap((fiber) => Effect.andThen(pass(2_000), Fiber.await(fiber)))))
       yield* pass(2_000)
-      const before = server.peers.length
+      const before = server.activity()
       for (let call = 0; call < 10; call++) {
         assert.strictEqual((yield* Effect.flip(executor.run(read)))._tag, "CircuitOpen")
         yield* pass(200)
       }
-      assert.strictEqual(server.peers.length, before)
+      assert.strictEqual(server.activity(), before)
     }))
 
   it.effect("says what it waited for when the server does not come back in time", () =>
