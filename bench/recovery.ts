@@ -6,9 +6,9 @@ import * as Effect from "effect/Effect"
 import { writeFileSync } from "node:fs"
 import { parseArgs } from "node:util"
 import { EmbeddedPostgres } from "../src/testing/EmbeddedPostgres.ts"
-import { names, type Name } from "./recovery/contender.ts"
+import { type Name, names } from "./recovery/contender.ts"
 import type { Figures } from "./recovery/figures.ts"
-import { rowOf, type Row } from "./recovery/row.ts"
+import { type Row, rowOf } from "./recovery/row.ts"
 import { type FaultName, type Plan, trial } from "./recovery/trial.ts"
 
 export interface Options {

@@ -132,6 +132,14 @@ export class Executor extends Context.Service<Executor, {
   readonly reserve: (
     prepare?: (connection: TrackedConnection) => Effect.Effect<unknown, SqlError, Scope.Scope>
   ) => Effect.Effect<TrackedConnection, SqlError, Scope.Scope>
+  /**
+   * The same, after a session on which `prepare` would have worked but for its loss, with which `cause` came: that was the
+   * first attempt.
+   */
+  readonly renew: (
+    cause: Cause.Cause<SqlError>,
+    prepare: (connection: TrackedConnection) => Effect.Effect<unknown, SqlError, Scope.Scope>
+  ) => Effect.Effect<TrackedConnection, SqlError, Scope.Scope>
   /** Ends work at a deadline, in milliseconds of the wall clock. */
   readonly enforce: <A, E, R>(work: Effect.Effect<A, E, R>, deadlineAt: number) => Effect.Effect<A, E | SqlError, R>
   /** Finds out what became of a COMMIT that failed with `error`: succeeds if it was applied. */
@@ -683,6 +691,7 @@ export const make = Effect.fnUntraced(function*(
     borrow,
     lease: retried(leaseShared),
     reserve: (prepare) => retried(prepare === undefined ? leaseExclusive : prepared(prepare)),
+    renew: (cause, prepare) => underDeadline((fiber) => recoverStatement(cause, prepared(prepare), fiber)),
     enforce,
     resolve
   })

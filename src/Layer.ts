@@ -277,6 +277,7 @@ const client = (options: Options) =>
         borrow: executor.borrow,
         lease: executor.lease,
         reserve: executor.reserve,
+        renew: executor.renew,
         evict: ({ session }) => pool.evictUnsafe(session, "invalid"),
         enforce: executor.enforce,
         resolve: executor.resolve

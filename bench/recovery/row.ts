@@ -41,7 +41,12 @@ const middle = <A>(values: ReadonlyArray<A>, of: (value: A) => number): A =>
 const median = (values: ReadonlyArray<number>): number => middle(values, (value) => value)
 
 /** Medians of the rounds. */
-export const rowOf = (fault: FaultName, contender: string, { callers, max }: Plan, seen: ReadonlyArray<Figures>): Row => {
+export const rowOf = (
+  fault: FaultName,
+  contender: string,
+  { callers, max }: Plan,
+  seen: ReadonlyArray<Figures>
+): Row => {
   const typical = middle(seen, ({ recoveryMs }) => recoveryMs ?? Infinity)
   const failures: Record<string, number> = {}
   for (const each of seen) {

@@ -63,7 +63,11 @@ const strike = (server: Server, fault: FaultName, { freeze, stop }: Timing) => {
 }
 
 const start = async (name: Name, server: Server, max: number): Promise<ChildProcess> => {
-  const child = fork(fileURLToPath(new URL("host.ts", import.meta.url)), [name, Redacted.value(server.url), String(max)], {
+  const child = fork(fileURLToPath(new URL("host.ts", import.meta.url)), [
+    name,
+    Redacted.value(server.url),
+    String(max)
+  ], {
     // What a client logs of an outage is not what is looked at here.
     stdio: ["ignore", "ignore", "inherit", "ipc"]
   })

@@ -1,16 +1,19 @@
 import * as PgClient from "@effect/sql-pg/PgClient"
 import type * as PgConnection from "@effect/sql-pg/PgConnection"
+import type * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import type * as Queue from "effect/Queue"
 import type * as Reactivity from "effect/reactivity/Reactivity"
-import type * as Scope from "effect/Scope"
+import * as Scope from "effect/Scope"
 import * as SqlClient from "effect/sql/SqlClient"
 import { SqlError, UnknownError } from "effect/sql/SqlError"
 import * as Statement from "effect/sql/Statement"
 import * as Begin from "./begin.ts"
 import type * as CommitFate from "./commitFate.ts"
 import * as Deadline from "./deadline.ts"
+import * as Opening from "./opening.ts"
 import * as ServerReaping from "./serverReaping.ts"
 import { SqlConnection } from "./sqlConnection.ts"
 import * as TracedStatement from "./tracedStatement.ts"
@@ -26,6 +29,11 @@ export interface Source {
   readonly lease: Effect.Effect<TrackedConnection, SqlError, Scope.Scope>
   readonly reserve: (
     prepare?: (connection: TrackedConnection) => Effect.Effect<unknown, SqlError, Scope.Scope>
+  ) => Effect.Effect<TrackedConnection, SqlError, Scope.Scope>
+  /** Another one for a session that was lost before it had done anything: `cause` is the first of the failures. */
+  readonly renew: (
+    cause: Cause.Cause<SqlError>,
+    prepare: (connection: TrackedConnection) => Effect.Effect<unknown, SqlError, Scope.Scope>
   ) => Effect.Effect<TrackedConnection, SqlError, Scope.Scope>
   /** Closes the session when its lease is over. */
   readonly evict: (connection: TrackedConnection) => void
@@ -51,9 +59,12 @@ export interface ClientOptions {
 /** The fragment that the driver's compiler knows as `json`. */
 const json = Statement.custom<Statement.Custom<"PgJson", unknown, undefined, undefined>>("PgJson")
 
-const sqlConnections = new WeakMap<TrackedConnection, SqlConnection>()
+/** What runs the statements of a transaction. */
+type InTransaction = SqlConnection<Opening.Opening>
 
-const asSqlConnection = (tracked: TrackedConnection): SqlConnection => {
+const sqlConnections = new WeakMap<TrackedConnection, SqlConnection<TrackedConnection>>()
+
+const asSqlConnection = (tracked: TrackedConnection): SqlConnection<TrackedConnection> => {
   let connection = sqlConnections.get(tracked)
   if (connection === undefined) {
     connection = new SqlConnection(tracked)
@@ -67,7 +78,7 @@ const failure = (message: string, operation: string) =>
 
 /** PostgreSQL answers ROLLBACK to the COMMIT of a transaction that has already failed. */
 const commitOnce = (
-  { tracked }: SqlConnection,
+  tracked: TrackedConnection,
   unit: UnitOfWork.UnitOfWork | undefined
 ): Effect.Effect<void, SqlError> =>
   Effect.suspend(() => {
@@ -109,28 +120,59 @@ export const make = (
 
     // A statement that fails because its session is gone must not turn the rollback into a defect: with the session
     // gone, the server has rolled back.
-    const rollBack = (sql: string) => ({ tracked }: SqlConnection): Effect.Effect<void> =>
-      tracked.session.wire.isDead()
-        ? Effect.void
-        : Effect.catchCause(Effect.asVoid(tracked.query(sql)), () => Effect.sync(() => source.evict(tracked)))
-
-    const transactions = Begin.make(options.transactionSettings)
-    const commit = (connection: SqlConnection): Effect.Effect<void, SqlError> =>
-      Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
-        const { tracked } = connection
-        const once = commitOnce(connection, UnitOfWork.of(fiber))
-        const inquiry = transactions.inquiryOf(tracked)
-        return inquiry === undefined
-          ? once
-          : Effect.catchTag(once, "SqlError", (error) => source.resolve(error, inquiry.ticket))
+    const rollBack = (sql: string) => ({ tracked: opening }: InTransaction): Effect.Effect<void> =>
+      Effect.matchEffect(opening.isOpen, {
+        onFailure: () => Effect.void,
+        onSuccess: (isOpen) => {
+          const { tracked } = opening
+          return !isOpen || tracked.session.wire.isDead()
+            ? Effect.void
+            : Effect.catchCause(Effect.asVoid(tracked.query(sql)), () => Effect.sync(() => source.evict(tracked)))
+        }
       })
 
-    const inTransaction = SqlClient.makeWithTransaction<SqlClient.TransactionConnection, SqlConnection>({
+    const transactions = Begin.make(options.transactionSettings)
+    const commit = ({ tracked: opening }: InTransaction): Effect.Effect<void, SqlError> =>
+      Effect.flatMap(opening.isOpen, (isOpen) => {
+        if (!isOpen) return Effect.void
+        const { tracked } = opening
+        return Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
+          const once = commitOnce(tracked, UnitOfWork.of(fiber))
+          const inquiry = transactions.inquiryOf(tracked)
+          return inquiry === undefined
+            ? once
+            : Effect.catchTag(once, "SqlError", (error) => source.resolve(error, inquiry.ticket))
+        })
+      })
+
+    /** Until BEGIN has succeeded, another session will do. */
+    const begin = Effect.map(source.reserve(transactions.begin), Opening.Opening.begun)
+
+    /** The same, where BEGIN goes along with the first statement. */
+    const beginLater = (isInside: boolean) =>
+      Effect.flatMap(Effect.scope, (parent) => {
+        const scope = Scope.forkUnsafe(parent)
+        const renew: Opening.Renew = (cause) =>
+          Effect.andThen(
+            Scope.close(scope, Exit.failCause(cause)),
+            // The whole of it is begun anew, not a part.
+            Effect.provideService(source.renew(cause, transactions.beginPlainly), UnitOfWork.InTransaction, isInside)
+          ).pipe(Scope.provide(parent))
+        return Effect.map(Scope.provide(source.reserve(), scope), (tracked) => new Opening.Opening(tracked, renew))
+      })
+
+    const checkout = Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) =>
+      Effect.map(
+        transactions.isPlain(fiber) ? beginLater(fiber.getRef(UnitOfWork.InTransaction)) : begin,
+        (opening): InTransaction => new SqlConnection(opening)
+      )
+    )
+
+    const inTransaction = SqlClient.makeWithTransaction<SqlClient.TransactionConnection, InTransaction>({
       transactionService: client.transactionService as never,
       spanAttributes,
-      // BEGIN belongs to the checkout: until it has succeeded, another session will do.
-      acquireConnection: (restore) =>
-        restore(TransactionSpan.edge(Effect.map(source.reserve(transactions.begin), asSqlConnection))),
+      // BEGIN belongs to the checkout.
+      acquireConnection: (restore) => restore(TransactionSpan.edge(checkout)),
       begin: () => Effect.void,
       savepoint: ({ tracked }, id) => Effect.asVoid(tracked.query(`SAVEPOINT effect_sql_${id}`)),
       releaseSavepoint: (connection, id) => rollBack(`RELEASE SAVEPOINT effect_sql_${id}`)(connection),

@@ -24,6 +24,8 @@ export interface Observer {
   /** Completes the span of a statement that is about to be sent, if it has one that somebody will see. */
   readonly traced: (fiber: Fiber.Fiber<unknown, unknown>, session: Session, sql: string) => Tracer.Span | undefined
   readonly succeeded: (statement: Statement) => void
+  /** Hears of a BEGIN that was answered together with the statement that has just ended on the session. */
+  readonly begun: (session: Session) => void
   readonly interrupted: (statement: Statement) => void
   /** Returns the error as the caller shall see it, and says whether the statement is proved to have left no trace. */
   readonly failed: (
@@ -178,6 +180,11 @@ export class TrackedConnection implements PgConnection.PgConnection {
     channel: string
   ): Effect.Effect<Queue.Dequeue<PgConnection.Notification, SqlError>, SqlError, Scope.Scope> {
     return Effect.andThen(this.exclude, this.track("LISTEN", this.base.listen(channel)))
+  }
+
+  /** To be called after the statement with which a BEGIN went that the server has answered. */
+  noteBegin(): void {
+    this.observer.begun(this.session)
   }
 
   private begin(
