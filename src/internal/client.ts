@@ -18,6 +18,7 @@ import * as ServerReaping from "./serverReaping.ts"
 import { SqlConnection } from "./sqlConnection.ts"
 import * as TracedStatement from "./tracedStatement.ts"
 import type { TrackedConnection } from "./trackedConnection.ts"
+import * as Transactions from "./transactions.ts"
 import * as TransactionSpan from "./transactionSpan.ts"
 import * as UnitOfWork from "./unitOfWork.ts"
 
@@ -162,18 +163,27 @@ export const make = (
       })
 
     const checkout = Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) =>
-      Effect.map(
-        transactions.isPlain(fiber) ? beginLater(fiber.getRef(UnitOfWork.InTransaction)) : begin,
-        (opening): InTransaction => new SqlConnection(opening)
-      )
+      transactions.isPlain(fiber) ? beginLater(fiber.getRef(UnitOfWork.InTransaction)) : begin
     )
 
-    const inTransaction = SqlClient.makeWithTransaction<SqlClient.TransactionConnection, InTransaction>({
-      transactionService: client.transactionService as never,
+    // BEGIN belongs to the checkout.
+    const acquire = (restore: Transactions.Restore): Effect.Effect<Transactions.Lease<InTransaction>, SqlError> =>
+      Effect.suspend(() => {
+        const scope = Scope.makeUnsafe()
+        return Effect.onExitPrimitive(
+          Effect.map(Scope.provide(restore(TransactionSpan.edge(checkout)), scope), (opening) => ({
+            connection: new SqlConnection(opening),
+            release: (exit: Exit.Exit<unknown, unknown>) => Scope.close(scope, exit)
+          })),
+          (exit) => exit._tag === "Success" ? undefined : Scope.close(scope, exit),
+          true
+        )
+      })
+
+    const { afterCommit, withTransaction: inTransaction } = Transactions.make<InTransaction>({
+      service: client.transactionService,
       spanAttributes,
-      // BEGIN belongs to the checkout.
-      acquireConnection: (restore) => restore(TransactionSpan.edge(checkout)),
-      begin: () => Effect.void,
+      acquire,
       savepoint: ({ tracked }, id) => Effect.asVoid(tracked.query(`SAVEPOINT effect_sql_${id}`)),
       releaseSavepoint: (connection, id) => rollBack(`RELEASE SAVEPOINT effect_sql_${id}`)(connection),
       commit: (connection) => TransactionSpan.edge(commit(connection)),
@@ -212,11 +222,9 @@ export const make = (
     return Object.assign(client, {
       [PgClient.TypeId]: PgClient.TypeId,
       config,
+      afterCommit,
       withTransaction: <R, E, A>(self: Effect.Effect<A, E, R>) => {
-        const transaction = TransactionSpan.transact(
-          Effect.provideService(self, UnitOfWork.InTransaction, true),
-          inTransaction
-        )
+        const transaction = TransactionSpan.transact(self, inTransaction)
         return Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
           const deadlineAt = Deadline.unenforced(fiber, UnitOfWork.of(fiber))
           return deadlineAt === Infinity ? transaction : source.enforce(transaction, deadlineAt)
