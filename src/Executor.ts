@@ -35,6 +35,7 @@ import * as Deadlines from "./internal/deadline.ts"
 import * as Discretion from "./internal/discretion.ts"
 import * as Evidence from "./internal/evidence.ts"
 import { describe } from "./internal/failure.ts"
+import * as Flight from "./internal/flight.ts"
 import * as History from "./internal/history.ts"
 import * as Hosts from "./internal/hosts.ts"
 import * as Logbook from "./internal/logbook.ts"
@@ -123,6 +124,8 @@ export class Executor extends Context.Service<Executor, {
   readonly borrow: <A, R>(
     f: (connection: TrackedConnection) => Effect.Effect<A, SqlError, R>
   ) => Effect.Effect<A, SqlError, R>
+  /** One statement by its text, for the fiber that asks: what it would `borrow` a session for, in fewer steps while all is well. */
+  readonly sendUnsafe: Flight.Send
   /** A session until the scope closes; shared with `multiplex`. */
   readonly lease: Effect.Effect<TrackedConnection, SqlError, Scope.Scope>
   /**
@@ -314,22 +317,30 @@ export const make = Effect.fnUntraced(function*(
     return truth
   }
 
-  const { borrowAdmitted, borrowUnguarded, checkoutOptions, leaseExclusive, leaseShared, settle, underPermit } =
-    Admission.make<
-      Errors.CircuitError,
-      Pool.AcquireError
-    >({
-      breaker,
-      pool,
-      evidence,
-      now,
-      judge: judgeCheckout,
-      judgeEnd: (failure, circumstances) =>
-        reclassify(failure, circumstances, Errors.classify(failure, circumstances)).breaker,
-      hasWaitedInVain: (error) =>
-        Errors.isPoolError(error) && error._tag === "AcquireTimeout" &&
-        (error.phase === "Connect" || error.phase === "Validate")
-    })
+  const {
+    borrowAdmitted,
+    borrowUnguarded,
+    checkoutOptions,
+    leaseExclusive,
+    leaseShared,
+    settle,
+    trackUnder,
+    underPermit
+  } = Admission.make<
+    Errors.CircuitError,
+    Pool.AcquireError
+  >({
+    breaker,
+    pool,
+    evidence,
+    now,
+    judge: judgeCheckout,
+    judgeEnd: (failure, circumstances) =>
+      reclassify(failure, circumstances, Errors.classify(failure, circumstances)).breaker,
+    hasWaitedInVain: (error) =>
+      Errors.isPoolError(error) && error._tag === "AcquireTimeout" &&
+      (error.phase === "Connect" || error.phase === "Validate")
+  })
 
   // ---------------------------------------------------------------------------------------------------------------
   // trying again
@@ -483,6 +494,18 @@ export const make = Effect.fnUntraced(function*(
         return recoverStatement(cause, borrowAdmitted(f), fiber)
       })
     })
+
+  const sendUnsafe = Flight.make({
+    closedPermit: breaker.closedPermitUnsafe,
+    take: pool.takeUnsafe,
+    giveBack: pool.giveBackUnsafe,
+    tracked: trackUnder,
+    borrow,
+    recover: (cause, permit, f, fiber) => {
+      settle(permit, cause)
+      return recoverStatement(cause, borrowAdmitted(f), fiber)
+    }
+  })
 
   /** A lease that could not be prepared is given back before another one is tried. */
   const prepared = (prepare: (connection: TrackedConnection) => Effect.Effect<unknown, SqlError, Scope.Scope>) =>
@@ -689,6 +712,7 @@ export const make = Effect.fnUntraced(function*(
     use: (f, options = {}) =>
       unit(Effect.scopedWith((scope) => Effect.flatMap(Scope.provide(leaseExclusive, scope), f)), options),
     borrow,
+    sendUnsafe,
     lease: retried(leaseShared),
     reserve: (prepare) => retried(prepare === undefined ? leaseExclusive : prepared(prepare)),
     renew: (cause, prepare) => underDeadline((fiber) => recoverStatement(cause, prepared(prepare), fiber)),

@@ -275,6 +275,7 @@ const client = (options: Options) =>
     const pgClient = yield* Client.make(
       {
         borrow: executor.borrow,
+        sendUnsafe: executor.sendUnsafe,
         lease: executor.lease,
         reserve: executor.reserve,
         renew: executor.renew,

@@ -134,15 +134,17 @@ export const make = <C, E>(court: Court<C, E>) => {
   }
 
   /** Binds a statement to what admitted it, so that its outcome is told under that permit and no later one. */
+  const trackUnder = (session: Session, permit: Permit): TrackedConnection => {
+    const connection = tracked(session)
+    connection.permit = permit
+    return connection
+  }
+
   const underPermit = <A, R>(
     permit: Permit,
     f: (connection: TrackedConnection) => Effect.Effect<A, SqlError, R>
   ) =>
-  (session: Session): Effect.Effect<A, SqlError, R> => {
-    const connection = tracked(session)
-    connection.permit = permit
-    return f(connection)
-  }
+  (session: Session): Effect.Effect<A, SqlError, R> => f(trackUnder(session, permit))
 
   const borrowAdmitted = <A, R>(f: (connection: TrackedConnection) => Effect.Effect<A, SqlError, R>) =>
     admitted((permit, options) =>
@@ -219,5 +221,14 @@ export const make = <C, E>(court: Court<C, E>) => {
     Effect.map(pool.reserve(options), ({ driver, session }) => track(session, driver))
   )
 
-  return { settle, checkoutOptions, underPermit, borrowAdmitted, borrowUnguarded, leaseShared, leaseExclusive }
+  return {
+    settle,
+    checkoutOptions,
+    trackUnder,
+    underPermit,
+    borrowAdmitted,
+    borrowUnguarded,
+    leaseShared,
+    leaseExclusive
+  }
 }

@@ -14,6 +14,7 @@ import * as Begin from "./begin.ts"
 import type * as CommitFate from "./commitFate.ts"
 import * as Deadline from "./deadline.ts"
 import * as Opening from "./opening.ts"
+import type * as Flight from "./flight.ts"
 import * as ServerReaping from "./serverReaping.ts"
 import { SqlConnection } from "./sqlConnection.ts"
 import * as TracedStatement from "./tracedStatement.ts"
@@ -27,6 +28,8 @@ export interface Source {
   readonly borrow: <A, R>(
     f: (connection: TrackedConnection) => Effect.Effect<A, SqlError, R>
   ) => Effect.Effect<A, SqlError, R>
+  /** One statement by its text, for the fiber that asks. */
+  readonly sendUnsafe: Flight.Send
   readonly lease: Effect.Effect<TrackedConnection, SqlError, Scope.Scope>
   readonly reserve: (
     prepare?: (connection: TrackedConnection) => Effect.Effect<unknown, SqlError, Scope.Scope>
@@ -117,7 +120,7 @@ export const make = (
       spanAttributes,
       transformRows
     })
-    const client = TracedStatement.client(plain, options.pool)
+    const client = TracedStatement.client(plain, { pool: options.pool, sendUnsafe: source.sendUnsafe, transformRows })
 
     // A statement that fails because its session is gone must not turn the rollback into a defect: with the session
     // gone, the server has rolled back.

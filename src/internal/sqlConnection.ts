@@ -4,9 +4,8 @@ import * as Effect from "effect/Effect"
 import type { Connection } from "effect/sql/SqlConnection"
 import type { SqlError } from "effect/sql/SqlError"
 import * as Stream from "effect/Stream"
+import type { TransformRows } from "./statementForms.ts"
 import type { TrackedConnection } from "./trackedConnection.ts"
-
-type TransformRows = (<A extends object>(row: ReadonlyArray<A>) => ReadonlyArray<A>) | undefined
 
 const rowsOf = (result: PgConnection.Result): ReadonlyArray<PgConnection.Row> => result.rows
 

@@ -211,14 +211,14 @@ export class TrackedConnection implements PgConnection.PgConnection {
     }
   }
 
-  private judge(statement: Statement, error: SqlError): SqlError {
+  judge(statement: Statement, error: SqlError): SqlError {
     const { counts, mark, unit } = statement
     const verdict = this.observer.failed(statement, error, this.session.wire.mark() !== mark)
     if (unit !== undefined && counts && verdict.traceless) UnitOfWork.addEffects(unit, -1)
     return verdict.error
   }
 
-  private end(statement: Statement, exit: Exit.Exit<unknown, unknown>): void {
+  end(statement: Statement, exit: Exit.Exit<unknown, unknown>): void {
     if (exit._tag === "Success") {
       this.session.isAnswering = true
       this.session.answeredSince = statement.startedAt
