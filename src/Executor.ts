@@ -36,6 +36,7 @@ import * as Discretion from "./internal/discretion.ts"
 import * as Evidence from "./internal/evidence.ts"
 import { describe } from "./internal/failure.ts"
 import * as Flight from "./internal/flight.ts"
+import * as Held from "./internal/held.ts"
 import * as History from "./internal/history.ts"
 import * as Hosts from "./internal/hosts.ts"
 import * as Logbook from "./internal/logbook.ts"
@@ -135,6 +136,11 @@ export class Executor extends Context.Service<Executor, {
   readonly reserve: (
     prepare?: (connection: TrackedConnection) => Effect.Effect<unknown, SqlError, Scope.Scope>
   ) => Effect.Effect<TrackedConnection, SqlError, Scope.Scope>
+  /**
+   * The same for whoever cannot be interrupted but where `restore` allows it, and lets go of it by himself. Fewer steps while
+   * all is well.
+   */
+  readonly hold: (restore: Held.Restore) => Effect.Effect<Held.Held, SqlError>
   /**
    * The same, after a session on which `prepare` would have worked but for its loss, with which `cause` came: that was the
    * first attempt.
@@ -321,6 +327,7 @@ export const make = Effect.fnUntraced(function*(
     borrowAdmitted,
     borrowUnguarded,
     checkoutOptions,
+    holdExclusive,
     leaseExclusive,
     leaseShared,
     settle,
@@ -515,6 +522,22 @@ export const make = Effect.fnUntraced(function*(
         Scope.provide(Effect.tap(leaseExclusive, prepare), scope),
         (exit) => Exit.isSuccess(exit) ? Effect.void : Scope.close(scope, exit)
       )
+    })
+
+  const reserve: Executor["Service"]["reserve"] = (prepare) =>
+    retried(prepare === undefined ? leaseExclusive : prepared(prepare))
+
+  const hold = (restore: Held.Restore): Effect.Effect<Held.Held, SqlError> =>
+    Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
+      const permit = UnitOfWork.of(fiber) === undefined && fiber.getRef(Deadlines.Deadline) === Infinity
+        ? breaker.closedPermitUnsafe()
+        : undefined
+      const held = permit === undefined ? undefined : holdExclusive(permit, restore)
+      if (held === undefined) return Held.hold(reserve(), restore)
+      return Effect.catchCause(held, (cause) => {
+        settle(permit!, cause)
+        return Held.hold(recoverStatement(cause, leaseExclusive, fiber), restore)
+      })
     })
 
   // ---------------------------------------------------------------------------------------------------------------
@@ -714,7 +737,8 @@ export const make = Effect.fnUntraced(function*(
     borrow,
     sendUnsafe,
     lease: retried(leaseShared),
-    reserve: (prepare) => retried(prepare === undefined ? leaseExclusive : prepared(prepare)),
+    reserve,
+    hold,
     renew: (cause, prepare) => underDeadline((fiber) => recoverStatement(cause, prepared(prepare), fiber)),
     enforce,
     resolve

@@ -3,10 +3,11 @@ import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
-import type * as Scope from "effect/Scope"
+import * as Scope from "effect/Scope"
 import type { SqlError } from "effect/sql/SqlError"
 import type { Permit } from "./breakerMachine.ts"
 import type { Evidence, Judgement } from "./evidence.ts"
+import type { Held, Restore } from "./held.ts"
 import * as LastWords from "./lastWords.ts"
 import type { Session } from "./session.ts"
 import { TrackedConnection } from "./trackedConnection.ts"
@@ -44,6 +45,10 @@ interface Lender<E> {
     E,
     Scope.Scope
   >
+  readonly exclusiveUnsafe: {
+    readonly take: (restore: Restore) => Effect.Effect<Session, E>
+    readonly giveBack: (session: Session, since: bigint) => void
+  } | undefined
   readonly exclude: (session: Session) => Effect.Effect<void, never, Scope.Scope>
   readonly isClosing: () => boolean
 }
@@ -221,7 +226,34 @@ export const make = <C, E>(court: Court<C, E>) => {
     Effect.map(pool.reserve(options), ({ driver, session }) => track(session, driver))
   )
 
+  /**
+   * The same under a permit that is at hand, without a scope, for whoever cannot be interrupted; `undefined` where the pool
+   * has no such way.
+   */
+  const holdExclusive = (permit: Permit, restore: Restore): Effect.Effect<Held, E> | undefined => {
+    const { exclusiveUnsafe } = pool
+    if (exclusiveUnsafe === undefined) return undefined
+    return Effect.flatMap(exclusiveUnsafe.take(restore), (session) => {
+      const since = evidence.observer.monotonicNanos()
+      const pin = Scope.makeUnsafe()
+      return Effect.map(Scope.provide(session.driver.pin, pin), (driver): Held => {
+        const tracked = track(session, driver)
+        return {
+          tracked,
+          release: (exit) => {
+            settleLease(permit, tracked, exit)
+            return Effect.onExitPrimitive(Scope.close(pin, exit), () => {
+              exclusiveUnsafe.giveBack(session, since)
+              return undefined
+            }, true)
+          }
+        }
+      })
+    })
+  }
+
   return {
+    holdExclusive,
     settle,
     checkoutOptions,
     trackUnder,

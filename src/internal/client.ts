@@ -6,15 +6,16 @@ import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import type * as Queue from "effect/Queue"
 import type * as Reactivity from "effect/reactivity/Reactivity"
-import * as Scope from "effect/Scope"
+import type * as Scope from "effect/Scope"
 import * as SqlClient from "effect/sql/SqlClient"
 import { SqlError, UnknownError } from "effect/sql/SqlError"
 import * as Statement from "effect/sql/Statement"
 import * as Begin from "./begin.ts"
 import type * as CommitFate from "./commitFate.ts"
 import * as Deadline from "./deadline.ts"
-import * as Opening from "./opening.ts"
 import type * as Flight from "./flight.ts"
+import * as Held from "./held.ts"
+import * as Opening from "./opening.ts"
 import * as ServerReaping from "./serverReaping.ts"
 import { SqlConnection } from "./sqlConnection.ts"
 import * as TracedStatement from "./tracedStatement.ts"
@@ -34,6 +35,7 @@ export interface Source {
   readonly reserve: (
     prepare?: (connection: TrackedConnection) => Effect.Effect<unknown, SqlError, Scope.Scope>
   ) => Effect.Effect<TrackedConnection, SqlError, Scope.Scope>
+  readonly hold: (restore: Held.Restore) => Effect.Effect<Held.Held, SqlError>
   /** Another one for a session that was lost before it had done anything: `cause` is the first of the failures. */
   readonly renew: (
     cause: Cause.Cause<SqlError>,
@@ -149,39 +151,56 @@ export const make = (
         })
       })
 
+    const lease = (
+      opening: Opening.Opening,
+      release: Held.Held["release"]
+    ): Transactions.Lease<InTransaction> => ({ connection: new SqlConnection(opening), release })
+
     /** Until BEGIN has succeeded, another session will do. */
-    const begin = Effect.map(source.reserve(transactions.begin), Opening.Opening.begun)
+    const begin = source.reserve(transactions.begin)
 
     /** The same, where BEGIN goes along with the first statement. */
-    const beginLater = (isInside: boolean) =>
-      Effect.flatMap(Effect.scope, (parent) => {
-        const scope = Scope.forkUnsafe(parent)
+    const beginLater = (restore: Held.Restore, isInside: boolean) =>
+      Effect.map(source.hold(restore), (first) => {
+        let held: Held.Held | undefined = first
+        const letGo: Held.Held["release"] = (exit) => {
+          const last = held
+          held = undefined
+          return last?.release(exit)
+        }
         const renew: Opening.Renew = (cause) =>
-          Effect.andThen(
-            Scope.close(scope, Exit.failCause(cause)),
-            // The whole of it is begun anew, not a part.
-            Effect.provideService(source.renew(cause, transactions.beginPlainly), UnitOfWork.InTransaction, isInside)
-          ).pipe(Scope.provide(parent))
-        return Effect.map(Scope.provide(source.reserve(), scope), (tracked) => new Opening.Opening(tracked, renew))
+          Effect.uninterruptibleMask((restore) =>
+            Effect.andThen(
+              letGo(Exit.failCause(cause)) ?? Effect.void,
+              Effect.map(
+                // The whole of it is begun anew, not a part.
+                Held.hold(
+                  Effect.provideService(
+                    source.renew(cause, transactions.beginPlainly),
+                    UnitOfWork.InTransaction,
+                    isInside
+                  ),
+                  restore
+                ),
+                (next) => (held = next).tracked
+              )
+            )
+          )
+        return lease(new Opening.Opening(first.tracked, renew), letGo)
       })
-
-    const checkout = Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) =>
-      transactions.isPlain(fiber) ? beginLater(fiber.getRef(UnitOfWork.InTransaction)) : begin
-    )
 
     // BEGIN belongs to the checkout.
-    const acquire = (restore: Transactions.Restore): Effect.Effect<Transactions.Lease<InTransaction>, SqlError> =>
-      Effect.suspend(() => {
-        const scope = Scope.makeUnsafe()
-        return Effect.onExitPrimitive(
-          Effect.map(Scope.provide(restore(TransactionSpan.edge(checkout)), scope), (opening) => ({
-            connection: new SqlConnection(opening),
-            release: (exit: Exit.Exit<unknown, unknown>) => Scope.close(scope, exit)
-          })),
-          (exit) => exit._tag === "Success" ? undefined : Scope.close(scope, exit),
-          true
+    const acquire = (restore: Held.Restore): Effect.Effect<Transactions.Lease<InTransaction>, SqlError> =>
+      TransactionSpan.edge(
+        Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) =>
+          transactions.isPlain(fiber)
+            ? beginLater(restore, fiber.getRef(UnitOfWork.InTransaction))
+            : Effect.map(
+              Held.hold(begin, restore),
+              ({ release, tracked }) => lease(Opening.Opening.begun(tracked), release)
+            )
         )
-      })
+      )
 
     const { afterCommit, withTransaction: inTransaction } = Transactions.make<InTransaction>({
       service: client.transactionService,

@@ -12,9 +12,8 @@ import * as Reactivity from "effect/reactivity/Reactivity"
 import * as Semaphore from "effect/Semaphore"
 import type { SqlError } from "effect/sql/SqlError"
 import * as Tracer from "effect/Tracer"
+import type { Restore } from "./held.ts"
 import * as UnitOfWork from "./unitOfWork.ts"
-
-export type Restore = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
 
 /** A connection in a transaction of its own, or one that begins with the first statement. */
 export interface Lease<C> {
