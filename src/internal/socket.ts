@@ -70,6 +70,11 @@ export interface Wire {
   /** Hears of it when the server reports a setting from now on. */
   readonly onParameter: (listener: () => void) => void
   /**
+   * Sends a BEGIN ahead of the driver's next statement, in the same write and under the same Sync. Call when the session
+   * is idle and whoever asks is the only one to use it.
+   */
+  readonly lead: () => Interludes.Lead
+  /**
    * Sends statements along with the driver's next one, which has to open a transaction, and hands back what became of
    * them: `undefined` when the session ended. Whoever stops waiting for it while it is under way loses the session.
    */
@@ -109,6 +114,9 @@ type Parting =
 /** The server's answer to a CancelRequest; it gives the same SQLSTATE to a statement that ran out of its time. */
 const isAnswerToCancel = ({ code, message }: PgProtocol.ErrorFields): boolean =>
   code === "57014" && !/timeout/i.test(message ?? "")
+
+/** Nothing goes ahead where nothing can go. */
+const unsent: Interludes.Lead = { outcome: () => "Unanswered", withdraw: () => {} }
 
 /** A COMMIT is left to come to its end, which statement_timeout does not bound: so many farewells for it. */
 const commitPatience = 5
@@ -420,6 +428,7 @@ export const make = (options: {
     onParameter: (listener) => {
       hearOfParameter = listener
     },
+    lead: () => interludes?.lead() ?? unsent,
     ride: (statements) =>
       Effect.suspend(() => {
         if (socket === undefined || interludes === undefined || isGone) return Effect.undefined

@@ -24,6 +24,8 @@ export interface Observer {
   /** Completes the span of a statement that is about to be sent, if it has one that somebody will see. */
   readonly traced: (fiber: Fiber.Fiber<unknown, unknown>, session: Session, sql: string) => Tracer.Span | undefined
   readonly succeeded: (statement: Statement) => void
+  /** Hears of a BEGIN that was answered together with the statement that has just ended on the session. */
+  readonly begun: (session: Session) => void
   readonly interrupted: (statement: Statement) => void
   /** Returns the error as the caller shall see it, and says whether the statement is proved to have left no trace. */
   readonly failed: (
@@ -180,6 +182,11 @@ export class TrackedConnection implements PgConnection.PgConnection {
     return Effect.andThen(this.exclude, this.track("LISTEN", this.base.listen(channel)))
   }
 
+  /** To be called after the statement with which a BEGIN went that the server has answered. */
+  noteBegin(): void {
+    this.observer.begun(this.session)
+  }
+
   private begin(
     sql: string,
     unit: UnitOfWork.UnitOfWork | undefined,
@@ -204,14 +211,14 @@ export class TrackedConnection implements PgConnection.PgConnection {
     }
   }
 
-  private judge(statement: Statement, error: SqlError): SqlError {
+  judge(statement: Statement, error: SqlError): SqlError {
     const { counts, mark, unit } = statement
     const verdict = this.observer.failed(statement, error, this.session.wire.mark() !== mark)
     if (unit !== undefined && counts && verdict.traceless) UnitOfWork.addEffects(unit, -1)
     return verdict.error
   }
 
-  private end(statement: Statement, exit: Exit.Exit<unknown, unknown>): void {
+  end(statement: Statement, exit: Exit.Exit<unknown, unknown>): void {
     if (exit._tag === "Success") {
       this.session.isAnswering = true
       this.session.answeredSince = statement.startedAt
