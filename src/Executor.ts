@@ -41,8 +41,8 @@ import * as History from "./internal/history.ts"
 import * as Hosts from "./internal/hosts.ts"
 import * as Logbook from "./internal/logbook.ts"
 import * as LogFields from "./internal/logFields.ts"
-import * as LostCommit from "./internal/lostCommit.ts"
 import * as Lookout from "./internal/lookout.ts"
+import * as LostCommit from "./internal/lostCommit.ts"
 import { millis } from "./internal/millis.ts"
 import * as Operation from "./internal/operation.ts"
 import * as Recovery from "./internal/recovery.ts"
@@ -78,8 +78,12 @@ export interface RunOptions {
   /** Bounds each wait for a session: queue, connect and check together. Default: the pool's `acquireTimeout`. */
   readonly acquireTimeout?: Duration.Input | undefined
   /**
-   * Waits while the circuit rejects the call, for as long as `retryAfter` says and the deadline allows (without a deadline:
-   * the `acquireTimeout`), instead of failing at once. Waiting is no attempt. An isolated circuit is not waited for.
+   * Waits out an outage, for as long as the deadline allows (without a deadline: the `acquireTimeout`), instead of failing.
+   * While nobody can connect the pool tries to, one connect at a time, as long as such a call waits: every 50 milliseconds
+   * at first, and once the outage has lasted for longer than 2.5 seconds after each fiftieth of it, 2 seconds at the most. The
+   * first that works makes an open circuit ask the server at once, with the call and all others that wait as next in line. A circuit
+   * that was opened by anything else is waited for as long as its `retryAfter` says, if that is in time. Waiting is no
+   * attempt, and begins when the attempts are used up on a server that was not there. An isolated circuit is not waited for.
    * Default: what the surrounding work says, else false.
    */
   readonly waitForCircuit?: boolean | undefined

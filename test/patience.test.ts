@@ -28,7 +28,9 @@ const settle = Effect.promise(async () => {
 
 /** In small steps, since what happens in one moves the next. */
 const pass = (millis: number): Effect.Effect<void> =>
-  millis <= 0 ? settle : settle.pipe(Effect.andThen(TestClock.adjust(10)), Effect.andThen(Effect.suspend(() => pass(millis - 10))))
+  millis <= 0
+    ? settle
+    : settle.pipe(Effect.andThen(TestClock.adjust(10)), Effect.andThen(Effect.suspend(() => pass(millis - 10))))
 
 const start = <A, E, R>(work: Effect.Effect<A, E, R>) => Effect.forkChild(work, { startImmediately: true })
 
