@@ -32,8 +32,8 @@ const cellsOf = (thoroughness: Thoroughness): ReadonlyArray<Cell> => {
           ...cell,
           rounds: isCrowd ? 3 : 5,
           prime: { atLeast: 300, atMost: 1000, answers: 6000 },
-          warmUp: span(150, 1500),
-          lasts: span(400, 1500)
+          warmUp: span(100, 1500),
+          lasts: span(350, 1500)
         }
     }
   }

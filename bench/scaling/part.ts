@@ -18,13 +18,13 @@ const contenders: ReadonlyArray<Name> = [
 
 const cellOf = ({ name }: Axis, point: number, isQuick: boolean): Cell => {
   const callers = name === "callers" ? point : name === "max" ? 200 : 10
-  const lasting = isQuick ? 200 : 300
+  const lasting = isQuick ? 200 : 400
   const cell = {
     contenders,
     max: 10,
     callers,
     size: usualSize,
-    rounds: isQuick || callers > 10_000 ? 1 : 2,
+    rounds: 1,
     prime: { atLeast: 150, atMost: 600, answers: isQuick ? 3000 : 4000 },
     // A crowd has to be there before the cost of one of it can be asked, which needs no answer to everybody.
     warmUp: { atLeast: 150, atMost: 6000, answers: callers },
