@@ -173,7 +173,7 @@ ${
           orDash(row.clientCpuUs, (value) => whole(1000 * value)),
           row.beyond === null ? "–" : whole(row.nanos),
           whole(row.spread),
-          whole(row.quietNanos)
+          orDash(row.quietNanos, whole)
         ])
       )
     }

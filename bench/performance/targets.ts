@@ -25,7 +25,7 @@ export interface CostRow extends Row {
   readonly beyond: string | null
   readonly nanos: number
   readonly spread: number
-  readonly quietNanos: number
+  readonly quietNanos?: number
 }
 
 export interface Measured {
