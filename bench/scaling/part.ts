@@ -1,0 +1,49 @@
+/** The scaling part of the set: what an answer costs against callers, sessions, and the size of the answer. */
+import type { Name } from "../load/contender.ts"
+import { type Cell, measure } from "../load/measure.ts"
+import type { Thoroughness } from "../load/part.ts"
+import type { Server } from "../load/server.ts"
+import { head, show } from "../load/table.ts"
+import { usualSize } from "../load/workload.ts"
+import type { LoadRow } from "../performance/row.ts"
+import { axes, type Axis, suiteOf } from "./axes.ts"
+
+const contenders: ReadonlyArray<Name> = [
+  "postgres.js",
+  "PgClient",
+  "PgClient, multiplexed",
+  "effect-pg-pool",
+  "effect-pg-pool, multiplexed"
+]
+
+const cellOf = ({ name }: Axis, point: number, isQuick: boolean): Cell => {
+  const times = isQuick
+    ? { rounds: 1, prime: 150, warmUp: 100, lasts: 200 }
+    : { rounds: 2, prime: 300, warmUp: 150, lasts: 300 }
+  // Of a crowd the cost is asked here, which needs no answer to everybody.
+  const cell = { contenders, max: 10, callers: 10, size: usualSize, ...times, patience: 1 }
+  switch (name) {
+    case "callers":
+      return { ...cell, suite: "read", callers: point, rounds: point > 10_000 ? 1 : times.rounds, warmUp: 300 }
+    case "max":
+      return { ...cell, suite: "read", callers: 200, max: point }
+    case "rows":
+      return { ...cell, suite: "range", size: point }
+    case "bytes":
+      return { ...cell, suite: "payload", size: point }
+  }
+}
+
+export const run = async (thoroughness: Thoroughness, server: Server): Promise<ReadonlyArray<LoadRow>> => {
+  console.log(head)
+  const isQuick = thoroughness !== "full"
+  const rows: Array<LoadRow> = []
+  for (const axis of axes) {
+    for (const point of isQuick ? axis.quickPoints : axis.points) {
+      const measured = await measure(cellOf(axis, point, isQuick), server)
+      for (const row of measured) console.log(show(row))
+      rows.push(...measured.map((row) => ({ ...row, suite: suiteOf(axis) })))
+    }
+  }
+  return rows
+}
