@@ -31,6 +31,12 @@ const rect = (x: number, y: number, wide: number, high: number, name: string): s
 const line = (x1: number, y1: number, x2: number, y2: number, name: string): string =>
   `<path d="M${n(x1)} ${n(y1)}L${n(x2)} ${n(y2)}" class="${name}"/>`
 
+/** A bin together with its neighbours: one alone has few operations. */
+const smooth = (curve: ReadonlyArray<number>, index: number): number => {
+  const near = curve.slice(Math.max(0, index - 1), index + 2)
+  return near.reduce((sum, each) => sum + each, 0) / near.length
+}
+
 /** All clients on the same scale of time, which begins when the fault does. */
 export const draw = (title: string, rows: ReadonlyArray<Row>): string => {
   const longest = Math.max(...rows.map(({ curve, faultBins }) => (curve.length - faultBins[0]) * bin))
@@ -41,15 +47,17 @@ export const draw = (title: string, rows: ReadonlyArray<Row>): string => {
     const top = head + index * (height + gap)
     const floor = top + height
     const y = (share: number) => floor - (Math.min(share, ceiling) / ceiling) * height
-    const points = curve.flatMap((each, index) => {
-      const at = (index - began) * bin
-      return at < -prelude ? [] : [`${n(x(at))} ${n(y(each / qps))}`]
-    })
+    const from = Math.max(0, began - prelude / bin)
+    const points = curve.slice(from).map((_, index) =>
+      `${n(x((from + index - began) * bin))} ${n(y(smooth(curve, from + index) / qps))}`
+    )
     const end = (ended - began) * bin
     return [
       rect(x(0), top, Math.max(x(end) - x(0), 1.5), height, "fault"),
       line(left, y(1), width - right, y(1), "usual"),
-      `<path d="M${n(left)} ${n(floor)}L${points.join("L")}L${n(width - right)} ${n(floor)}Z" class="done"/>`,
+      `<path d="M${n(left)} ${n(floor)}L${points.join("L")}L${n(x((curve.length - 1 - began) * bin))} ${
+        n(floor)
+      }Z" class="done"/>`,
       line(left, floor, width - right, floor, "line"),
       recoveryMs === null ? "" : line(x(end + recoveryMs), top, x(end + recoveryMs), floor, "back"),
       text(8, top + 16, row.contender, " class=\"name\""),
