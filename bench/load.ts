@@ -36,7 +36,17 @@ const program = Effect.gen(function*() {
     for (const count of callers) {
       const rows = yield* Effect.promise(() =>
         measure(
-          { suite, size, callers: count, max, contenders, rounds, prime, warmUp: 300, lasts, patience: 3 },
+          {
+            suite,
+            size,
+            callers: count,
+            max,
+            contenders,
+            rounds,
+            prime: { atLeast: prime, atMost: 2 * prime, answers: 6000 },
+            warmUp: { atLeast: 300, atMost: 2000, answers: count },
+            lasts: { atLeast: lasts, atMost: 3 * lasts, answers: count }
+          },
           server
         )
       )

@@ -42,6 +42,7 @@ import * as Hosts from "./internal/hosts.ts"
 import * as Logbook from "./internal/logbook.ts"
 import * as LogFields from "./internal/logFields.ts"
 import * as LostCommit from "./internal/lostCommit.ts"
+import * as Lookout from "./internal/lookout.ts"
 import { millis } from "./internal/millis.ts"
 import * as Operation from "./internal/operation.ts"
 import * as Recovery from "./internal/recovery.ts"
@@ -349,6 +350,10 @@ export const make = Effect.fnUntraced(function*(
       (error.phase === "Connect" || error.phase === "Validate")
   })
 
+  /** Whether nobody has answered a connect, or nobody yet: another one costs the server next to nothing. */
+  const isAway = (error: unknown): boolean =>
+    Errors.classify(Errors.failureOf(error), { phase: "Connect", reused: false, replied: false }).kind === "Unreachable"
+
   // ---------------------------------------------------------------------------------------------------------------
   // trying again
   // ---------------------------------------------------------------------------------------------------------------
@@ -371,10 +376,34 @@ export const make = Effect.fnUntraced(function*(
       : undefined
   }
 
+  /** By one more call, which has nothing to do: as the probe it finds out whether the server serves whom it lets in. */
+  const reached = Effect.suspend(() => {
+    breaker.reachedUnsafe(now())
+    return breaker.closedPermitUnsafe() === undefined ? Effect.ignore(borrowAdmitted(() => Effect.void)) : Effect.void
+  })
+
+  const lookout = Lookout.make({
+    now,
+    draw: () => random.nextDoubleUnsafe(),
+    runFork: Effect.runForkWith(Logbook.naming(yield* Effect.context<never>(), metrics.pool)),
+    isOutOfReach: () => pool.lastConnectFailureUnsafe() !== undefined,
+    leastPause: () => {
+      const failure = pool.lastConnectFailureUnsafe()
+      return failure !== undefined && isAway(failure) ? 0 : pool.connectPauseUnsafe()
+    },
+    connect: Effect.suspend(() => {
+      pool.reopenUnsafe()
+      return Effect.map(Effect.exit(pool.warm(1)), Exit.isSuccess)
+    }),
+    reached,
+    isOver: pool.isClosing
+  })
+
   const { recover } = Recovery.make({
     now,
     draw: () => random.nextDoubleUnsafe(),
     find,
+    lookout,
     connectPause: pool.connectPauseUnsafe,
     circuitPause,
     budget,

@@ -301,13 +301,12 @@ export const make = (options: {
       isDeparting: () => leavingSince !== undefined,
       isDead: () => isGone
     })
-    duplex.write = function(this: Duplex, ...args: Array<unknown>) {
+    duplex.write = function(this: Duplex, chunk: Uint8Array, encoding?: unknown, callback?: unknown) {
       // The driver may not know yet. A stream that is written to after its end would be destroyed, and its place lost.
       if (isGone) return true
       isAnswered = false
-      written += (args[0] as { readonly length?: number } | undefined)?.length ?? 1
-      args[0] = own.laden(args[0] as Uint8Array)
-      return (write as (...args: Array<unknown>) => boolean).apply(duplex, args)
+      written += (chunk as Uint8Array | undefined)?.length ?? 1
+      return (write as (...args: Array<unknown>) => boolean).call(duplex, own.laden(chunk), encoding, callback)
     } as typeof duplex.write
     duplex.on("data", (chunk: Uint8Array) => {
       chunks++
