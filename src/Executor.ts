@@ -877,7 +877,7 @@ export interface TransactionOptions extends RunOptions {
   /**
    * Looks up what became of a COMMIT whose answer was lost, by `pg_xact_status`: one that was applied is a success, one
    * that was rolled back is repeated like any other loss. It needs PostgreSQL 13 or newer and costs a transaction id per
-   * transaction, and no round trip: the id comes with the answer to BEGIN. What the server cannot tell, after a failover
+   * transaction, and the round trip of BEGIN, with whose answer the id comes, and which else goes with the first statement. What the server cannot tell, after a failover
    * say, stays an `OutcomeUnknown`, whose `unresolved` says why. It is asked until the deadline, or for the
    * `acquireTimeout`. Default: what the surrounding work says, else false.
    *

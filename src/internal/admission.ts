@@ -3,7 +3,7 @@ import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
-import * as Scope from "effect/Scope"
+import type * as Scope from "effect/Scope"
 import type { SqlError } from "effect/sql/SqlError"
 import type { Permit } from "./breakerMachine.ts"
 import type { Evidence, Judgement } from "./evidence.ts"
@@ -11,6 +11,7 @@ import type { Held, Restore } from "./held.ts"
 import * as LastWords from "./lastWords.ts"
 import type { Session } from "./session.ts"
 import { TrackedConnection } from "./trackedConnection.ts"
+import { Turn } from "./turn.ts"
 import * as UnitOfWork from "./unitOfWork.ts"
 import type { Circumstances, Failure, Signal } from "./verdict.ts"
 
@@ -233,22 +234,20 @@ export const make = <C, E>(court: Court<C, E>) => {
   const holdExclusive = (permit: Permit, restore: Restore): Effect.Effect<Held, E> | undefined => {
     const { exclusiveUnsafe } = pool
     if (exclusiveUnsafe === undefined) return undefined
-    return Effect.flatMap(exclusiveUnsafe.take(restore), (session) => {
+    return Effect.map(exclusiveUnsafe.take(restore), (session): Held => {
+      evidence.meet(session)
       const since = evidence.observer.monotonicNanos()
-      const pin = Scope.makeUnsafe()
-      return Effect.map(Scope.provide(session.driver.pin, pin), (driver): Held => {
-        const tracked = track(session, driver)
-        return {
-          tracked,
-          release: (exit) => {
-            settleLease(permit, tracked, exit)
-            return Effect.onExitPrimitive(Scope.close(pin, exit), () => {
-              exclusiveUnsafe.giveBack(session, since)
-              return undefined
-            }, true)
-          }
+      const turn = new Turn()
+      const tracked = new TrackedConnection(session, session.driver, evidence.observer, undefined, turn)
+      return {
+        tracked,
+        release: (exit) => {
+          turn.isOver = true
+          settleLease(permit, tracked, exit)
+          exclusiveUnsafe.giveBack(session, since)
+          return undefined
         }
-      })
+      }
     })
   }
 

@@ -105,7 +105,7 @@ export class Opening {
       Effect.catchCause(opened, (cause) => {
         lead?.withdraw()
         const isBegun = lead?.outcome() === "Begun"
-        if (isBegun || !isLostToTheServer(tracked)) {
+        if (isBegun || !isLost(tracked)) {
           if (!isBegun && !Cause.hasInterrupts(cause)) this.refusal = cause
           return Effect.failCause(cause)
         }
@@ -127,8 +127,8 @@ export class Opening {
   }
 }
 
-/** What we have ended ourselves was no session that had been lost before. */
-const isLostToTheServer = ({ session: { wire } }: TrackedConnection): boolean => {
+/** Whether the session is gone for another reason than that we, or the driver, gave up on its answer. */
+const isLost = ({ session: { wire } }: TrackedConnection): boolean => {
   const by = wire.obituary()?.by
-  return wire.isDead() && (by === undefined || by === "server")
+  return wire.isDead() && by !== "silence" && by !== "driver"
 }
