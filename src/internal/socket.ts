@@ -293,13 +293,16 @@ export const make = (options: {
       isDeparting: () => leavingSince !== undefined,
       isDead: () => isGone
     })
-    duplex.write = function(this: Duplex, ...args: Array<unknown>) {
+    duplex.write = function(this: Duplex, chunk: Uint8Array, ...rest: Array<unknown>) {
       // The driver may not know yet. A stream that is written to after its end would be destroyed, and its place lost.
       if (isGone) return true
       isAnswered = false
-      written += (args[0] as { readonly length?: number } | undefined)?.length ?? 1
-      args[0] = own.laden(args[0] as Uint8Array)
-      return (write as (...args: Array<unknown>) => boolean).apply(duplex, args)
+      written += (chunk as { readonly length?: number } | undefined)?.length ?? 1
+      const laden = own.laden(chunk)
+      // The driver gives nothing but the bytes.
+      return rest.length === 0
+        ? (write as (chunk: Uint8Array) => boolean).call(duplex, laden)
+        : (write as (...args: Array<unknown>) => boolean).call(duplex, laden, ...rest)
     } as typeof duplex.write
     duplex.on("data", (chunk: Uint8Array) => {
       chunks++
