@@ -3,8 +3,8 @@
 // each in a process of its own, in turns, so that what is left is the layer's own work. What is measured is CPU time.
 //   npm run bench -- --only layer-cost            about two minutes
 //   npm run bench -- --only layer-cost --quick    shows that it runs, and that all answers and counts are right
+import type { Answers } from "../test/stubServer.ts"
 import { type Effort, type Heat, measure, type Row } from "./layerCost/measure.ts"
-import type { Answers } from "./layerCost/stubServer.ts"
 import type { Name } from "./layerCost/subjects.ts"
 
 const clients = (
@@ -21,7 +21,7 @@ const clients = (
     callers,
     base: "PgClient",
     others,
-    calls: 4_000,
+    calls: 1_500,
     isOfClients: true
   }
 }
@@ -63,7 +63,7 @@ const heats: ReadonlyArray<Heat> = [
       "our checkout, breaker, retry, deadline",
       "our checkout, breaker, retry, deadline, watching"
     ],
-    calls: 4_000,
+    calls: 1_500,
     isOfClients: true
   },
   {
@@ -72,7 +72,7 @@ const heats: ReadonlyArray<Heat> = [
     callers: 10,
     base: "PgClient, a promise each",
     others: promised,
-    calls: 2_000,
+    calls: 1_000,
     isOfClients: true
   },
   ...[1, 10, 100].map((callers): Heat => ({
@@ -81,7 +81,7 @@ const heats: ReadonlyArray<Heat> = [
     callers,
     base: "effect/Pool.use",
     others: ["Pool.use"],
-    calls: 20_000,
+    calls: 8_000,
     isOfClients: false
   })),
   {
@@ -92,9 +92,10 @@ const heats: ReadonlyArray<Heat> = [
     others: [
       "counting: two histograms of the pool, one of the statement",
       "breaker: the permit, and whether a success matters",
-      "retry budget: a success"
+      "retry budget: a success",
+      "clocks: two looks at each"
     ],
-    calls: 1_000_000,
+    calls: 300_000,
     isOfClients: false
   },
   {
@@ -116,7 +117,7 @@ const heats: ReadonlyArray<Heat> = [
       "prom-client, p-retry, opossum at its cheapest",
       "prom-client, p-retry, opossum"
     ],
-    calls: 5_000,
+    calls: 2_000,
     isOfClients: false
   },
   {
@@ -131,27 +132,30 @@ const heats: ReadonlyArray<Heat> = [
       "Metric, Effect.retry, CircuitBreaker",
       "our Breaker.protect"
     ],
-    calls: 5_000,
+    calls: 2_000,
     isOfClients: false
   }
 ]
 
-const full: Effort = { rounds: 41, warmUp: 20, share: 1 }
-const quick: Effort = { rounds: 11, warmUp: 10, share: 0.5 }
+const full: Effort = { rounds: 121, warmUp: 40, share: 1 }
+const quick: Effort = { rounds: 15, warmUp: 12, share: 1 }
 
-const lineOf = ({ beyond, clientCpuUs, contender, nanos, ratioToPgClient, spread }: Row): string =>
+const signed = (nanos: number): string => `${nanos < 0 ? "" : "+"}${nanos.toFixed(0)}`
+
+const lineOf = ({ beyond, clientCpuUs, contender, nanos, quietNanos, ratioToPgClient, spread }: Row): string =>
   [
     `  ${contender.padEnd(60)}`,
     (1000 * clientCpuUs).toFixed(0).padStart(8),
-    (beyond === null ? "" : `${nanos < 0 ? "" : "+"}${nanos.toFixed(0)}`).padStart(8),
+    (beyond === null ? "" : signed(nanos)).padStart(8),
     spread.toFixed(0).padStart(7),
+    (beyond === null ? "" : signed(quietNanos)).padStart(8),
     (ratioToPgClient === null ? "" : ratioToPgClient.toFixed(3)).padStart(7)
   ].join(" ")
 
 /** Runs all of it, or the heats whose title has `only` in it, and prints a table. Rejects when any of it was wrong. */
 export const run = async (options: { readonly quick: boolean; readonly only?: string }): Promise<Array<Row>> => {
   const rows: Array<Row> = []
-  console.log(`${"nanoseconds of CPU a call".padEnd(62)} ${"in all".padStart(8)}   beyond  spread x driver`)
+  console.log(`${"nanoseconds of CPU a call".padEnd(62)} ${"in all".padStart(8)}   beyond  spread    quiet x driver`)
   for (const heat of heats) {
     if (options.only !== undefined && !heat.title.includes(options.only)) continue
     console.log(heat.title)
@@ -162,7 +166,16 @@ export const run = async (options: { readonly quick: boolean; readonly only?: st
   }
   const wrong = rows.filter(({ errors }) => errors > 0)
   if (wrong.length > 0) {
-    throw new Error(wrong.map(({ contender, faults, heat }) => `${heat}: ${contender}: ${faults.join(", ")}`).join("\n"))
+    throw new Error(
+      wrong.map(({ contender, faults, heat }) => `${heat}: ${contender}: ${faults.join(", ")}`).join("\n")
+    )
+  }
+  for (const row of rows) {
+    for (const [field, value] of Object.entries(row)) {
+      if (typeof value === "number" && !Number.isFinite(value)) {
+        throw new Error(`${row.contender}: ${field} is ${value}`)
+      }
+    }
   }
   console.log("ok: every answer was right, and whatever was counted was counted once")
   return rows

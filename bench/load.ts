@@ -7,20 +7,22 @@ import { measure } from "./load/measure.ts"
 import * as Server from "./load/server.ts"
 import { head, show } from "./load/table.ts"
 import { type Suite, suites, usualSize } from "./load/workload.ts"
-import { choices, wholes } from "./performance/arguments.ts"
+import { choices, understood, wholes } from "./performance/arguments.ts"
 
-const { values: given } = parseArgs({
-  options: {
-    suite: { type: "string", default: suites.join(",") },
-    callers: { type: "string", default: "1,10,100,1000,10000" },
-    contender: { type: "string", multiple: true, default: [...names] },
-    rounds: { type: "string", default: "5" },
-    prime: { type: "string", default: "500" },
-    lasts: { type: "string", default: "800" },
-    size: { type: "string", default: String(usualSize) },
-    max: { type: "string", default: "10" }
-  }
-})
+const given = understood(() =>
+  parseArgs({
+    options: {
+      suite: { type: "string", default: suites.join(",") },
+      callers: { type: "string", default: "1,10,100,1000,10000" },
+      contender: { type: "string", multiple: true, default: [...names] },
+      rounds: { type: "string", default: "5" },
+      prime: { type: "string", default: "500" },
+      lasts: { type: "string", default: "800" },
+      size: { type: "string", default: String(usualSize) },
+      max: { type: "string", default: "10" }
+    }
+  }).values
+)
 
 const chosen = choices<Suite>("--suite", given.suite.split(","), [...suites, "payload"])
 const callers = wholes("--callers", given.callers)
@@ -36,7 +38,17 @@ const program = Effect.gen(function*() {
     for (const count of callers) {
       const rows = yield* Effect.promise(() =>
         measure(
-          { suite, size, callers: count, max, contenders, rounds, prime, warmUp: 300, lasts, patience: 3 },
+          {
+            suite,
+            size,
+            callers: count,
+            max,
+            contenders,
+            rounds,
+            prime: { atLeast: prime, atMost: 2 * prime, answers: 6000 },
+            warmUp: { atLeast: 300, atMost: 2000, answers: count },
+            lasts: { atLeast: lasts, atMost: 3 * lasts, answers: count }
+          },
           server
         )
       )

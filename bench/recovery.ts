@@ -1,6 +1,6 @@
 // What callers see of a fault, and how long it lasts for them: all sessions terminated, the server stopped and started, the
 // server frozen, under load, with this library and with others. Each client is in a process of its own.
-//   node --import ./scripts/source.mjs bench/recovery.ts [--quick] [--rounds 3] [--fault restart] [--contender pg] [--json FILE] [--write]
+//   node --import ./scripts/source.mjs bench/recovery.ts [--quick] [--rounds 3] [--fault restart] [--contender pg] [--json FILE] [--charts DIRECTORY]
 import * as PgConnection from "@effect/sql-pg/PgConnection"
 import * as Effect from "effect/Effect"
 import { writeFileSync } from "node:fs"
@@ -8,6 +8,7 @@ import { parseArgs } from "node:util"
 import { EmbeddedPostgres } from "../src/testing/EmbeddedPostgres.ts"
 import { type Name, names } from "./recovery/contender.ts"
 import type { Figures } from "./recovery/figures.ts"
+import { charts } from "./recovery/page.ts"
 import { type Row, rowOf } from "./recovery/row.ts"
 import { type FaultName, type Plan, trial } from "./recovery/trial.ts"
 
@@ -57,11 +58,10 @@ export const run = (options: Options = {}): Promise<ReadonlyArray<Row>> => {
       useDatabaseUrl: false,
       settings: { fsync: "off", synchronous_commit: "off", full_page_writes: "off" }
     })
-    const administrator = yield* Effect.scoped(Effect.flatMap(
+    yield* Effect.scoped(Effect.flatMap(
       PgConnection.make({ url: server.url }),
       (connection) => Effect.forEach(schema, (statement) => connection.query(statement, [], false))
     ))
-    void administrator
     const rows: Array<Row> = []
     console.log(
       "suite                contender            q/s   reads  writes unknown untrue   back ms  gap ms peak ms  failures"
@@ -100,7 +100,7 @@ if (import.meta.main) {
       fault: { type: "string", multiple: true },
       contender: { type: "string", multiple: true },
       json: { type: "string" },
-      write: { type: "boolean", default: false }
+      charts: { type: "string" }
     }
   })
   const isKnown = (given.fault ?? []).every((fault) => faults.includes(fault as FaultName)) &&
@@ -116,5 +116,10 @@ if (import.meta.main) {
     faults: given.fault as Array<FaultName> | undefined,
     contenders: given.contender as Array<Name> | undefined
   })
-  if (given.json !== undefined) writeFileSync(given.json, `${JSON.stringify(rows, undefined, 2)}\n`)
+  if (given.json !== undefined) writeFileSync(given.json, `${JSON.stringify(rows)}\n`)
+  for (const [file, svg] of Object.entries(charts(rows))) {
+    if (given.charts !== undefined) writeFileSync(`${given.charts}/${file}`, svg)
+  }
+  const own = rows.filter(({ contender }) => contender === "effect-pg-pool")
+  process.exit(own.every(({ readErrors, untruthful }) => readErrors === 0 && untruthful === 0) ? 0 : 1)
 }

@@ -278,6 +278,8 @@ const client = (options: Options) =>
         sendUnsafe: executor.sendUnsafe,
         lease: executor.lease,
         reserve: executor.reserve,
+        hold: executor.hold,
+        renew: executor.renew,
         evict: ({ session }) => pool.evictUnsafe(session, "invalid"),
         enforce: executor.enforce,
         resolve: executor.resolve

@@ -1,5 +1,14 @@
 /** The same protection from elsewhere, each configured as its own documentation has it. */
-import { circuitBreaker, ConsecutiveBreaker, ExponentialBackoff, handleAll, retry, timeout, TimeoutStrategy, wrap } from "cockatiel"
+import {
+  circuitBreaker,
+  ConsecutiveBreaker,
+  ExponentialBackoff,
+  handleAll,
+  retry,
+  timeout,
+  TimeoutStrategy,
+  wrap
+} from "cockatiel"
 import * as Effect from "effect/Effect"
 import * as Metric from "effect/Metric"
 import { CircuitBreaker } from "effect/persistence"

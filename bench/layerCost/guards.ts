@@ -1,8 +1,8 @@
 /** What a guard costs at its best: around a function that answers at once. */
+import * as Pg from "effect-pg-pool"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Scope from "effect/Scope"
-import * as Pg from "effect-pg-pool"
 import type { Combinator, Guard } from "./elsewhere.ts"
 import { fibers, promises, type Subject, unchecked } from "./subject.ts"
 

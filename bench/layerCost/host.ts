@@ -32,4 +32,6 @@ process.on("message", (task: Task | "end") => {
   if (task !== "end") return void perform(task).then((result) => process.send!(result))
   process.send!(subject.faults(made), () => void subject.close().then(() => process.exit(0)))
 })
+// Whoever asks may be stopped in the middle of it.
+process.on("disconnect", () => process.exit(1))
 process.send!("open")

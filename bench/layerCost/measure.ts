@@ -2,26 +2,16 @@
 import { type ChildProcess, fork } from "node:child_process"
 import { on } from "node:events"
 import { fileURLToPath } from "node:url"
+import { median, type Row as AnyRow } from "../performance/row.ts"
 import type { Result, Task } from "./host.ts"
 import { max, type Setting } from "./statements.ts"
 import type { Name } from "./subjects.ts"
 
-/** One line of the results. */
-export interface Row {
+/** One line of the results. Calls per second are those of one core, on the stub, and so of no database. */
+export interface Row extends AnyRow {
   readonly suite: "layer-cost"
-  readonly contender: string
   readonly callers: number
-  /** The size of the pool, where there is one. */
-  readonly max: number | null
-  /** Calls per second of one core of its own; on the stub, and so of no database. */
-  readonly qps: number | null
-  /** The median of the rounds' ratios of calls per second, where the row is about statements of a client. */
-  readonly ratioToPgClient: number | null
-  readonly p50Ms: null
-  readonly p99Ms: null
   readonly clientCpuUs: number
-  readonly serverCpuUs: null
-  readonly rssMb: number
   readonly errors: number
   readonly heat: string
   /** What it is compared with; `null` for those that others are compared with. */
@@ -30,6 +20,8 @@ export interface Row {
   readonly nanos: number
   /** Half of the rounds lie within so many nanoseconds. */
   readonly spread: number
+  /** The same of the lower quartiles: what else a machine does only ever adds to what a call costs. */
+  readonly quietNanos: number
   /** What was not as it should be. */
   readonly faults: ReadonlyArray<string>
 }
@@ -82,7 +74,9 @@ const quantile = (sorted: ReadonlyArray<number>, share: number): number => {
 }
 
 const sortedOf = (values: ReadonlyArray<number>) => values.toSorted((a, b) => a - b)
-const median = (values: ReadonlyArray<number>): number => quantile(sortedOf(values), 0.5)
+
+/** Nanoseconds. */
+const quietOf = (costs: ReadonlyArray<number>): number => 1000 * quantile(sortedOf(costs), 0.25)
 
 export const measure = async (heat: Heat, { rounds, share, warmUp }: Effort): Promise<ReadonlyArray<Row>> => {
   const { base, callers, isOfClients, others, setting, title } = heat
@@ -137,6 +131,7 @@ export const measure = async (heat: Heat, { rounds, share, warmUp }: Effort): Pr
       beyond,
       nanos: quantile(nanos, 0.5),
       spread: quantile(nanos, 0.75) - quantile(nanos, 0.25),
+      quietNanos: quietOf(own) - (theirs === undefined ? 0 : quietOf(theirs)),
       faults: found
     }
   })

@@ -1,12 +1,12 @@
 /** What a healthy statement has done for each part, alone in a loop: the code itself, without the effects around it. */
+import * as Pg from "effect-pg-pool"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Pool from "effect/Pool"
 import * as Scope from "effect/Scope"
-import * as Pg from "effect-pg-pool"
+import { makeStubServer } from "../../test/stubServer.ts"
 import { max } from "./statements.ts"
-import { makeStubServer } from "./stubServer.ts"
 import { fibers, type Subject, unchecked } from "./subject.ts"
 
 /** From 0.1 milliseconds to 3 seconds. */
@@ -64,10 +64,25 @@ export const retryBudget = async (): Promise<Subject> => {
   return looped(() => budget.succeeded(), () => budget.tokens === budget.capacity ? [] : ["the budget is not full"])
 }
 
+/** When the session was lent and given back, and how long the statement took. */
+export const clocks = async (): Promise<Subject> => {
+  const clock = await Effect.runPromise(Effect.clockWith((clock) => Effect.succeed(clock)))
+  let last = 0
+  let took = 0
+  const step = () => {
+    last = clock.currentTimeMillisUnsafe()
+    const since = clock.monotonicTimeNanosUnsafe()
+    took += Number(clock.monotonicTimeNanosUnsafe() - since) / 1e9
+    last = Math.max(last, clock.currentTimeMillisUnsafe())
+  }
+  return looped(step, () => last > 0 && took > 0 ? [] : ["the clocks stand still"])
+}
+
 /** With callers who come one at a time the work is nothing; else it lets others have their turn. */
 const workOf = (callers: number) => callers === 1 ? Effect.void : Effect.yieldNow
 
-const contended = (use: (work: Effect.Effect<void>) => Effect.Effect<unknown, unknown>): Subject["run"] => (
+const contended = (use: (work: Effect.Effect<void>) => Effect.Effect<unknown, unknown>): Subject["run"] =>
+(
   callers,
   calls
 ) => fibers(Context.empty(), () => use(workOf(callers)), unchecked)(callers, calls)

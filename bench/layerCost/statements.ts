@@ -1,15 +1,15 @@
 /** One statement, from the caller to the stub and back: through the driver's own client, ours, and ours less one part. */
 import { PgClient } from "@effect/sql-pg"
 import * as PgPool from "@effect/sql-pg/PgPool"
+import * as Pg from "effect-pg-pool"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as ManagedRuntime from "effect/ManagedRuntime"
 import * as Scope from "effect/Scope"
 import { SqlClient } from "effect/sql"
-import * as Pg from "effect-pg-pool"
+import { type Answers, makeStubServer, type StubServer } from "../../test/stubServer.ts"
 import type { Combinator, Guard } from "./elsewhere.ts"
-import { type Answers, makeStubServer, type StubServer } from "./stubServer.ts"
 import { fibers, promises, type Subject, Wrong } from "./subject.ts"
 
 export const max = 10
@@ -119,7 +119,8 @@ interface Variant {
 
 export const ours = async (
   setting: Setting,
-  { call = ({ sql }) => (id) => statement(sql, id), isCounted = true, isPromised = false, isWatched = true, options }: Variant = {}
+  { call = ({ sql }) => (id) => statement(sql, id), isCounted = true, isPromised = false, isWatched = true, options }:
+    Variant = {}
 ): Promise<Subject> => {
   const server = makeStubServer(setting.answers)
   const { close, context } = await open(Pg.layer({ ...configOf(server, setting), max, ...lasting, ...options }))
@@ -145,7 +146,9 @@ export const ours = async (
         ...answeredAll(server, calls),
         ...(isCounted ? accountOf(store, calls, isWatched) : []),
         ...(_tag === expected || _tag === "Closed" ? [] : [`the breaker is ${_tag}`]),
-        ...(active === 0 && waiting === 0 && total <= max ? [] : [`${active} active, ${waiting} waiting, ${total} open`])
+        ...(active === 0 && waiting === 0 && total <= max
+          ? []
+          : [`${active} active, ${waiting} waiting, ${total} open`])
       ]
     },
     close
@@ -157,7 +160,7 @@ const rowsOf = <A extends { readonly rows: unknown }, E, R>(result: Effect.Effec
 
 /** The way of a statement through the layer, step by step; each has all that the one before it has. */
 export const steps = {
-  "checkout": (setting: Setting) =>
+  checkout: (setting: Setting) =>
     ours(setting, {
       isWatched: false,
       call: ({ pool }) => (id) => rowsOf(pool.use(({ driver }) => driver.query(text, [id])))

@@ -23,7 +23,7 @@ const opossumTimedAll = Elsewhere.nested(Elsewhere.counted, Elsewhere.retried, E
 /** Everything that is measured, by the name that it has in the tables. */
 export const subjects = {
   // A statement, from its caller to the stub and back.
-  "PgClient": (setting) => pgClient(setting),
+  PgClient: (setting) => pgClient(setting),
   "effect-pg-pool": (setting) => ours(setting),
   "effect-pg-pool without breaker": (setting) => ours(setting, { options: { breaker: false } }),
   "effect-pg-pool without retry": (setting) => ours(setting, { options: { retry: false, retryBudget: false } }),
@@ -48,6 +48,7 @@ export const subjects = {
   "counting: two histograms of the pool, one of the statement": () => OwnCode.counting(),
   "breaker: the permit, and whether a success matters": () => OwnCode.gate(),
   "retry budget: a success": () => OwnCode.retryBudget(),
+  "clocks: two looks at each": () => OwnCode.clocks(),
   // A guard around a function that answers at once.
   "async function": () => aroundPromise((work) => work),
   "cockatiel, retry": () => aroundPromise(Elsewhere.cockatielRetry),
@@ -55,14 +56,14 @@ export const subjects = {
   "cockatiel, retry and breaker": () => aroundPromise(Elsewhere.cockatiel),
   "cockatiel, retry, breaker, timeout": () => aroundPromise(Elsewhere.cockatielTimed),
   "opossum at its cheapest": () => aroundPromise(Elsewhere.opossum),
-  "opossum": () => aroundPromise(Elsewhere.opossumTimed),
+  opossum: () => aroundPromise(Elsewhere.opossumTimed),
   "p-retry": () => aroundPromise(Elsewhere.retried),
   "prom-client, counter and histogram": () => aroundPromise(Elsewhere.counted),
   "prom-client, cockatiel (retry, breaker)": () => aroundPromise(cockatielAll),
   "prom-client, cockatiel (retry, breaker, timeout)": () => aroundPromise(cockatielTimedAll),
   "prom-client, p-retry, opossum at its cheapest": () => aroundPromise(opossumAll),
   "prom-client, p-retry, opossum": () => aroundPromise(opossumTimedAll),
-  "effect": () => aroundEffect(Effect.succeed(unguarded)),
+  effect: () => aroundEffect(Effect.succeed(unguarded)),
   "Effect.retry": () => aroundEffect(ownRetry),
   "CircuitBreaker.execute": () => aroundEffect(ownBreaker),
   "Effect.trackDuration, trackSuccesses": () => aroundEffect(ownMetrics),

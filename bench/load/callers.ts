@@ -12,7 +12,7 @@ export interface Latencies {
 
 const width = Math.log(1.005)
 
-export const makeLatencies = (): Latencies => {
+const makeLatencies = (): Latencies => {
   // Up to five minutes.
   const buckets = new Uint32Array(4000)
   let total = 0

@@ -2,14 +2,17 @@
 import { makeTally } from "./callers.ts"
 import { contenders, type Name, type Work } from "./contender.ts"
 
-/** Times in milliseconds. */
+/** How long something is done: until there were so many answers, within bounds of milliseconds. */
+export interface Span {
+  readonly atLeast: number
+  readonly atMost: number
+  readonly answers: number
+}
+
 export interface Task extends Work {
   readonly callers: number
-  /** Longer, to at most `patience` times as long, until each caller has had an answer. */
-  readonly warmUp: number
-  /** Longer, to at most `patience` times as long, until there are as many answers as callers. */
-  readonly lasts: number
-  readonly patience: number
+  readonly warmUp: Span
+  readonly lasts: Span
 }
 
 export interface Result {
@@ -32,14 +35,13 @@ const { open } = await contenders[name]()
 const contender = await open({ url, max: Number(max) }, name)
 
 const perform = async (task: Task): Promise<void> => {
-  const { callers, lasts, patience, warmUp } = task
+  const { callers, lasts, warmUp } = task
   const tally = makeTally()
   const answers = tally.latencies.count
-  const spend = async (millis: number): Promise<void> => {
-    const startedAt = performance.now()
-    await sleep(millis)
-    const end = startedAt + patience * millis
-    while (answers() < callers && performance.now() < end) await sleep(10)
+  const spend = async (span: Span): Promise<void> => {
+    const end = performance.now() + span.atMost
+    await sleep(span.atLeast)
+    while (answers() < span.answers && performance.now() < end) await sleep(10)
   }
   const ended = contender.run(task, callers, tally)
   await spend(warmUp)

@@ -4,11 +4,10 @@ import { on, once } from "node:events"
 import { fileURLToPath } from "node:url"
 import { type LoadRow, median } from "../performance/row.ts"
 import { isMultiplexed, type Name } from "./contender.ts"
-import type { Result, Task } from "./host.ts"
+import type { Result, Span, Task } from "./host.ts"
 import type { Server } from "./server.ts"
 import { cleanup, type Suite } from "./workload.ts"
 
-/** Times in milliseconds. */
 export interface Cell {
   readonly suite: Suite
   /** Rows of a range, bytes of a payload. */
@@ -18,11 +17,9 @@ export interface Cell {
   readonly contenders: ReadonlyArray<Name>
   readonly rounds: number
   /** How long each contender works before its first round: for the compiler, and until all sessions are open. */
-  readonly prime: number
-  readonly warmUp: number
-  readonly lasts: number
-  /** How many times as long warming up and measuring may take until each caller has had an answer. */
-  readonly patience: number
+  readonly prime: Span
+  readonly warmUp: Span
+  readonly lasts: Span
 }
 
 /** Anything that a contender is asked for takes far less. */
@@ -30,6 +27,9 @@ const deadline = 120_000
 
 /** As many draining callers as this are not waited for when nothing is measured afterwards. */
 const crowd = 10_000
+
+/** Callers for whom ten sessions are opened even where one is shared by 32 of them. */
+const fullHouse = 400
 
 /** A contender's process, and what it has said that nobody has heard yet. */
 interface Host {
@@ -109,7 +109,7 @@ const rowsOf = (cell: Cell, results: ReadonlyMap<Name, ReadonlyArray<Measured>>)
 }
 
 export const measure = async (cell: Cell, server: Server): Promise<ReadonlyArray<LoadRow>> => {
-  const { callers, contenders, lasts, max, patience, prime, rounds, size, suite, warmUp } = cell
+  const { callers, contenders, lasts, max, prime, rounds, size, suite, warmUp } = cell
   await server.run(cleanup)
   const hosts = new Map<Name, Host>()
   const results = new Map<Name, Array<Measured>>(contenders.map((name) => [name, []]))
@@ -133,13 +133,12 @@ export const measure = async (cell: Cell, server: Server): Promise<ReadonlyArray
     const primer: Task = {
       suite,
       size,
-      callers: Math.max(max, Math.min(callers, 100)),
+      callers: Math.max(max, Math.min(callers, fullHouse)),
       warmUp: prime,
-      lasts: 1,
-      patience: 1
+      lasts: { atLeast: 1, atMost: 1, answers: 0 }
     }
     for (const host of hosts.values()) await perform(host, primer, false)
-    const task: Task = { suite, size, callers, warmUp, lasts, patience }
+    const task: Task = { suite, size, callers, warmUp, lasts }
     for (let round = 0; round < rounds; round++) {
       const isLeft = callers >= crowd && round === rounds - 1
       for (let turn = 0; turn < contenders.length; turn++) {

@@ -13,15 +13,29 @@ const max = 10
 const cellsOf = (thoroughness: Thoroughness): ReadonlyArray<Cell> => {
   const cell = (suite: Suite, callers: number): Cell => {
     const cell = { suite, size: usualSize, callers, max, contenders: names }
-    if (thoroughness === "smoke") return { ...cell, rounds: 1, prime: 50, warmUp: 50, lasts: 50, patience: 5 }
     // Ten thousand callers take seconds to get an answer each, and as long to stop.
     const isCrowd = callers >= 10_000
-    if (thoroughness === "quick") {
-      return { ...cell, rounds: isCrowd ? 1 : 2, prime: 250, warmUp: 100, lasts: 250, patience: isCrowd ? 6 : 3 }
+    const span = (atLeast: number, atMost: number) => ({ atLeast, atMost, answers: callers })
+    switch (thoroughness) {
+      case "smoke":
+        return { ...cell, rounds: 1, prime: span(50, 50), warmUp: span(50, 250), lasts: span(50, 250) }
+      case "quick":
+        return {
+          ...cell,
+          rounds: isCrowd ? 1 : 2,
+          prime: { atLeast: 200, atMost: 600, answers: 4000 },
+          warmUp: span(100, 1500),
+          lasts: span(250, 1500)
+        }
+      case "full":
+        return {
+          ...cell,
+          rounds: isCrowd ? 3 : 5,
+          prime: { atLeast: 300, atMost: 1000, answers: 6000 },
+          warmUp: span(100, 1500),
+          lasts: span(350, 1500)
+        }
     }
-    return isCrowd
-      ? { ...cell, rounds: 3, prime: 400, warmUp: 300, lasts: 400, patience: 3 }
-      : { ...cell, rounds: 5, prime: 400, warmUp: 150, lasts: 400, patience: 3 }
   }
   const counts = thoroughness === "smoke" ? [20] : [1, 10, 100, 1000, 10_000]
   return suites.flatMap((suite) =>

@@ -16,7 +16,7 @@ export interface Server {
 }
 
 /** Nothing waits for the disk, and nothing cleans up in the turn of somebody else. */
-export const settings: Readonly<Record<string, string>> = {
+const settings: Readonly<Record<string, string>> = {
   max_connections: "800",
   shared_buffers: "256MB",
   fsync: "off",

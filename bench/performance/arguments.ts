@@ -5,6 +5,15 @@ export const refuse = (message: string): never => {
   process.exit(2)
 }
 
+/** What reads the command line, or its refusal. */
+export const understood = <A>(parse: () => A): A => {
+  try {
+    return parse()
+  } catch (error) {
+    return refuse(error instanceof Error ? error.message : String(error))
+  }
+}
+
 export const choices = <Choice extends string>(
   option: string,
   given: ReadonlyArray<string>,

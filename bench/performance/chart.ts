@@ -17,7 +17,7 @@ export interface Chart {
 const width = 760
 const height = 380
 const left = 66
-const right = 16
+const right = 30
 const top = 88
 const bottom = 46
 

@@ -44,3 +44,26 @@ export const median = (values: ReadonlyArray<number>): number => {
   const middle = sorted.length >> 1
   return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2
 }
+
+const texts: ReadonlyArray<keyof Row> = ["suite", "contender"]
+const figures: ReadonlyArray<keyof Row> = [
+  "callers",
+  "max",
+  "qps",
+  "ratioToPgClient",
+  "p50Ms",
+  "p99Ms",
+  "clientCpuUs",
+  "serverCpuUs",
+  "rssMb",
+  "errors"
+]
+
+/** What a row of the results lacks: fields that are missing, of another type, or no number at all. */
+export const flawsOf = (row: Row): ReadonlyArray<string> => {
+  const isFigure = (value: unknown) => value === null || (typeof value === "number" && Number.isFinite(value))
+  return [
+    ...texts.filter((name) => typeof row[name] !== "string" || row[name] === ""),
+    ...figures.filter((name) => !isFigure(row[name]))
+  ].map((name) => `${name} is ${JSON.stringify(row[name]) ?? "missing"}`)
+}

@@ -8,6 +8,8 @@ export interface Verdict {
   readonly measured: string
   /** `undefined` when nothing was measured that could tell. */
   readonly isHeld: boolean | undefined
+  /** Missed, but by less than what can be told apart. */
+  readonly isLevel?: boolean
 }
 
 /** A row of a fault, as far as it is judged here. */
@@ -23,6 +25,7 @@ export interface CostRow extends Row {
   readonly beyond: string | null
   readonly nanos: number
   readonly spread: number
+  readonly quietNanos?: number
 }
 
 export interface Measured {
@@ -35,7 +38,7 @@ export interface Measured {
 export const ours = "effect-pg-pool"
 export const oursMultiplexed = "effect-pg-pool, multiplexed"
 
-export const titles: Readonly<Record<string, string>> = {
+const titles: Readonly<Record<string, string>> = {
   read: "reads",
   range: "100-row reads",
   insert: "inserts",
@@ -207,7 +210,7 @@ const ofLoad = (rows: ReadonlyArray<LoadRow>): ReadonlyArray<Verdict> => {
 }
 
 /** The rows of the layer's cost that are about the layer as a whole. */
-export const isOfLayer = ({ beyond, contender, heat }: CostRow): boolean =>
+const isOfLayer = ({ beyond, contender, heat }: CostRow): boolean =>
   contender === ours && beyond === "PgClient" && heat.startsWith("A statement")
 
 const ofCost = (rows: ReadonlyArray<CostRow>): ReadonlyArray<Verdict> => [
@@ -229,6 +232,9 @@ const faultTitles: Readonly<Record<string, string>> = {
   "recovery/freeze": "5 s frozen"
 }
 
+/** Answers are counted in bins of so many milliseconds, which begin anywhere: nearer times cannot be told apart. */
+const bin = 20
+
 const ofRecovery = (rows: ReadonlyArray<FaultRow>): ReadonlyArray<Verdict> => {
   const own = rows.filter(({ contender }) => contender.startsWith(ours))
   const found = (figure: (row: FaultRow) => number) =>
@@ -244,12 +250,15 @@ const ofRecovery = (rows: ReadonlyArray<FaultRow>): ReadonlyArray<Verdict> => {
       const print = (
         value: number | null | undefined
       ) => (value === null || value === undefined ? "never" : `${whole(value)} ms`)
+      const [own, best] = [row.recoveryMs ?? Infinity, first?.recoveryMs ?? Infinity]
+      const isHeld = own < Infinity && own <= best
       return {
         target: `7. ${faultTitles[row.suite] ?? row.suite}: first to be back at 90 %`,
         measured: `${print(row.recoveryMs)}, the best other ${print(first?.recoveryMs)}${
           first === undefined ? "" : ` (${first.contender})`
         }`,
-        isHeld: (row.recoveryMs ?? Infinity) <= (first?.recoveryMs ?? Infinity) && row.recoveryMs !== null
+        isHeld,
+        isLevel: !isHeld && own < best + bin
       }
     })
   ]
@@ -277,5 +286,5 @@ export const judge = (measured: Measured): ReadonlyArray<Verdict> => [
   ...ofScaling(measured.scaling ?? [])
 ]
 
-export const verdictOf = ({ isHeld }: Verdict): string =>
-  isHeld === undefined ? "not measured" : isHeld ? "held" : "missed"
+export const verdictOf = ({ isHeld, isLevel = false }: Verdict): string =>
+  isHeld === undefined ? "not measured" : isHeld ? "held" : isLevel ? "level" : "missed"

@@ -31,3 +31,13 @@ export const table = (
   } |`
   return [line(head), rule, ...body.map(line)].join("\n")
 }
+
+/** The same Markdown with its tables aligned. */
+export const aligned = (markdown: string): string =>
+  markdown.replaceAll(/(?:^\|.*\|$\n?){3,}/gm, (found) => {
+    const [head, rule, ...body] = found.trimEnd().split("\n").map((line) =>
+      line.slice(1, -1).split("|").map((cell) => cell.trim())
+    )
+    const texts = rule!.flatMap((cell, column) => (cell.endsWith(":") ? [] : [column]))
+    return `${table(head!, body, texts)}${found.endsWith("\n") ? "\n" : ""}`
+  })

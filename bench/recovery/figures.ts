@@ -75,7 +75,7 @@ export const figuresOf = (
     longestGapMs: longestGap * bin,
     peakMs: slow.reduce((most, [, took]) => Math.max(most, took), bin),
     failures,
-    curve: counts.map((count) => (count * 1000) / bin),
+    curve: counts.map((count) => Math.round((count * 1000) / bin)),
     faultBins: [firstFault, indexOf(ended)]
   }
 }

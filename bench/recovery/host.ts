@@ -18,7 +18,7 @@ const work = (contender: Contender, { callers, firstId }: Task) => {
   const acknowledged: Array<number> = []
   const failed: Array<readonly [number, Fate]> = []
   const slow: Array<readonly [number, number]> = []
-  let isOver = false
+  const life = { isOver: false }
   let operations = 0
   let nextId = firstId
   let seed = firstId >>> 0
@@ -33,7 +33,7 @@ const work = (contender: Contender, { callers, firstId }: Task) => {
     return 1 + (seed % rows)
   }
   const caller = async (): Promise<void> => {
-    while (!isOver) {
+    while (!life.isOver) {
       const isWrite = ++operations % writeEvery === 0
       const id = isWrite ? nextId++ : nextKey()
       const startedAt = now()
@@ -55,7 +55,7 @@ const work = (contender: Contender, { callers, firstId }: Task) => {
   }
   const ended = Promise.all(Array.from({ length: callers }, caller))
   return async (): Promise<Testimony> => {
-    isOver = true
+    life.isOver = true
     await Promise.race([ended, sleep(2_000)])
     return { from, bins, failures, acknowledged, failed, slow }
   }

@@ -30,7 +30,7 @@ export const axes: ReadonlyArray<Axis> = [
     name: "max",
     title: "Sessions",
     label: "max (point reads, 200 callers)",
-    points: [1, 2, 5, 10, 20, 50, 100],
+    points: [1, 3, 10, 30, 100],
     quickPoints: [1, 10, 100],
     at: ({ max }) => max,
     isPerAnswer: false
@@ -48,7 +48,7 @@ export const axes: ReadonlyArray<Axis> = [
     name: "bytes",
     title: "Bytes of a row",
     label: "bytes of the only row and column of an answer (10 callers, 10 sessions)",
-    points: [10, 100, 1000, 10_000, 100_000, 1_000_000],
+    points: [10, 1000, 10_000, 100_000, 1_000_000],
     quickPoints: [10, 10_000, 1_000_000],
     at: ({ size }) => size!,
     isPerAnswer: true

@@ -17,16 +17,24 @@ const contenders: ReadonlyArray<Name> = [
 ]
 
 const cellOf = ({ name }: Axis, point: number, isQuick: boolean): Cell => {
-  const times = isQuick
-    ? { rounds: 1, prime: 150, warmUp: 100, lasts: 200 }
-    : { rounds: 2, prime: 300, warmUp: 150, lasts: 300 }
-  // Of a crowd the cost is asked here, which needs no answer to everybody.
-  const cell = { contenders, max: 10, callers: 10, size: usualSize, ...times, patience: 1 }
+  const callers = name === "callers" ? point : name === "max" ? 200 : 10
+  const lasting = isQuick ? 200 : 400
+  const cell = {
+    contenders,
+    max: 10,
+    callers,
+    size: usualSize,
+    rounds: 1,
+    prime: { atLeast: 150, atMost: 600, answers: isQuick ? 3000 : 4000 },
+    // A crowd has to be there before the cost of one of it can be asked, which needs no answer to everybody.
+    warmUp: { atLeast: 150, atMost: 6000, answers: callers },
+    lasts: { atLeast: lasting, atMost: lasting, answers: 0 }
+  }
   switch (name) {
     case "callers":
-      return { ...cell, suite: "read", callers: point, rounds: point > 10_000 ? 1 : times.rounds, warmUp: 300 }
+      return { ...cell, suite: "read" }
     case "max":
-      return { ...cell, suite: "read", callers: 200, max: point }
+      return { ...cell, suite: "read", max: point }
     case "rows":
       return { ...cell, suite: "range", size: point }
     case "bytes":

@@ -10,10 +10,12 @@ import type { TrackedConnection } from "./trackedConnection.ts"
 const rowsOf = (result: PgConnection.Result): ReadonlyArray<PgConnection.Row> => result.rows
 
 /** What `effect/sql` asks of a connection, said in the driver's words. */
-export class SqlConnection implements Connection {
-  readonly tracked: TrackedConnection
+export class SqlConnection<C extends Pick<TrackedConnection, "query" | "queryValues" | "stream">>
+  implements Connection
+{
+  readonly tracked: C
 
-  constructor(tracked: TrackedConnection) {
+  constructor(tracked: C) {
     this.tracked = tracked
   }
 

@@ -9,7 +9,7 @@ import {
   message,
   parseComplete,
   ready
-} from "../../src/testing/backendEncoder.ts"
+} from "../src/testing/backendEncoder.ts"
 
 /** Whether an answer is there when the write returns, or arrives with all others of its turn of the event loop. */
 export type Answers = "at once" | "next turn"
@@ -43,6 +43,9 @@ const terminate = 0x58
 
 /** The only parameter of a Bind, four bytes, is followed by the one format that is asked of the results. */
 const idBeforeEnd = 8
+
+/** From its own end: what `destroy` does at the client's is the client's business. */
+const hangUp = (socket: Duplex): void => void Duplex.prototype.destroy.call(socket)
 
 export const makeStubServer = (answers: Answers): StubServer => {
   let answered = 0
@@ -80,22 +83,25 @@ export const makeStubServer = (answers: Answers): StubServer => {
 
   const stream = () => {
     let isGreeted = false
-    const socket: Duplex = new Duplex({
+    return new Duplex({
       read() {},
       write(chunk: Buffer | Uint8Array, _encoding, callback) {
         callback()
         if (!isGreeted) {
           isGreeted = true
           this.push(greeting)
-        } else if (chunk[0] === terminate) this.destroy()
+        } else if (chunk[0] === terminate) hangUp(this)
         else {
           const reply = answerTo(Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength))
           if (answers === "at once") this.push(reply)
           else later(() => this.push(reply))
         }
+      },
+      final(callback) {
+        callback()
+        hangUp(this)
       }
     })
-    return socket
   }
 
   return { stream, answered: () => answered }
