@@ -1,6 +1,7 @@
 /** A statement with which all is well takes a shorter way, and nobody can tell from what it does. */
 import { assert, describe, it } from "@effect/vitest"
 import * as Cause from "effect/Cause"
+import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
@@ -153,6 +154,9 @@ describe.each(modes)("a healthy statement on a %s pool", (_name, multiplex) => {
         const sql = yield* warm
         const late = yield* Effect.exit(Pg.Executor.withDeadline(sql`SELECT pg_sleep(20)`, "50 millis"))
         assert.include(failureOf(late), "deadline")
+        const until = (yield* Clock.currentTimeMillis) + 50
+        const later = yield* Effect.exit(Effect.provideService(sql`SELECT pg_sleep(20)`, Pg.Executor.Deadline, until))
+        assert.include(failureOf(later), "deadline")
       }).pipe(Effect.provide(Pg.layer({ url, max: 2, multiplex })))
     }))
 })
