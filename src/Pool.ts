@@ -602,13 +602,12 @@ export const make = Effect.fnUntraced(function*(
     )
     if (settings.concurrency === 1) return pinned
     const pinnedApart = Effect.tap(pinned, () => Scope.addFinalizer(scope, leaveToOthers(session)))
-    // There is nothing to wait for.
-    if (session.busy === 0 && session.wire.isIdle() && !session.wire.isOwed()) return pinnedApart
     // The driver's own wait cannot be interrupted, so it goes on by itself when its borrower gives up.
     return Effect.flatMap(
       Effect.forkDetach(pinnedApart, { startImmediately: true }),
       (fiber) =>
-        Effect.onError(
+        // There was nothing to wait for.
+        fiber.pollUnsafe() ?? Effect.onError(
           restore(Effect.timeoutOrElse(Fiber.join(fiber), {
             duration: Math.max(0, timeout - elapsed(startedAt)),
             orElse: () => Effect.fail(timedOut(startedAt, "Queue"))
