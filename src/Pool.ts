@@ -45,8 +45,10 @@ import type * as Session from "./internal/session.ts"
 import * as Shutdown from "./internal/shutdown.ts"
 import * as Sizing from "./internal/sizing.ts"
 import type * as Spans from "./internal/spans.ts"
+import * as StatementSpan from "./internal/statementSpan.ts"
 import * as Store from "./internal/store.ts"
 import * as Supply from "./internal/supply.ts"
+import * as Turns from "./internal/turns.ts"
 import * as VitalSigns from "./internal/vitalSigns.ts"
 import * as Metrics from "./Metrics.ts"
 
@@ -354,7 +356,8 @@ export const make = Effect.fnUntraced(function*(
   const dispatcher = home.currentDispatcher
   const now = () => clock.currentTimeMillisUnsafe()
   const monotonicNanos = () => clock.monotonicTimeNanosUnsafe()
-  const secondsSince = (since: bigint) => Number(monotonicNanos() - since) / 1e9
+  const monotonic = () => Number(clock.monotonicTimeNanosUnsafe()) / 1e6
+  const secondsSince = (since: number) => (monotonic() - since) / 1000
   /** The wall clock may be set back. */
   const elapsed = (since: number) => Math.max(0, now() - since)
 
@@ -362,7 +365,7 @@ export const make = Effect.fnUntraced(function*(
   const hookFailed = (hook: string, cause: unknown, text = Discretion.wordsOf(cause, settings.errorText)) =>
     new Errors.HookFailed({ hook, cause: Discretion.seal(cause), text })
 
-  const state = PoolState.make<AcquireError>(settings, now, runFork, book)
+  const state = PoolState.make<AcquireError>(settings, now, monotonic, runFork, book)
   const { machine } = state
   const { members } = machine
   const retirement = Retirement.make(state)
@@ -443,7 +446,7 @@ export const make = Effect.fnUntraced(function*(
     const at = now()
     return { age: at - session.openedAt, idleFor: retirement.idleFor(session, 1, at), uses: session.uses }
   }
-  const { takeBack } = Returns.make(state, retirement, usage, supply.pump)
+  const { takeBack } = Returns.make(state, retirement, usage, supply.pump, () => turns.rest())
   const leaks = settings.leakThreshold === undefined
     ? undefined
     : Leaks.make({ threshold: settings.leakThreshold, book, now, runFork })
@@ -461,7 +464,7 @@ export const make = Effect.fnUntraced(function*(
     return refused
   }
 
-  const countAcquire = (exit: Exit.Exit<unknown, AcquireError>, since: bigint): void =>
+  const countAcquire = (exit: Exit.Exit<unknown, unknown>, since: number): void =>
     Store.countAcquire(store, secondsSince(since), exit)
 
   /** The whole way of a healthy borrower: the session that came back last, if nobody waits and nothing speaks against it. */
@@ -499,7 +502,7 @@ export const make = Effect.fnUntraced(function*(
 
   const giveBackUnsafe = (session: Session.Session, seconds: number = lentFor(session)): void => {
     store.use.observe(seconds)
-    takeBack(session, false)
+    turns.giveBack(session)
   }
 
   const use = <A, E, R>(
@@ -507,14 +510,16 @@ export const make = Effect.fnUntraced(function*(
     options?: CheckoutOptions
   ): Effect.Effect<A, E | AcquireError, R> =>
     Effect.suspend(() => {
+      // Whoever has to wait pays for nothing that the others need.
+      if (options === undefined && (machine.head !== undefined || machine.top === undefined)) return useInTurn(f)
       let lent: Session.Session | undefined
-      let since: bigint | undefined
+      let since: number | undefined
       // Whoever is interrupted between two steps must have the way back laid before the session is taken.
       return Effect.onExitPrimitive(
         Effect.suspend((): Effect.Effect<A, E | AcquireError, R> => {
           if (options === undefined) lent = takeUnsafe()
-          if (lent === undefined) return useAfterWait(f, options)
-          if (isPinnedLater) since = monotonicNanos()
+          if (lent === undefined) return options === undefined ? useInTurn(f) : useAfterWait(f, options)
+          if (isPinnedLater) since = monotonic()
           return f(lent)
         }),
         () => {
@@ -529,6 +534,43 @@ export const make = Effect.fnUntraced(function*(
   const lentFor = ({ lastTook, lentSince }: Session.Session): number =>
     lastTook > 0 ? lastTook : elapsed(lentSince) / 1000
 
+  /** The way of a borrower who has to wait, and of whom nothing else has to be known. */
+  const useInTurn = <A, E, R>(
+    f: (session: Session.Session) => Effect.Effect<A, E, R>
+  ): Effect.Effect<A, E | AcquireError, R> =>
+    leaks !== undefined || settings.beforeAcquire !== undefined
+      ? useAfterWait(f, undefined)
+      : Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) =>
+        StatementSpan.isTraced(fiber) ? useAfterWait(f, undefined) : turns.use(f)
+      )
+
+  const turns = Turns.make<AcquireError>({
+    state,
+    dispatcher,
+    obstacle: () => state.phase === "Open" ? overfull() : new Errors.PoolClosed(),
+    arrived: () => {
+      retirement.retireIdle(now())
+      supply.pump()
+      store.peakWaiting = Math.max(store.peakWaiting, machine.waiting)
+    },
+    timedOut: (waited) => timedOut(Math.floor(waited), undefined),
+    isWorthy: (session) => {
+      const verdict = retirement.standing(session, 1, now())
+      return verdict === "Ready" || (verdict === "Unproven" && session.borrowers > 1)
+    },
+    examined: (claim, f) => Effect.scopedWith((scope) => Effect.flatMap(Scope.provide(examined(claim), scope), f)),
+    waited: (millis, exit) =>
+      exit === undefined
+        ? store.acquire.acquired.observe(millis / 1000)
+        : Store.countAcquire(store, millis / 1000, exit),
+    lent: (session) => {
+      if (!isPinnedLater) session.lastTook = 0
+      countUse(session)
+    },
+    returned: (session, since) => store.use.observe(isPinnedLater ? secondsSince(since) : lentFor(session)),
+    takeBack: (session) => takeBack(session, false)
+  })
+
   const useAfterWait = <A, E, R>(
     f: (session: Session.Session) => Effect.Effect<A, E, R>,
     options: CheckoutOptions | undefined
@@ -540,12 +582,17 @@ export const make = Effect.fnUntraced(function*(
       Effect.flatMap(Effect.scope, (scope) => lease(scope, false, checkout(options, false, restore)))
     )
 
+  const examined = (claim: Turns.Claim): Effect.Effect<Session.Session, AcquireError, Scope.Scope> =>
+    Effect.uninterruptibleMask((restore) =>
+      Effect.flatMap(Effect.scope, (scope) => lease(scope, false, checkoutOf(claim, restore)))
+    )
+
   /** From here on the session belongs to the scope. */
   const lease = (scope: Scope.Scope, isExclusive: boolean, checkout: Effect.Effect<Session.Session, AcquireError>) =>
     Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) =>
       Effect.flatMap(checkout, (session) => {
         const hold = leaks?.begin(session, fiber)
-        const since = monotonicNanos()
+        const since = monotonic()
         const giveBack = Effect.sync(() => {
           store.use.observe(secondsSince(since))
           if (hold !== undefined) leaks!.end(hold)
@@ -560,7 +607,7 @@ export const make = Effect.fnUntraced(function*(
       Effect.flatMap(Effect.scope, (parent) => {
         const scope = Scope.forkUnsafe(parent)
         const startedAt = now()
-        const since = isPinnedLater ? monotonicNanos() : undefined
+        const since = isPinnedLater ? monotonic() : undefined
         const timeout = timeoutOf(options)
         return Effect.matchCauseEffect(lease(scope, true, checkout(options, true, restore)), {
           onFailure: (cause) => Effect.andThen(Scope.close(scope, Exit.void), Effect.failCause(cause)),
@@ -610,7 +657,7 @@ export const make = Effect.fnUntraced(function*(
         fiber.pollUnsafe() ?? Effect.onError(
           restore(Effect.timeoutOrElse(Fiber.join(fiber), {
             duration: Math.max(0, timeout - elapsed(startedAt)),
-            orElse: () => Effect.fail(timedOut(startedAt, "Queue"))
+            orElse: () => Effect.fail(timedOut(elapsed(startedAt), "Queue"))
           })),
           (cause) => Effect.forkDetach(Effect.andThen(Fiber.await(fiber), Scope.close(scope, Exit.failCause(cause))))
         )
@@ -637,32 +684,49 @@ export const make = Effect.fnUntraced(function*(
       if (state.phase !== "Open") return countRefusal(new Errors.PoolClosed())
       const ready = options?.prove === true ? undefined : takeReady(isExclusive)
       if (ready !== undefined) return Effect.succeed(ready)
-      if (settings.maxWaiting < Infinity && PoolMachine.queueing(machine, state.max) >= settings.maxWaiting) {
-        return countRefusal(saturated("Length", 0))
-      }
-      const startedAt = now()
-      const since = monotonicNanos()
-      const attempt: Attempt = {
-        waiter: PoolMachine.makeWaiter(machine, startedAt, isExclusive),
-        spentOn: undefined,
-        refused: 0,
-        phases: new Set()
-      }
-      const trace = spans.begin(fiber, attempt.waiter)
-      attempts++
-      const worthy = Effect.timeoutOrElse(firstWorthy(attempt, options), {
-        duration: timeoutOf(options),
-        orElse: () => Effect.fail(timedOut(startedAt, attempt.spentOn ?? (attempt.refused > 0 ? "Hook" : undefined)))
-      })
-      return Effect.onExitPrimitive(restore(worthy), (exit) => {
-        if (exit._tag === "Failure" || !isExclusive || !isPinnedLater) countAcquire(exit, since)
-        if (trace !== undefined) tellOfWait(trace, attempt, elapsed(startedAt), exit)
-        if (exit._tag === "Failure") abandon(attempt.waiter)
-        attempts--
-        if (state.phase !== "Open") state.changed.notify()
-        return undefined
-      })
+      const full = overfull()
+      if (full !== undefined) return countRefusal(full)
+      return search(PoolMachine.makeWaiter(machine, monotonic(), isExclusive), options, fiber, restore)
     })
+
+  /** The same for somebody who has come to the head of the line, with what was handed out there. */
+  const checkoutOf = (claim: Turns.Claim, restore: Restore): Effect.Effect<Session.Session, AcquireError> =>
+    Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
+      const waiter: Waiter = PoolMachine.makeWaiter(machine, claim.since, false, claim.ticket)
+      waiter.session = claim.take()
+      return search(waiter, undefined, fiber, restore)
+    })
+
+  const overfull = (): Errors.PoolSaturated | undefined =>
+    settings.maxWaiting < Infinity && PoolMachine.queueing(machine, state.max) >= settings.maxWaiting
+      ? saturated("Length", 0)
+      : undefined
+
+  const search = (
+    waiter: Waiter,
+    options: CheckoutOptions | undefined,
+    fiber: Fiber.Fiber<unknown, unknown>,
+    restore: Restore
+  ): Effect.Effect<Session.Session, AcquireError> => {
+    const { isExclusive, since } = waiter
+    const attempt: Attempt = { waiter, spentOn: undefined, refused: 0, phases: new Set() }
+    const trace = spans.begin(fiber, waiter)
+    const waited = () => Math.floor(monotonic() - since)
+    attempts++
+    const worthy = Effect.timeoutOrElse(firstWorthy(attempt, options), {
+      duration: Math.max(0, timeoutOf(options) - waited()),
+      orElse: () => Effect.fail(timedOut(waited(), attempt.spentOn ?? (attempt.refused > 0 ? "Hook" : undefined)))
+    })
+    return Effect.onExitPrimitive(restore(worthy), (exit) => {
+      if (exit._tag === "Failure" || !isExclusive || !isPinnedLater) countAcquire(exit, since)
+      if (trace !== undefined) tellOfWait(trace, attempt, waited(), exit)
+      if (exit._tag === "Failure") abandon(waiter)
+      attempts--
+      turns.rest()
+      if (state.phase !== "Open") state.changed.notify()
+      return undefined
+    })
+  }
 
   /** A hook that is content is no wait. */
   const tellOfWait = (
@@ -711,34 +775,37 @@ export const make = Effect.fnUntraced(function*(
     attempt: Attempt,
     options: CheckoutOptions | undefined
   ): Effect.Effect<Session.Session, AcquireError> =>
-    Effect.flatMap(stand(attempt), (session) => {
-      const again = (reason: Metrics.CloseReason) => {
-        retirement.evict(session, reason)
-        abandon(attempt.waiter)
-        return firstWorthy(attempt, options)
-      }
-      const at = now()
-      const verdict = retirement.standing(session, 1, at)
-      if (verdict !== "Ready" && verdict !== "Unproven") return again(verdict)
-      // One in use is watched by its statements. A new one may only have been proved by a pooler.
-      const isProved = session.borrowers > 1 || (verdict === "Ready" && options?.prove !== true)
-      if (isProved) return welcome(session, attempt, again)
-      const isNew = session.uses === 0 && at - session.openedAt < settings.validateAfter
-      attempt.spentOn = "Validate"
-      attempt.phases.add("Validate")
-      return Effect.flatMap(
-        Effect.scoped(Effect.andThen(exclude(session), Liveness.prove(session, proofTimeoutOf(options)))),
-        (objection) => {
-          attempt.spentOn = undefined
-          session.isDoubted = settings.validateAlways
-          if (objection === undefined) return welcome(session, attempt, again)
-          retirement.evictOlderThan(session)
-          // A pooler without a server opens sessions, and answers nothing.
-          if (isNew) connector.disproved(objection)
-          return again("invalid")
+    Effect.flatMap(
+      attempt.waiter.session === undefined ? stand(attempt) : Effect.succeed(attempt.waiter.session),
+      (session) => {
+        const again = (reason: Metrics.CloseReason) => {
+          retirement.evict(session, reason)
+          abandon(attempt.waiter)
+          return firstWorthy(attempt, options)
         }
-      )
-    })
+        const at = now()
+        const verdict = retirement.standing(session, 1, at)
+        if (verdict !== "Ready" && verdict !== "Unproven") return again(verdict)
+        // One in use is watched by its statements. A new one may only have been proved by a pooler.
+        const isProved = session.borrowers > 1 || (verdict === "Ready" && options?.prove !== true)
+        if (isProved) return welcome(session, attempt, again)
+        const isNew = session.uses === 0 && at - session.openedAt < settings.validateAfter
+        attempt.spentOn = "Validate"
+        attempt.phases.add("Validate")
+        return Effect.flatMap(
+          Effect.scoped(Effect.andThen(exclude(session), Liveness.prove(session, proofTimeoutOf(options)))),
+          (objection) => {
+            attempt.spentOn = undefined
+            session.isDoubted = settings.validateAlways
+            if (objection === undefined) return welcome(session, attempt, again)
+            retirement.evictOlderThan(session)
+            // A pooler without a server opens sessions, and answers nothing.
+            if (isNew) connector.disproved(objection)
+            return again("invalid")
+          }
+        )
+      }
+    )
 
   const welcome = (
     session: Session.Session,
@@ -793,12 +860,12 @@ export const make = Effect.fnUntraced(function*(
   const proofTimeoutOf = (options: CheckoutOptions | undefined): number =>
     options?.proveWithin === undefined ? settings.validationTimeout : millis(options.proveWithin)
 
-  const timedOut = (startedAt: number, phase: Errors.AcquireTimeout["phase"] | undefined) => {
+  const timedOut = (waited: number, phase: Errors.AcquireTimeout["phase"] | undefined) => {
     const stats = statsUnsafe()
     const lastConnectFailure = connector.lastFailure()
     const error = new Errors.AcquireTimeout({
       phase: phase ?? lineFor(),
-      waited: elapsed(startedAt),
+      waited,
       stats,
       lastConnectFailure: lastConnectFailure === undefined ? null : Errors.failureOf(lastConnectFailure)
     })
@@ -856,7 +923,7 @@ export const make = Effect.fnUntraced(function*(
       const startedAt = now()
       return supply.warm(count).pipe(Effect.timeoutOrElse({
         duration: settings.acquireTimeout,
-        orElse: () => Effect.fail(timedOut(startedAt, undefined))
+        orElse: () => Effect.fail(timedOut(elapsed(startedAt), undefined))
       }))
     })
 

@@ -1,5 +1,6 @@
 import { assert } from "@effect/vitest"
 import * as Cause from "effect/Cause"
+import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
@@ -83,6 +84,11 @@ const act = fc.oneof(
 )
 
 /** The lines of the log are put together, and printed nowhere: there are tens of thousands. */
+/** All of its times are those that the test sets. */
+const clock: Clock.Clock = Object.assign(Object.create(Context.get(Context.empty(), Clock.Clock)), {
+  monotonicTimeNanosUnsafe: () => BigInt(Date.now()) * 1_000_000n
+})
+
 const unprinted = Effect.provideService(Logger.CurrentLoggers, new Set([Logger.make(() => {})]))
 
 /** What is done, and how much of its consequences comes to pass before the next thing is. */
@@ -134,7 +140,7 @@ interface Borrower {
   readonly isExclusive: boolean
   readonly since: number
   readonly deadline: number
-  state: "waiting" | "holding" | "gone"
+  state: "waiting" | "holding" | "leaving" | "gone"
   pid: number
   isInterrupted: boolean
   finish: () => void
@@ -235,7 +241,9 @@ export class Model {
       })
     }
     const layer = Layer.provide(Pool.layer(options), Metrics.layer())
-    const context = await Effect.runPromise(unprinted(Layer.buildWithScope(layer, this.scope)))
+    const context = await Effect.runPromise(
+      Effect.provideService(unprinted(Layer.buildWithScope(layer, this.scope)), Clock.Clock, clock)
+    )
     this.pool = Context.get(context, Pool.Pool)
   }
 
@@ -275,7 +283,17 @@ export class Model {
       )
     }
     const effect = one.by === "use"
-      ? this.pool.use((session) => work({ session, connection: session.connection }), options)
+      ? this.pool.use(
+        (session) =>
+          // The next one may be served before this one hears that it has left.
+          Effect.ensuring(
+            work({ session, connection: session.connection }),
+            Effect.sync(() => {
+              borrower.state = "leaving"
+            })
+          ),
+        options
+      )
       : one.by === "get"
       ? Effect.scoped(
         Effect.flatMap(this.pool.get(options), (session) => work({ session, connection: session.connection }))
@@ -312,7 +330,7 @@ export class Model {
     this.happened++
     const was = borrower.state
     borrower.state = "gone"
-    if (Exit.isSuccess(exit) || was === "holding") return
+    if (Exit.isSuccess(exit) || was === "holding" || was === "leaving") return
     const why = this.whyNot(borrower, exit.cause)
     this.note(why)
     this.holds(!why.startsWith("?"), () => `${borrower.name} got ${why}`)

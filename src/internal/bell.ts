@@ -12,6 +12,7 @@ export const make = (): Bell => {
   const listeners = new Set<() => void>()
   return {
     notify: () => {
+      if (listeners.size === 0) return
       for (const listener of Array.from(listeners)) listener()
     },
     until: (isDone) =>

@@ -57,12 +57,12 @@ export const unlisted = {
 export interface Waiter<S, E> {
   /** The order of arrival. */
   readonly ticket: number
-  /** Wall-clock milliseconds of the arrival. */
+  /** Monotonic milliseconds of the arrival. */
   readonly since: number
   /** Whether nobody else shall get a share of the session from now on. */
   readonly isExclusive: boolean
   /** Hears that `session` is there, or why there is none. It must not act at once: the machine is still at work. */
-  onServed: (refusal: E | undefined) => void
+  onServed(refusal: E | undefined): void
   session: S | undefined
   isQueued: boolean
   next: Waiter<S, E> | undefined
@@ -165,11 +165,12 @@ export const include = <S extends Member<S>, E>(machine: Machine<S, E>, session:
 
 export const makeWaiter = <S extends Member<S>, E>(
   machine: Machine<S, E>,
-  now: number,
-  isExclusive: boolean
+  since: number,
+  isExclusive: boolean,
+  ticket: number = ++machine.lastTicket
 ): Waiter<S, E> => ({
-  ticket: ++machine.lastTicket,
-  since: now,
+  ticket,
+  since,
   isExclusive,
   onServed: () => {},
   session: undefined,
@@ -229,15 +230,15 @@ const unshared = <S extends Member<S>, E>(machine: Machine<S, E>): S | undefined
 export const serve = <S extends Member<S>, E>(
   machine: Machine<S, E>,
   now: number,
-  isWorthy: (session: S) => boolean,
-  refusal: (waiter: Waiter<S, E>) => E | undefined
+  isWorthy: (session: S, now: number) => boolean,
+  refusal: (waiter: Waiter<S, E>, now: number) => E | undefined
 ): void => {
   while (machine.head !== undefined && machine.top !== undefined && !machine.isSuspended) {
     const waiter = machine.head
     const session = waiter.isExclusive ? unshared(machine) ?? machine.top : machine.top
-    if (!isWorthy(session)) continue
+    if (!isWorthy(session, now)) continue
     dequeue(machine, waiter)
-    const refused = refusal(waiter)
+    const refused = refusal(waiter, now)
     if (refused === undefined) {
       lend(machine, session, now, waiter.isExclusive)
       waiter.session = session

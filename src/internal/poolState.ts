@@ -12,6 +12,8 @@ export interface PoolState<E> {
   readonly machine: PoolMachine.Machine<Session, E>
   /** Wall-clock milliseconds. */
   readonly now: () => number
+  /** Milliseconds that never go back. */
+  readonly monotonic: () => number
   readonly runFork: <A, E2>(effect: Effect.Effect<A, E2>) => Fiber.Fiber<A, E2>
   readonly book: Logbook
   /** Rings when sessions or borrowers have come or gone. */
@@ -27,12 +29,14 @@ export interface PoolState<E> {
 export const make = <E>(
   settings: Settings,
   now: PoolState<E>["now"],
+  monotonic: PoolState<E>["monotonic"],
   runFork: PoolState<E>["runFork"],
   book: Logbook
 ): PoolState<E> => ({
   settings,
   machine: PoolMachine.make(settings.concurrency),
   now,
+  monotonic,
   runFork,
   book,
   changed: Bell.make(),

@@ -103,6 +103,8 @@ export const make = <E>(state: PoolState<E>): Retirement => {
       for (const session of Array.from(members)) if (session.openedAt <= openedAt) evict(session, "invalid")
     },
     retireIdle: (at) => {
+      // What nobody uses lies on the shelf.
+      if (machine.top === undefined) return
       for (const session of Array.from(members)) {
         if (session.borrowers > 0 || session.exclusions > 0 || !session.isMember) continue
         const idle = at - session.idleSince

@@ -21,7 +21,8 @@ export const make = <E>(
   state: PoolState<E>,
   retirement: Retirement,
   usage: (session: Session) => SessionUsage,
-  pump: () => void
+  pump: (at?: number) => void,
+  quiet: () => void
 ): Returns => {
   const { book, changed, machine, now, runFork, settings } = state
   const { members } = machine
@@ -43,7 +44,7 @@ export const make = <E>(
       : busy === 0 && !wire.isIdle()
 
   /** Why the session must not be lent again. */
-  const objection = (session: Session): CloseReason | undefined => {
+  const objection = (session: Session, at: number): CloseReason | undefined => {
     if (session.wire.isDead()) return "error"
     // It would hit the next borrower's statement.
     if (session.wire.cancelThreat() !== "None") return "invalid"
@@ -51,21 +52,22 @@ export const make = <E>(
     if (isSurplus(session)) return "resize"
     if (machine.waiting > 0) {
       // Those who wait must not wait for the next checkout to find out, and then for a connect.
-      return now() >= session.expiresAt ? "lifetime" : undefined
+      return at >= session.expiresAt ? "lifetime" : undefined
     }
     return state.phase === "Open" ? undefined : "shutdown"
   }
 
-  const putBack = (session: Session, isExclusive: boolean): void => {
+  const putBack = (session: Session, isExclusive: boolean, at: number): void => {
     if (settings.resetFrame !== undefined && session.isMember && session.condemned === undefined) {
       session.wire.reset(settings.resetFrame)
     }
     if (isExclusive) PoolMachine.include(machine, session)
-    PoolMachine.giveBack(machine, session, now())
+    PoolMachine.giveBack(machine, session, at)
     if (session.isMember && session.condemned !== undefined) retirement.evict(session, session.condemned)
     if (session.condemned === "resize") retirement.spare()
-    if (machine.waiting > 0) pump()
-    else if (state.phase !== "Open") changed.notify()
+    if (machine.waiting > 0) return pump(at)
+    if (machine.borrowed === 0) quiet()
+    if (state.phase !== "Open") changed.notify()
   }
 
   /** Whoever wants the session next waits for the end of the CancelRequest. */
@@ -100,23 +102,25 @@ export const make = <E>(
           })
         ),
         Effect.map((answer) => {
-          session.condemned ??= answer === false ? "invalid" : objection(session)
+          const at = now()
+          session.condemned ??= answer === false ? "invalid" : objection(session, at)
           PoolMachine.include(machine, session)
-          putBack(session, isExclusive)
+          putBack(session, isExclusive, at)
         })
       )
     )
   }
 
   const takeBack: Returns["takeBack"] = (session, isExclusive) => {
+    const at = now()
     if (session.isMember && session.condemned === undefined) {
       if (session.wire.cancelThreat() === "Pending" && !session.wire.isDead()) return afterCancel(session, isExclusive)
-      session.condemned = objection(session)
+      session.condemned = objection(session, at)
       if (session.condemned === undefined && session.borrowers === 1 && settings.afterRelease !== undefined) {
         return afterRelease(session, isExclusive, settings.afterRelease)
       }
     }
-    putBack(session, isExclusive)
+    putBack(session, isExclusive, at)
   }
 
   return { takeBack }

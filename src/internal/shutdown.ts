@@ -80,7 +80,7 @@ export const make = <E>(pool: {
       yield* tellOfEnd
     })
 
-  const isQuiet = changed.until(() => machine.borrowed === 0 && attempts() === 0)
+  const isQuiet = changed.until(() => machine.borrowed === 0 && machine.waiting === 0 && attempts() === 0)
 
   const drain: Shutdown["drain"] = (deadline) =>
     Effect.suspend(() => {

@@ -15,7 +15,7 @@ import type { Kind } from "./verdict.ts"
 /** Serves the line from the shelf, and opens what is missing. */
 export interface Supply<E> {
   /** To be called whenever something has changed: hands out what there is, and opens what the line needs. */
-  readonly pump: () => void
+  readonly pump: (at?: number) => void
   /** A session has arrived. */
   readonly arrived: (session: Session) => void
   /** A connect has failed. */
@@ -44,24 +44,23 @@ export const make = <E extends { readonly _tag: string }>(
   connector: () => Connector<E>,
   tooLate: (waited: number) => E
 ): Supply<E> => {
-  const { machine, now, runFork, settings } = state
+  const { machine, monotonic, now, runFork, settings } = state
   const { members } = machine
   const codel = settings.shedding === undefined ? undefined : Codel.make(settings.shedding)
   const wishes = new Set<Wish<E>>()
   let retry: Fiber.Fiber<void> | undefined
 
-  const isWorthy = (session: Session): boolean => {
-    const at = now()
+  const isWorthy = (session: Session, at: number): boolean => {
     const verdict = retirement.standing(session, 0, at)
     if (verdict === "Ready" || verdict === "Unproven") return true
     retirement.evict(session, verdict)
     return false
   }
 
-  const refusal = ({ since }: PoolMachine.Waiter<Session, E>): E | undefined => {
+  const refusal = ({ since }: PoolMachine.Waiter<Session, E>, at: number): E | undefined => {
     if (codel === undefined) return undefined
-    const at = now()
-    return Codel.isLate(codel, at - since, at) ? tooLate(at - since) : undefined
+    const waited = Math.round(monotonic() - since)
+    return Codel.isLate(codel, waited, at) ? tooLate(waited) : undefined
   }
 
   /**
@@ -138,8 +137,8 @@ export const make = <E extends { readonly _tag: string }>(
     }
   }
 
-  const pump = (): void => {
-    PoolMachine.serve(machine, now(), isWorthy, refusal)
+  const pump = (at: number = now()): void => {
+    PoolMachine.serve(machine, at, isWorthy, refusal)
     for (const wish of wishes) if (members.size >= Math.min(wish.count, state.max)) wish.settle(Effect.void)
     openMore()
     if (state.phase === "Draining" && machine.waiting === 0) retirement.retireUnused("shutdown")
