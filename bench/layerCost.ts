@@ -1,145 +1,182 @@
-// What one healthy statement costs beyond the plain driver: both run on the same scripted connection that answers at
-// once, in turns, so that what is left is the layer's own work. Prints microseconds of CPU per statement, and how many
-// nanoseconds of them count what is measured: by running the same layer without the counting, which is within the noise,
-// and by running the counting alone.
-//   npm run bench -- --only layer-cost
-import { PgClient } from "@effect/sql-pg"
-import { Context, Effect, Layer } from "effect"
-import * as Pg from "effect-pg-pool"
-import { SqlClient } from "effect/sql"
-import { Duplex } from "node:stream"
+// What one healthy statement costs beyond the plain driver, what of that each part of the layer costs, and what the same
+// protection costs from elsewhere. Both clients talk to a stub that answers at once or in the next turn of the event loop,
+// each in a process of its own, in turns, so that what is left is the layer's own work. What is measured is CPU time.
+//   npm run bench -- --only layer-cost            about two minutes
+//   npm run bench -- --only layer-cost --quick    shows that it runs, and that all answers and counts are right
+import type { Answers } from "../test/stubServer.ts"
+import { type Effort, type Heat, measure, type Row } from "./layerCost/measure.ts"
+import type { Name } from "./layerCost/subjects.ts"
 
-const statements = 5_000
-const rounds = 121
-
-// No session wears out meanwhile: opening one is not what is measured here.
-const maxUses = 2 * statements * rounds
-
-const int16 = (value: number) => {
-  const bytes = Buffer.alloc(2)
-  bytes.writeInt16BE(value)
-  return bytes
-}
-const int32 = (value: number) => {
-  const bytes = Buffer.alloc(4)
-  bytes.writeInt32BE(value)
-  return bytes
-}
-const message = (type: string, ...body: ReadonlyArray<Uint8Array>) => {
-  const bytes = Buffer.concat(body)
-  return Buffer.concat([Buffer.from(type), int32(bytes.length + 4), bytes])
+const clients = (
+  multiplex: boolean,
+  answers: Answers,
+  callers: number,
+  others: ReadonlyArray<Name> = ["effect-pg-pool"]
+): Heat => {
+  const mode = multiplex ? "multiplexed" : "plain"
+  const who = callers === 1 ? "one caller" : `${callers} callers`
+  return {
+    title: `A statement, ${mode}, ${who}, answers ${answers === "at once" ? answers : "in the next turn"}`,
+    setting: { multiplex, answers },
+    callers,
+    base: "PgClient",
+    others,
+    calls: 1_500,
+    isOfClients: true
+  }
 }
 
-const ready = message("Z", Buffer.from("I"))
-const greeting = Buffer.concat([message("R", int32(0)), message("K", int32(1), int32(2)), ready])
-const columns = message(
-  "T",
-  int16(1),
-  Buffer.from("one\0"),
-  int32(0),
-  int16(0),
-  int32(23),
-  int16(4),
-  int32(-1),
-  int16(1)
-)
-const answer = Buffer.concat([
-  message("D", int16(1), int32(4), int32(1)),
-  message("C", Buffer.from("SELECT 1\0")),
-  ready
-])
-const parsed = Buffer.concat([message("1"), message("2"), columns, answer])
-const bound = Buffer.concat([message("2"), answer])
+const lessOnePart: ReadonlyArray<Name> = [
+  "effect-pg-pool",
+  "effect-pg-pool without breaker",
+  "effect-pg-pool without retry",
+  "effect-pg-pool without metrics",
+  "effect-pg-pool without all three",
+  "PgClient, Effect.retry, CircuitBreaker, Metric"
+]
 
-const parse = 0x50
-const bind = 0x42
-const terminate = 0x58
+const promised: ReadonlyArray<Name> = [
+  "effect-pg-pool, a promise each",
+  "PgClient, cockatiel, prom-client",
+  "PgClient, cockatiel with timeout, prom-client",
+  "PgClient, p-retry, opossum, prom-client",
+  "PgClient, p-retry, opossum with timeout, prom-client"
+]
 
-/** A server that knows one statement and has its answer ready. */
-const stream = () => {
-  let isGreeted = false
-  return new Duplex({
-    read() {},
-    write(chunk: Uint8Array, _encoding, callback) {
-      callback()
-      if (!isGreeted) {
-        isGreeted = true
-        this.push(greeting)
-      } else if (chunk[0] === terminate) this.destroy()
-      else if (chunk[0] === parse) this.push(parsed)
-      else if (chunk[0] === bind) this.push(bound)
+const setting = { multiplex: false, answers: "next turn" } as const
+
+const heats: ReadonlyArray<Heat> = [
+  clients(false, "at once", 1, lessOnePart),
+  clients(false, "next turn", 1),
+  clients(false, "next turn", 10, lessOnePart),
+  clients(false, "next turn", 100),
+  clients(true, "next turn", 1),
+  clients(true, "next turn", 10),
+  clients(true, "next turn", 100),
+  {
+    title: "The way of a statement through the layer, step by step, 10 callers",
+    setting,
+    callers: 10,
+    base: "PgPool, no client",
+    others: [
+      "our checkout",
+      "our checkout, breaker, retry, deadline",
+      "our checkout, breaker, retry, deadline, watching"
+    ],
+    calls: 1_500,
+    isOfClients: true
+  },
+  {
+    title: "The same protection bought elsewhere, a statement by a promise, 10 callers",
+    setting,
+    callers: 10,
+    base: "PgClient, a promise each",
+    others: promised,
+    calls: 1_000,
+    isOfClients: true
+  },
+  ...[1, 10, 100].map((callers): Heat => ({
+    title: `A checkout without a statement, ${callers === 1 ? "one caller" : `${callers} callers`}`,
+    setting,
+    callers,
+    base: "effect/Pool.use",
+    others: ["Pool.use"],
+    calls: 8_000,
+    isOfClients: false
+  })),
+  {
+    title: "The code of a part, alone in a loop",
+    setting,
+    callers: 1,
+    base: undefined,
+    others: [
+      "counting: two histograms of the pool, one of the statement",
+      "breaker: the permit, and whether a success matters",
+      "retry budget: a success",
+      "clocks: two looks at each"
+    ],
+    calls: 300_000,
+    isOfClients: false
+  },
+  {
+    title: "A guard around an async function that answers at once",
+    setting,
+    callers: 1,
+    base: "async function",
+    others: [
+      "cockatiel, retry",
+      "cockatiel, breaker",
+      "cockatiel, retry and breaker",
+      "cockatiel, retry, breaker, timeout",
+      "opossum at its cheapest",
+      "opossum",
+      "p-retry",
+      "prom-client, counter and histogram",
+      "prom-client, cockatiel (retry, breaker)",
+      "prom-client, cockatiel (retry, breaker, timeout)",
+      "prom-client, p-retry, opossum at its cheapest",
+      "prom-client, p-retry, opossum"
+    ],
+    calls: 2_000,
+    isOfClients: false
+  },
+  {
+    title: "A guard around an effect that answers at once",
+    setting,
+    callers: 1,
+    base: "effect",
+    others: [
+      "Effect.retry",
+      "CircuitBreaker.execute",
+      "Effect.trackDuration, trackSuccesses",
+      "Metric, Effect.retry, CircuitBreaker",
+      "our Breaker.protect"
+    ],
+    calls: 2_000,
+    isOfClients: false
+  }
+]
+
+const full: Effort = { rounds: 121, warmUp: 40, share: 1 }
+const quick: Effort = { rounds: 15, warmUp: 12, share: 1 }
+
+const signed = (nanos: number): string => `${nanos < 0 ? "" : "+"}${nanos.toFixed(0)}`
+
+const lineOf = ({ beyond, clientCpuUs, contender, nanos, quietNanos, ratioToPgClient, spread }: Row): string =>
+  [
+    `  ${contender.padEnd(60)}`,
+    (1000 * clientCpuUs).toFixed(0).padStart(8),
+    (beyond === null ? "" : signed(nanos)).padStart(8),
+    spread.toFixed(0).padStart(7),
+    (beyond === null ? "" : signed(quietNanos)).padStart(8),
+    (ratioToPgClient === null ? "" : ratioToPgClient.toFixed(3)).padStart(7)
+  ].join(" ")
+
+/** Runs all of it, or the heats whose title has `only` in it, and prints a table. Rejects when any of it was wrong. */
+export const run = async (options: { readonly quick: boolean; readonly only?: string }): Promise<Array<Row>> => {
+  const rows: Array<Row> = []
+  console.log(`${"nanoseconds of CPU a call".padEnd(62)} ${"in all".padStart(8)}   beyond  spread    quiet x driver`)
+  for (const heat of heats) {
+    if (options.only !== undefined && !heat.title.includes(options.only)) continue
+    console.log(heat.title)
+    for (const row of await measure(heat, options.quick ? quick : full)) {
+      rows.push(row)
+      console.log(lineOf(row))
     }
-  })
-}
-
-const round = Effect.gen(function*() {
-  const sql = yield* SqlClient.SqlClient
-  const statement = sql`SELECT 1 AS one`
-  const before = process.cpuUsage()
-  for (let index = 0; index < statements; index++) yield* statement
-  const { system, user } = process.cpuUsage(before)
-  return (user + system) / statements
-})
-
-const median = (values: ReadonlyArray<number>) => values.toSorted((a, b) => a - b)[values.length >> 1]!
-
-/** What is counted of one healthy statement, and nothing else. */
-const count = (store: Pg.Metrics.Store, seconds: number): void => {
-  store.acquire.acquired.observe(0)
-  store.queries.succeeded("SELECT 1 AS one", seconds)
-  store.use.observe(seconds)
-}
-
-const counting = (store: Pg.Metrics.Store): number => {
-  const calls = 1_000_000
-  // From 0.1 milliseconds to 3 seconds.
-  const durations = Float64Array.from({ length: 1024 }, (_, index) => 0.0001 * 1.01 ** index)
-  const times: Array<number> = []
-  for (let index = 0; index < 15; index++) {
-    const before = process.cpuUsage()
-    for (let call = 0; call < calls; call++) count(store, durations[call & 1023]!)
-    const { system, user } = process.cpuUsage(before)
-    times.push(((user + system) * 1000) / calls)
   }
-  return median(times)
-}
-
-const nothing = (): void => {}
-
-/** From now on nothing is counted of healthy statements. */
-const silence = ({ acquire, queries, use }: Pg.Metrics.Store): void => {
-  acquire.acquired.observe = nothing
-  queries.succeeded = nothing
-  use.observe = nothing
-}
-
-const program = Effect.gen(function*() {
-  const driver = yield* Layer.build(PgClient.layer({ stream, username: "bench", maxConnections: 10 }))
-  const makePool = Layer.build(Layer.fresh(Pg.layer({ stream, username: "bench", max: 10, maxUses })))
-  const pool = yield* makePool
-  const differences: Array<number> = []
-  const costs: Array<number> = []
-  for (let index = 0; index < rounds; index++) {
-    const plain = yield* Effect.provide(round, driver)
-    const ours = yield* Effect.provide(round, pool)
-    // The first rounds are the compiler's.
-    if (index < 20) continue
-    costs.push(plain)
-    differences.push(ours - plain)
+  const wrong = rows.filter(({ errors }) => errors > 0)
+  if (wrong.length > 0) {
+    throw new Error(
+      wrong.map(({ contender, faults, heat }) => `${heat}: ${contender}: ${faults.join(", ")}`).join("\n")
+    )
   }
-  // Afterwards: a store of another shape makes the compiler's work at the same places worse for both.
-  const uncounted = yield* makePool
-  silence(Context.get(uncounted, Pg.Metrics.Metrics).store)
-  const shares: Array<number> = []
-  for (let index = 0; index < rounds; index++) {
-    const ours = yield* Effect.provide(round, pool)
-    const silent = yield* Effect.provide(round, uncounted)
-    if (index >= 20) shares.push(ours - silent)
+  for (const row of rows) {
+    for (const [field, value] of Object.entries(row)) {
+      if (typeof value === "number" && !Number.isFinite(value)) {
+        throw new Error(`${row.contender}: ${field} is ${value}`)
+      }
+    }
   }
-  console.log(`plain driver            ${median(costs).toFixed(2)} us`)
-  console.log(`the layer on top of it  ${median(differences).toFixed(2)} us (${differences.length} rounds, median)`)
-  console.log(`  with counting minus without  ${(1000 * median(shares)).toFixed(0)} ns`)
-  console.log(`  the counting alone           ${counting(Context.get(pool, Pg.Metrics.Metrics).store).toFixed(0)} ns`)
-})
-
-await Effect.runPromise(Effect.scoped(program))
+  console.log("ok: every answer was right, and whatever was counted was counted once")
+  return rows
+}

@@ -218,6 +218,12 @@ export class Breaker extends Context.Service<Breaker, {
    */
   readonly settleUnsafe: (permit: Permit, outcome: Outcome, now: number, failure?: FailureSummary | undefined) => void
 
+  /**
+   * Tells, at `now` (milliseconds of the wall clock), that the database can be reached again: an open circuit has waited
+   * long enough, and lets the next call in as the probe. In any other state it changes nothing.
+   */
+  readonly reachedUnsafe: (now: number) => void
+
   /** The state of the circuit now. Reading it changes nothing. */
   readonly state: Effect.Effect<State>
 
@@ -525,6 +531,10 @@ const makeIn = Effect.fnUntraced(
       closedPermitUnsafe,
       isCalmUnsafe,
       settleUnsafe,
+      reachedUnsafe: (now) => {
+        const next = Machine.endWait(circuit)
+        if (next !== circuit) advance(next, now)
+      },
       state: Effect.map(Clock.currentTimeMillis, stateUnsafe),
       stateUnsafe,
       isolate,
@@ -721,6 +731,7 @@ export const layerNoop: Layer.Layer<Breaker> = Layer.sync(Breaker, () => {
     closedPermitUnsafe: () => permit,
     isCalmUnsafe: () => true,
     settleUnsafe: () => {},
+    reachedUnsafe: () => {},
     state: Effect.succeed(state),
     stateUnsafe: () => state,
     transitions: Stream.empty,

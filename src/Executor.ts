@@ -35,10 +35,13 @@ import * as Deadlines from "./internal/deadline.ts"
 import * as Discretion from "./internal/discretion.ts"
 import * as Evidence from "./internal/evidence.ts"
 import { describe } from "./internal/failure.ts"
+import * as Flight from "./internal/flight.ts"
+import * as Held from "./internal/held.ts"
 import * as History from "./internal/history.ts"
 import * as Hosts from "./internal/hosts.ts"
 import * as Logbook from "./internal/logbook.ts"
 import * as LogFields from "./internal/logFields.ts"
+import * as Lookout from "./internal/lookout.ts"
 import * as LostCommit from "./internal/lostCommit.ts"
 import { millis } from "./internal/millis.ts"
 import * as Operation from "./internal/operation.ts"
@@ -75,8 +78,12 @@ export interface RunOptions {
   /** Bounds each wait for a session: queue, connect and check together. Default: the pool's `acquireTimeout`. */
   readonly acquireTimeout?: Duration.Input | undefined
   /**
-   * Waits while the circuit rejects the call, for as long as `retryAfter` says and the deadline allows (without a deadline:
-   * the `acquireTimeout`), instead of failing at once. Waiting is no attempt. An isolated circuit is not waited for.
+   * Waits out an outage, for as long as the deadline allows (without a deadline: the `acquireTimeout`), instead of failing.
+   * While nobody can connect the pool tries to, one connect at a time, as long as such a call waits: every 50 milliseconds
+   * at first, and once the outage has lasted for longer than 2.5 seconds after each fiftieth of it, 2 seconds at the most. The
+   * first that works makes an open circuit ask the server at once, with the call and all others that wait as next in line. A circuit
+   * that was opened by anything else is waited for as long as its `retryAfter` says, if that is in time. Waiting is no
+   * attempt, and begins when the attempts are used up on a server that was not there. An isolated circuit is not waited for.
    * Default: what the surrounding work says, else false.
    */
   readonly waitForCircuit?: boolean | undefined
@@ -123,6 +130,8 @@ export class Executor extends Context.Service<Executor, {
   readonly borrow: <A, R>(
     f: (connection: TrackedConnection) => Effect.Effect<A, SqlError, R>
   ) => Effect.Effect<A, SqlError, R>
+  /** One statement by its text, for the fiber that asks: what it would `borrow` a session for, in fewer steps while all is well. */
+  readonly sendUnsafe: Flight.Send
   /** A session until the scope closes; shared with `multiplex`. */
   readonly lease: Effect.Effect<TrackedConnection, SqlError, Scope.Scope>
   /**
@@ -131,6 +140,19 @@ export class Executor extends Context.Service<Executor, {
    */
   readonly reserve: (
     prepare?: (connection: TrackedConnection) => Effect.Effect<unknown, SqlError, Scope.Scope>
+  ) => Effect.Effect<TrackedConnection, SqlError, Scope.Scope>
+  /**
+   * The same for whoever cannot be interrupted but where `restore` allows it, and lets go of it by himself. Fewer steps while
+   * all is well.
+   */
+  readonly hold: (restore: Held.Restore) => Effect.Effect<Held.Held, SqlError>
+  /**
+   * The same, after a session on which `prepare` would have worked but for its loss, with which `cause` came: that was the
+   * first attempt.
+   */
+  readonly renew: (
+    cause: Cause.Cause<SqlError>,
+    prepare: (connection: TrackedConnection) => Effect.Effect<unknown, SqlError, Scope.Scope>
   ) => Effect.Effect<TrackedConnection, SqlError, Scope.Scope>
   /** Ends work at a deadline, in milliseconds of the wall clock. */
   readonly enforce: <A, E, R>(work: Effect.Effect<A, E, R>, deadlineAt: number) => Effect.Effect<A, E | SqlError, R>
@@ -306,22 +328,35 @@ export const make = Effect.fnUntraced(function*(
     return truth
   }
 
-  const { borrowAdmitted, borrowUnguarded, checkoutOptions, leaseExclusive, leaseShared, settle, underPermit } =
-    Admission.make<
-      Errors.CircuitError,
-      Pool.AcquireError
-    >({
-      breaker,
-      pool,
-      evidence,
-      now,
-      judge: judgeCheckout,
-      judgeEnd: (failure, circumstances) =>
-        reclassify(failure, circumstances, Errors.classify(failure, circumstances)).breaker,
-      hasWaitedInVain: (error) =>
-        Errors.isPoolError(error) && error._tag === "AcquireTimeout" &&
-        (error.phase === "Connect" || error.phase === "Validate")
-    })
+  const {
+    borrowAdmitted,
+    borrowUnguarded,
+    checkoutOptions,
+    holdExclusive,
+    leaseExclusive,
+    leaseShared,
+    settle,
+    trackUnder,
+    underPermit
+  } = Admission.make<
+    Errors.CircuitError,
+    Pool.AcquireError
+  >({
+    breaker,
+    pool,
+    evidence,
+    now,
+    judge: judgeCheckout,
+    judgeEnd: (failure, circumstances) =>
+      reclassify(failure, circumstances, Errors.classify(failure, circumstances)).breaker,
+    hasWaitedInVain: (error) =>
+      Errors.isPoolError(error) && error._tag === "AcquireTimeout" &&
+      (error.phase === "Connect" || error.phase === "Validate")
+  })
+
+  /** Whether nobody has answered a connect, or nobody yet: another one costs the server next to nothing. */
+  const isAway = (error: unknown): boolean =>
+    Errors.classify(Errors.failureOf(error), { phase: "Connect", reused: false, replied: false }).kind === "Unreachable"
 
   // ---------------------------------------------------------------------------------------------------------------
   // trying again
@@ -345,10 +380,34 @@ export const make = Effect.fnUntraced(function*(
       : undefined
   }
 
+  /** By one more call, which has nothing to do: as the probe it finds out whether the server serves whom it lets in. */
+  const reached = Effect.suspend(() => {
+    breaker.reachedUnsafe(now())
+    return breaker.closedPermitUnsafe() === undefined ? Effect.ignore(borrowAdmitted(() => Effect.void)) : Effect.void
+  })
+
+  const lookout = Lookout.make({
+    now,
+    draw: () => random.nextDoubleUnsafe(),
+    runFork: Effect.runForkWith(Logbook.naming(yield* Effect.context<never>(), metrics.pool)),
+    isOutOfReach: () => pool.lastConnectFailureUnsafe() !== undefined,
+    leastPause: () => {
+      const failure = pool.lastConnectFailureUnsafe()
+      return failure !== undefined && isAway(failure) ? 0 : pool.connectPauseUnsafe()
+    },
+    connect: Effect.suspend(() => {
+      pool.reopenUnsafe()
+      return Effect.map(Effect.exit(pool.warm(1)), Exit.isSuccess)
+    }),
+    reached,
+    isOver: pool.isClosing
+  })
+
   const { recover } = Recovery.make({
     now,
     draw: () => random.nextDoubleUnsafe(),
     find,
+    lookout,
     connectPause: pool.connectPauseUnsafe,
     circuitPause,
     budget,
@@ -476,6 +535,18 @@ export const make = Effect.fnUntraced(function*(
       })
     })
 
+  const sendUnsafe = Flight.make({
+    closedPermit: breaker.closedPermitUnsafe,
+    take: pool.takeUnsafe,
+    giveBack: pool.giveBackUnsafe,
+    tracked: trackUnder,
+    borrow,
+    recover: (cause, permit, f, fiber) => {
+      settle(permit, cause)
+      return recoverStatement(cause, borrowAdmitted(f), fiber)
+    }
+  })
+
   /** A lease that could not be prepared is given back before another one is tried. */
   const prepared = (prepare: (connection: TrackedConnection) => Effect.Effect<unknown, SqlError, Scope.Scope>) =>
     Effect.flatMap(Effect.scope, (parent) => {
@@ -484,6 +555,22 @@ export const make = Effect.fnUntraced(function*(
         Scope.provide(Effect.tap(leaseExclusive, prepare), scope),
         (exit) => Exit.isSuccess(exit) ? Effect.void : Scope.close(scope, exit)
       )
+    })
+
+  const reserve: Executor["Service"]["reserve"] = (prepare) =>
+    retried(prepare === undefined ? leaseExclusive : prepared(prepare))
+
+  const hold = (restore: Held.Restore): Effect.Effect<Held.Held, SqlError> =>
+    Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
+      const permit = UnitOfWork.of(fiber) === undefined && fiber.getRef(Deadlines.Deadline) === Infinity
+        ? breaker.closedPermitUnsafe()
+        : undefined
+      const held = permit === undefined ? undefined : holdExclusive(permit, restore)
+      if (held === undefined) return Held.hold(reserve(), restore)
+      return Effect.catchCause(held, (cause) => {
+        settle(permit!, cause)
+        return Held.hold(recoverStatement(cause, leaseExclusive, fiber), restore)
+      })
     })
 
   // ---------------------------------------------------------------------------------------------------------------
@@ -681,8 +768,11 @@ export const make = Effect.fnUntraced(function*(
     use: (f, options = {}) =>
       unit(Effect.scopedWith((scope) => Effect.flatMap(Scope.provide(leaseExclusive, scope), f)), options),
     borrow,
+    sendUnsafe,
     lease: retried(leaseShared),
-    reserve: (prepare) => retried(prepare === undefined ? leaseExclusive : prepared(prepare)),
+    reserve,
+    hold,
+    renew: (cause, prepare) => underDeadline((fiber) => recoverStatement(cause, prepared(prepare), fiber)),
     enforce,
     resolve
   })
@@ -787,7 +877,7 @@ export interface TransactionOptions extends RunOptions {
   /**
    * Looks up what became of a COMMIT whose answer was lost, by `pg_xact_status`: one that was applied is a success, one
    * that was rolled back is repeated like any other loss. It needs PostgreSQL 13 or newer and costs a transaction id per
-   * transaction, and no round trip: the id comes with the answer to BEGIN. What the server cannot tell, after a failover
+   * transaction, and the round trip of BEGIN, with whose answer the id comes, and which else goes with the first statement. What the server cannot tell, after a failover
    * say, stays an `OutcomeUnknown`, whose `unresolved` says why. It is asked until the deadline, or for the
    * `acquireTimeout`. Default: what the surrounding work says, else false.
    *

@@ -275,8 +275,11 @@ const client = (options: Options) =>
     const pgClient = yield* Client.make(
       {
         borrow: executor.borrow,
+        sendUnsafe: executor.sendUnsafe,
         lease: executor.lease,
         reserve: executor.reserve,
+        hold: executor.hold,
+        renew: executor.renew,
         evict: ({ session }) => pool.evictUnsafe(session, "invalid"),
         enforce: executor.enforce,
         resolve: executor.resolve

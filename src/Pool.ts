@@ -167,6 +167,17 @@ export class Pool extends Context.Service<Pool, {
    * state. A session that comes back inside a transaction, or with a statement or listener open, is closed.
    */
   readonly reserve: (options?: CheckoutOptions) => Effect.Effect<Lease, AcquireError, Scope.Scope>
+  /**
+   * The same for whoever cannot be interrupted but where `restore` allows it, and gives the session back by himself: it is
+   * his as soon as `take` succeeds. `undefined` with `multiplex` or `leakThreshold`. `since` is when it was taken, in
+   * nanoseconds of the monotonic clock.
+   */
+  readonly exclusiveUnsafe: {
+    readonly take: (
+      restore: <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
+    ) => Effect.Effect<PoolSession, AcquireError>
+    readonly giveBack: (session: PoolSession, since: bigint) => void
+  } | undefined
   /** Keeps a session that is shared by `multiplex` from being lent to anybody else until the scope closes. */
   readonly exclude: (session: PoolSession) => Effect.Effect<void, never, Scope.Scope>
   readonly stats: Effect.Effect<Stats>
@@ -178,6 +189,8 @@ export class Pool extends Context.Service<Pool, {
   readonly fleet: Effect.Effect<Option.Option<FleetReport>>
   /** Milliseconds until the next connect is tried after failed ones, 0 when it may be tried now. */
   readonly connectPauseUnsafe: () => number
+  /** Lets the next connect be tried now, whatever is left of the pause after failed ones. */
+  readonly reopenUnsafe: () => void
   /** Why the last connect failed, when none has worked since. */
   readonly lastConnectFailureUnsafe: () => AcquireError | undefined
   /** Sessions that have ended here, and not yet on the server: their places are taken. */
@@ -608,6 +621,14 @@ export const make = Effect.fnUntraced(function*(
       })
     )
 
+  const exclusiveUnsafe: Pool["Service"]["exclusiveUnsafe"] = isPinnedLater || leaks !== undefined ? undefined : {
+    take: (restore) => checkout(undefined, true, restore),
+    giveBack: (session, since) => {
+      store.use.observe(secondsSince(since))
+      takeBack(session, true)
+    }
+  }
+
   /** Waits for what others still have on the wire. */
   const pin = (
     session: Session.Session,
@@ -632,7 +653,8 @@ export const make = Effect.fnUntraced(function*(
     return Effect.flatMap(
       Effect.forkDetach(pinnedApart, { startImmediately: true }),
       (fiber) =>
-        Effect.onError(
+        // There was nothing to wait for.
+        fiber.pollUnsafe() ?? Effect.onError(
           restore(Effect.timeoutOrElse(Fiber.join(fiber), {
             duration: Math.max(0, timeout - elapsed(startedAt)),
             orElse: () => Effect.fail(timedOut(elapsed(startedAt), "Queue"))
@@ -948,11 +970,13 @@ export const make = Effect.fnUntraced(function*(
     giveBackUnsafe,
     get,
     reserve,
+    exclusiveUnsafe,
     exclude,
     stats: Effect.sync(statsUnsafe),
     statsUnsafe,
     fleet: Effect.sync(() => Option.fromUndefinedOr(fleet?.report())),
     connectPauseUnsafe: connector.pause,
+    reopenUnsafe: connector.reopen,
     lastConnectFailureUnsafe: connector.lastFailure,
     leavingUnsafe: () => connector.taken() - connector.connecting() - members.size,
     vitalSignsUnsafe: vitalSigns.read,

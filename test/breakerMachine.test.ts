@@ -437,4 +437,29 @@ describe("breakerMachine", () => {
       assert.strictEqual(bench.pass(30_000).fail(5).open().openFor, 30_000)
     })
   })
+
+  describe("a database that is known to be reachable again", () => {
+    it("ends the wait of an open circuit: the next call is the probe, and the back-off is what it was", () => {
+      const bench = new Bench()
+      for (let call = 0; call < 5; call++) bench.call("Failure")
+      bench.now = 3_000
+      bench.circuit = Machine.endWait(bench.circuit)
+      assert.strictEqual(bench.circuit._tag, "HalfOpen")
+      const probe = bench.permit()
+      assert.isTrue(probe.probe)
+      assert.strictEqual(bench.rejected(), 5_000)
+      bench.settle(probe, "Failure")
+      assert(bench.circuit._tag === "Open")
+      assert.strictEqual(bench.circuit.openFor, 60_000)
+    })
+
+    it("is no news for a circuit in any other state", () => {
+      const bench = new Bench()
+      assert.strictEqual(Machine.endWait(bench.circuit), bench.circuit)
+      for (const holds of [{ isolations: [{ reason: "moved" }], disablings: 0 }, { isolations: [], disablings: 1 }]) {
+        const held = Machine.hold(bench.circuit, holds, config)
+        assert.strictEqual(Machine.endWait(held), held)
+      }
+    })
+  })
 })

@@ -328,11 +328,13 @@ describe("rejections", () => {
       yield* Effect.flip(sql`SELECT 1`)
       const patient = yield* start(executor.run(sql`SELECT 1`, { waitForCircuit: true, deadline: "2 minutes" }))
       yield* pass("10 seconds")
-      server.manner = "accepts"
       assert.strictEqual(seen().breakerRejections.open, 0)
-      const hasty = executor.run(sql`SELECT 1`, { waitForCircuit: true, deadline: "5 seconds" })
-      assert.strictEqual((yield* Effect.flip(hasty))._tag, "CircuitOpen")
+      const hasty = yield* start(
+        Effect.flip(executor.run(sql`SELECT 1`, { waitForCircuit: true, deadline: "5 seconds" }))
+      )
+      assert.strictEqual((yield* end(hasty))._tag, "CircuitOpen")
       assert.strictEqual(seen().breakerRejections.open, 1)
+      server.manner = "accepts"
       assert.strictEqual((yield* end(patient)).length, 1)
       assert.deepStrictEqual(seen().breakerRejections, { open: 1, half_open: 0, isolated: 0 })
     }))

@@ -42,14 +42,19 @@ const terms: Recovery.Terms = {
 }
 
 /** Runs work as the executor does: once, and then under recovery. */
-const setUp = Effect.fnUntraced(function*(budget?: Schedule.Budget) {
+const setUp = Effect.fnUntraced(function*(budget?: Schedule.Budget, backAt = 0) {
   const clock = yield* Clock.Clock
+  const now = () => clock.currentTimeMillisUnsafe()
   const retries: Array<string> = []
   const { recover } = Recovery.make<Errors.RetriesExhausted>({
-    now: () => clock.currentTimeMillisUnsafe(),
+    now,
     draw: () => 0,
     find: (error) => error instanceof Down ? error.judgement : undefined,
     connectPause: () => 0,
+    lookout: {
+      isNeeded: () => now() < backAt,
+      wait: (millis) => Effect.sleep(Math.min(millis, Math.max(0, backAt - now())))
+    },
     circuitPause: (error) => error instanceof Errors.CircuitOpen ? error.retryAfter : undefined,
     budget,
     onPause: () => {},
@@ -142,6 +147,53 @@ describe("recovery", () => {
       const { result } = yield* timed(run(work, { waitForCircuitUntil: 60_000 }))
       assert.strictEqual(result._tag, "Success")
       assert.deepStrictEqual(retries, [])
+    }))
+
+  it.effect("39: nor need it fit while the server is looked out for, which may be back sooner", () =>
+    Effect.gen(function*() {
+      const { run } = yield* setUp(undefined, 3_000)
+      let runs = 0
+      const work = () => Effect.suspend(() => ++runs === 1 ? Effect.fail(open(30_000)) : Effect.succeed("row"))
+      const { at, result } = yield* timed(run(work, { waitForCircuitUntil: 10_000 }))
+      assert.strictEqual(result._tag, "Success")
+      assert.strictEqual(at, 3_000)
+    }))
+
+  it.effect("39: a call that waited in vain says so just before its time is up", () =>
+    Effect.gen(function*() {
+      const { run } = yield* setUp(undefined, Infinity)
+      const { at, result } = yield* timed(run(() => Effect.fail(open(30_000)), { waitForCircuitUntil: 10_000 }))
+      assert(result._tag === "Failure" && result.failure instanceof Errors.CircuitOpen)
+      assert.strictEqual(at, 9_995)
+    }))
+
+  const unreachable = () => new Down({ isOfConnect: true })
+
+  it.effect("38: attempts that end before the server is back are none of a call that waits for it", () =>
+    Effect.gen(function*() {
+      const { retries, run } = yield* setUp(undefined, 3_000)
+      const work = failing(5, unreachable)
+      const { at, result } = yield* timed(run(work.attempt, { waitForCircuitUntil: 10_000 }))
+      assert.strictEqual(result._tag, "Success")
+      assert.deepStrictEqual([work.runs(), at, retries.length], [6, 3_000, 4])
+    }))
+
+  it.effect("38: they are those of a call that does not, and of a failure that was not one to connect", () =>
+    Effect.gen(function*() {
+      for (const [make, own] of [[unreachable, {}], [() => new Down(), { waitForCircuitUntil: 10_000 }]] as const) {
+        const { run } = yield* setUp(undefined, Infinity)
+        const { result } = yield* timed(run(failing(6, make).attempt, own))
+        assert(result._tag === "Failure" && result.failure instanceof Errors.RetriesExhausted)
+        assert.deepStrictEqual([result.failure.attempts, result.failure.stoppedBy], [5, "attempts"])
+      }
+    }))
+
+  it.effect("38: a call whose server never comes back has the attempts that it made", () =>
+    Effect.gen(function*() {
+      const { run } = yield* setUp(undefined, Infinity)
+      const { at, result } = yield* timed(run(failing(9, unreachable).attempt, { waitForCircuitUntil: 10_000 }))
+      assert(result._tag === "Failure" && result.failure instanceof Errors.RetriesExhausted)
+      assert.deepStrictEqual([result.failure.attempts, at], [5, 9_995])
     }))
 
   it.effect("40: a wait with another attempt behind it that would pass the deadline is not begun", () =>

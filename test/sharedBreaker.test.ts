@@ -1,4 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
+import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
@@ -102,6 +103,19 @@ const unavailable = Effect.fail(
 
 describe("Breaker.layerShared", () => {
   breakerSuite(shared, [48])
+
+  it.effect("a process that can reach the database again leaves it to the fleet when to probe", () =>
+    Effect.gen(function*() {
+      const { a, asked } = yield* fleet(1)
+      yield* fail(a, 5)
+      asked.length = 0
+      a.reachedUnsafe(yield* Clock.currentTimeMillis)
+      assert.strictEqual(yield* told(a), "CircuitOpen")
+      assert.deepStrictEqual(asked, ["admit"])
+      assert.strictEqual((yield* a.state)._tag, "Open")
+      yield* TestClock.adjust("36 seconds")
+      assert.strictEqual(yield* told(a), "ran")
+    }))
 
   describe("while all is well", () => {
     it.effect("building it asks the store nothing, and neither do calls that succeed", () =>

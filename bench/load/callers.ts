@@ -1,7 +1,7 @@
 /** Callers in a closed loop: each has one operation under way, and begins the next when it has ended. */
 import * as Effect from "effect/Effect"
 
-/** Durations in buckets that are two percent wide, from a microsecond on. */
+/** Durations in buckets that are half a percent wide, from a microsecond on. */
 export interface Latencies {
   readonly record: (millis: number) => void
   readonly clear: () => void
@@ -10,10 +10,11 @@ export interface Latencies {
   readonly quantile: (share: number) => number
 }
 
-const width = Math.log(1.02)
+const width = Math.log(1.005)
 
-export const makeLatencies = (): Latencies => {
-  const buckets = new Uint32Array(1200)
+const makeLatencies = (): Latencies => {
+  // Up to five minutes.
+  const buckets = new Uint32Array(4000)
   let total = 0
   return {
     record: (millis) => {
@@ -52,6 +53,9 @@ const noteError = (tally: Tally, error: unknown): void => {
   tally.firstError ??= String(error)
 }
 
+/** An answer that is an error at once must not keep the timers, which end the loop, from their turn. */
+const nextTurn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve))
+
 export const promiseCallers = (
   count: number,
   operation: () => Promise<unknown>,
@@ -65,6 +69,7 @@ export const promiseCallers = (
         tally.latencies.record(performance.now() - startedAt)
       } catch (error) {
         noteError(tally, error)
+        await nextTurn()
       }
     }
   }
@@ -78,16 +83,21 @@ export const effectCallers = <E, R>(
 ): Effect.Effect<void, never, R> => {
   const caller = Effect.suspend(() => {
     let startedAt = 0
+    let hasFailed = false
     return Effect.whileLoop({
       while: () => !tally.isOver,
       body: () => {
+        hasFailed = false
         startedAt = performance.now()
-        return Effect.catchCause(
-          operation(),
-          (cause) => Effect.sync(() => noteError(tally, cause.reasons[0]))
-        )
+        return Effect.catchCause(operation(), (cause) => {
+          hasFailed = true
+          noteError(tally, cause.reasons[0])
+          return Effect.promise(nextTurn)
+        })
       },
-      step: () => tally.latencies.record(performance.now() - startedAt)
+      step: () => {
+        if (!hasFailed) tally.latencies.record(performance.now() - startedAt)
+      }
     })
   })
   return Effect.forEach(Array.from({ length: count }), () => caller, { concurrency: "unbounded", discard: true })

@@ -1,10 +1,17 @@
 import type { Tally } from "./callers.ts"
 import type { Suite } from "./workload.ts"
 
+/** What a number of callers do, over and over. */
+export interface Work {
+  readonly suite: Suite
+  /** Rows of a range, bytes of a payload. */
+  readonly size: number
+}
+
 /** One client, connected. */
 export interface Contender {
   /** Sets callers to work until the tally says that it is over. */
-  readonly run: (suite: Suite, callers: number, tally: Tally) => Promise<unknown>
+  readonly run: (work: Work, callers: number, tally: Tally) => Promise<unknown>
   readonly close: () => Promise<unknown>
 }
 
@@ -25,4 +32,6 @@ export const contenders = {
 
 export type Name = keyof typeof contenders
 
-export const isMultiplexed = (name: Name): boolean => name.endsWith(", multiplexed")
+export const names = Object.keys(contenders) as ReadonlyArray<Name>
+
+export const isMultiplexed = (name: string): boolean => name.endsWith(", multiplexed")

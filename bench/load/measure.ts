@@ -1,65 +1,35 @@
 /** Runs contenders side by side: each in a process of its own, in turns, several rounds. */
 import { type ChildProcess, fork } from "node:child_process"
 import { on, once } from "node:events"
-import { readFileSync } from "node:fs"
 import { fileURLToPath } from "node:url"
-import type { Name } from "./contender.ts"
-import type { Result, Task } from "./host.ts"
-import type { Suite } from "./workload.ts"
-
-/** One line of the results. */
-export interface Row {
-  readonly suite: string
-  readonly contender: string
-  readonly callers: number
-  readonly max: number
-  readonly qps: number
-  /** The median of the rounds' ratios to the driver's own pool in the same mode. */
-  readonly ratioToPgClient: number | null
-  readonly p50Ms: number
-  readonly p99Ms: number
-  readonly clientCpuUs: number
-  readonly serverCpuUs: number | null
-  readonly rssMb: number
-  readonly errors: number
-  /** The results of each round, in their order. */
-  readonly rounds: ReadonlyArray<number>
-}
+import { type LoadRow, median } from "../performance/row.ts"
+import { isMultiplexed, type Name } from "./contender.ts"
+import type { Result, Span, Task } from "./host.ts"
+import type { Server } from "./server.ts"
+import { cleanup, type Suite } from "./workload.ts"
 
 export interface Cell {
   readonly suite: Suite
+  /** Rows of a range, bytes of a payload. */
+  readonly size: number
   readonly callers: number
   readonly max: number
   readonly contenders: ReadonlyArray<Name>
   readonly rounds: number
-  /** Milliseconds. */
-  readonly warmUp: number
-  readonly lasts: number
+  /** How long each contender works before its first round: for the compiler, and until all sessions are open. */
+  readonly prime: Span
+  readonly warmUp: Span
+  readonly lasts: Span
 }
 
-export const median = (values: ReadonlyArray<number>): number => {
-  const sorted = values.toSorted((a, b) => a - b)
-  const middle = sorted.length >> 1
-  return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2
-}
+/** Anything that a contender is asked for takes far less. */
+const deadline = 120_000
 
-/** Clock ticks that the server's processes have used; `undefined` where there is no /proc. */
-const serverTicks = (postmaster: number): number | undefined => {
-  const stat = (pid: number) => readFileSync(`/proc/${pid}/stat`, "utf8").replace(/^.*\) /, "").split(" ").map(Number)
-  try {
-    const own = stat(postmaster)
-    // Those that have ended are in the parent's account.
-    let ticks = own[11]! + own[12]! + own[13]! + own[14]!
-    for (const pid of readFileSync(`/proc/${postmaster}/task/${postmaster}/children`, "utf8").trim().split(" ")) {
-      const fields = stat(Number(pid))
-      ticks += fields[11]! + fields[12]!
-    }
-    return ticks
-  } catch {
-    return undefined
-  }
-}
-const microsPerTick = 10_000
+/** As many draining callers as this are not waited for when nothing is measured afterwards. */
+const crowd = 10_000
+
+/** Callers for whom ten sessions are opened even where one is shared by 32 of them. */
+const fullHouse = 400
 
 /** A contender's process, and what it has said that nobody has heard yet. */
 interface Host {
@@ -73,8 +43,12 @@ const start = async (name: Name, url: string, max: number): Promise<Host> => {
   const host: Host = {
     process: child,
     answer: async () => {
+      const timer = setTimeout(() => child.kill("SIGKILL"), deadline)
       const next = await answers.next()
-      if (next.done === true) throw new Error(`${name} has ended with exit code ${child.exitCode}`)
+      clearTimeout(timer)
+      if (next.done === true) {
+        throw new Error(`${name} has ended with ${child.signalCode ?? `exit code ${child.exitCode}`} in mid-task`)
+      }
       return (next.value as [unknown])[0]
     }
   }
@@ -82,61 +56,100 @@ const start = async (name: Name, url: string, max: number): Promise<Host> => {
   return host
 }
 
-export const measure = async (cell: Cell, url: string, postmaster: number): Promise<ReadonlyArray<Row>> => {
-  const { callers, contenders, lasts, max, rounds, suite, warmUp } = cell
-  const hosts = new Map<Name, Host>()
-  for (const name of contenders) hosts.set(name, await start(name, url, max))
-  const results = new Map<Name, Array<Result & { readonly serverCpuUs: number | undefined }>>(
-    contenders.map((name) => [name, []])
-  )
-  try {
-    for (let round = 0; round < rounds; round++) {
-      for (let turn = 0; turn < contenders.length; turn++) {
-        const name = contenders[(turn + round) % contenders.length]!
-        const host = hosts.get(name)!
-        const task: Task = { suite, callers, warmUp: round === 0 ? 2 * warmUp : warmUp, lasts }
-        host.process.send(task)
-        await host.answer()
-        const before = serverTicks(postmaster)
-        const result = await host.answer() as Result
-        const after = serverTicks(postmaster)
-        await host.answer()
-        const ticks = before === undefined || after === undefined ? undefined : after - before
-        results.get(name)!.push({
-          ...result,
-          serverCpuUs: ticks === undefined ? undefined : (ticks * microsPerTick) / result.count
-        })
-        if (result.firstError !== undefined) console.error(`${name}: ${result.firstError}`)
-      }
-    }
-  } finally {
-    for (const host of hosts.values()) {
-      if (host.process.exitCode !== null) continue
-      host.process.send("close")
-      await once(host.process, "exit")
-    }
+const end = async ({ process }: Host): Promise<void> => {
+  if (process.exitCode !== null || process.signalCode !== null) return
+  const ended = once(process, "exit")
+  process.send("close")
+  const timer = setTimeout(() => process.kill("SIGKILL"), 2_000)
+  await ended
+  clearTimeout(timer)
+}
+
+type Measured = Result & { readonly serverCpuUs: number | undefined }
+
+const rowsOf = (cell: Cell, results: ReadonlyMap<Name, ReadonlyArray<Measured>>): ReadonlyArray<LoadRow> => {
+  const { callers, contenders, max, size, suite } = cell
+  const rounds = (name: Name, figure: (result: Measured) => number | undefined): ReadonlyArray<number> | undefined => {
+    const figures = results.get(name)?.map(figure)
+    return figures?.every((each) => each !== undefined) ? figures : undefined
   }
-  const qpsOf = (name: Name) => results.get(name)!.map(({ count, seconds }) => count / seconds)
-  return contenders.map((name): Row => {
+  const qps = ({ count, seconds }: Measured) => count / seconds
+  const medianOf = (figures: ReadonlyArray<number> | undefined) => (figures === undefined ? null : median(figures))
+  const ratios = (name: Name, base: Name, figure: (result: Measured) => number | undefined) => {
+    const own = rounds(name, figure)
+    const others = rounds(base, figure)
+    return own === undefined || others === undefined ? undefined : own.map((each, round) => each / others[round]!)
+  }
+  return contenders.map((name): LoadRow => {
     const own = results.get(name)!
-    const qps = qpsOf(name)
-    const base: Name = name.endsWith(", multiplexed") ? "PgClient, multiplexed" : "PgClient"
-    const baseQps = contenders.includes(base) ? qpsOf(base) : undefined
-    const server = own.flatMap(({ serverCpuUs }) => serverCpuUs === undefined ? [] : [serverCpuUs])
+    const base = isMultiplexed(name) ? "PgClient, multiplexed" : "PgClient"
+    const toPgClient = ratios(name, base, qps)
     return {
       suite,
       contender: name,
       callers,
       max,
-      qps: median(qps),
-      ratioToPgClient: baseQps === undefined ? null : median(qps.map((each, round) => each / baseQps[round]!)),
-      p50Ms: median(own.map(({ p50Ms }) => p50Ms)),
-      p99Ms: median(own.map(({ p99Ms }) => p99Ms)),
+      qps: median(own.map(qps)),
+      ratioToPgClient: medianOf(toPgClient),
+      p50Ms: medianOf(rounds(name, ({ p50Ms }) => p50Ms)),
+      p99Ms: medianOf(rounds(name, ({ p99Ms }) => p99Ms)),
       clientCpuUs: median(own.map(({ clientCpuUs }) => clientCpuUs)),
-      serverCpuUs: server.length === 0 ? null : median(server),
+      serverCpuUs: medianOf(rounds(name, ({ serverCpuUs }) => serverCpuUs)),
       rssMb: median(own.map(({ rssMb }) => rssMb)),
       errors: own.reduce((sum, { errors }) => sum + errors, 0),
-      rounds: qps
+      size: suite === "range" || suite === "payload" ? size : null,
+      ratioToPostgresJs: medianOf(ratios(name, "postgres.js", qps)),
+      ratioToPg: medianOf(ratios(name, "pg", qps)),
+      p50RatioToPgClient: medianOf(ratios(name, base, ({ p50Ms }) => p50Ms)),
+      p99RatioToPostgresJs: medianOf(ratios(name, "postgres.js", ({ p99Ms }) => p99Ms)),
+      rounds: own.map(qps),
+      ratios: toPgClient ?? null
     }
   })
+}
+
+export const measure = async (cell: Cell, server: Server): Promise<ReadonlyArray<LoadRow>> => {
+  const { callers, contenders, lasts, max, prime, rounds, size, suite, warmUp } = cell
+  await server.run(cleanup)
+  const hosts = new Map<Name, Host>()
+  const results = new Map<Name, Array<Measured>>(contenders.map((name) => [name, []]))
+  try {
+    for (const [index, host] of (await Promise.all(contenders.map((name) => start(name, server.url, max)))).entries()) {
+      hosts.set(contenders[index]!, host)
+    }
+    const perform = async (host: Host, task: Task, isLeft: boolean): Promise<Measured> => {
+      host.process.send(task)
+      await host.answer()
+      const before = server.cpuTicks()
+      const result = await host.answer() as Result
+      const after = server.cpuTicks()
+      if (isLeft) {
+        host.process.kill("SIGKILL")
+        await once(host.process, "exit")
+      } else await host.answer()
+      const ticks = before === undefined || after === undefined ? undefined : after - before
+      return { ...result, serverCpuUs: ticks === undefined ? undefined : ticks * server.microsPerTick / result.count }
+    }
+    const primer: Task = {
+      suite,
+      size,
+      callers: Math.max(max, Math.min(callers, fullHouse)),
+      warmUp: prime,
+      lasts: { atLeast: 1, atMost: 1, answers: 0 }
+    }
+    for (const host of hosts.values()) await perform(host, primer, false)
+    const task: Task = { suite, size, callers, warmUp, lasts }
+    for (let round = 0; round < rounds; round++) {
+      const isLeft = callers >= crowd && round === rounds - 1
+      for (let turn = 0; turn < contenders.length; turn++) {
+        const name = contenders[(turn + round) % contenders.length]!
+        const result = await perform(hosts.get(name)!, task, isLeft)
+        results.get(name)!.push(result)
+        if (result.firstError !== undefined) console.error(`${name}: ${result.firstError}`)
+      }
+    }
+  } finally {
+    await Promise.all(Array.from(hosts.values(), end))
+  }
+  return rowsOf(cell, results)
 }

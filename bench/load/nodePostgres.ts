@@ -2,25 +2,26 @@
 // https://node-postgres.com/features/queries#prepared-statements
 import { Pool } from "pg"
 import { promiseCallers } from "./callers.ts"
-import type { Contender, Setting } from "./contender.ts"
-import { makeIds, rangeOf, type Suite, text } from "./workload.ts"
+import type { Contender, Setting, Work } from "./contender.ts"
+import { makeIds, rows, type Suite, text } from "./workload.ts"
+
+const query = (name: keyof typeof text, values: Array<unknown>) => ({ name, text: text[name], values })
 
 export const open = async ({ max, url }: Setting): Promise<Contender> => {
   const pool = new Pool({ connectionString: url, max })
-  const nextId = makeIds(1)
-  const query = (name: keyof typeof text, values: ReadonlyArray<unknown>) => ({
-    name,
-    text: text[name],
-    values: [...values]
-  })
-  const operations: Readonly<Record<Suite, () => Promise<unknown>>> = {
-    read: () => pool.query(query("read", [nextId()])),
-    range: () => {
-      const from = nextId()
-      return pool.query(query("range", [from, from + rangeOf]))
+  const nextId = makeIds()
+  const operations: Readonly<Record<Suite, (size: number) => () => Promise<unknown>>> = {
+    read: () => () => pool.query(query("read", [nextId()])),
+    range: (size) => {
+      const nextFrom = makeIds(rows - size)
+      return () => {
+        const from = nextFrom()
+        return pool.query(query("range", [from, from + size]))
+      }
     },
-    insert: () => pool.query(query("insert", [nextId(), "seen"])),
-    transaction: async () => {
+    payload: (size) => () => pool.query(query("payload", [size])),
+    insert: () => () => pool.query(query("insert", [nextId(), "seen"])),
+    transaction: () => async () => {
       const id = nextId()
       const client = await pool.connect()
       try {
@@ -38,7 +39,7 @@ export const open = async ({ max, url }: Setting): Promise<Contender> => {
     }
   }
   return {
-    run: (suite, callers, tally) => promiseCallers(callers, operations[suite], tally),
+    run: ({ size, suite }: Work, callers, tally) => promiseCallers(callers, operations[suite](size), tally),
     close: () => pool.end()
   }
 }

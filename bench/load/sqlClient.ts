@@ -4,21 +4,25 @@ import type * as Layer from "effect/Layer"
 import * as ManagedRuntime from "effect/ManagedRuntime"
 import { SqlClient } from "effect/sql"
 import { effectCallers } from "./callers.ts"
-import type { Contender } from "./contender.ts"
-import { makeIds, rangeOf, type Suite } from "./workload.ts"
+import type { Contender, Work } from "./contender.ts"
+import { makeIds, rows, type Suite } from "./workload.ts"
 
 export const contend = async <E>(layer: Layer.Layer<SqlClient.SqlClient, E>): Promise<Contender> => {
   const runtime = ManagedRuntime.make(layer)
   const sql = await runtime.runPromise(SqlClient.SqlClient)
-  const nextId = makeIds(1)
-  const operations: Readonly<Record<Suite, () => Effect.Effect<unknown, unknown>>> = {
-    read: () => sql`SELECT id, name, price, note FROM item WHERE id = ${nextId()}`,
-    range: () => {
-      const from = nextId()
-      return sql`SELECT id, name, price, note FROM item WHERE id >= ${from} AND id < ${from + rangeOf}`
+  const nextId = makeIds()
+  const operations: Readonly<Record<Suite, (size: number) => () => Effect.Effect<unknown, unknown>>> = {
+    read: () => () => sql`SELECT id, name, price, note FROM item WHERE id = ${nextId()}`,
+    range: (size) => {
+      const nextFrom = makeIds(rows - size)
+      return () => {
+        const from = nextFrom()
+        return sql`SELECT id, name, price, note FROM item WHERE id >= ${from} AND id < ${from + size}`
+      }
     },
-    insert: () => sql`INSERT INTO event (item, what) VALUES (${nextId()}, ${"seen"})`,
-    transaction: () => {
+    payload: (size) => () => sql`SELECT repeat('x', ${size}::int) AS payload`,
+    insert: () => () => sql`INSERT INTO event (item, what) VALUES (${nextId()}, ${"seen"})`,
+    transaction: () => () => {
       const id = nextId()
       return sql.withTransaction(Effect.gen(function*() {
         yield* sql`SELECT id, name, price, note FROM item WHERE id = ${id}`
@@ -28,7 +32,8 @@ export const contend = async <E>(layer: Layer.Layer<SqlClient.SqlClient, E>): Pr
     }
   }
   return {
-    run: (suite, callers, tally) => runtime.runPromise(effectCallers(callers, operations[suite], tally)),
+    run: ({ size, suite }: Work, callers, tally) =>
+      runtime.runPromise(effectCallers(callers, operations[suite](size), tally)),
     close: () => runtime.dispose()
   }
 }

@@ -7,9 +7,11 @@ import type * as Scope from "effect/Scope"
 import type { SqlError } from "effect/sql/SqlError"
 import type { Permit } from "./breakerMachine.ts"
 import type { Evidence, Judgement } from "./evidence.ts"
+import type { Held, Restore } from "./held.ts"
 import * as LastWords from "./lastWords.ts"
 import type { Session } from "./session.ts"
 import { TrackedConnection } from "./trackedConnection.ts"
+import { Turn } from "./turn.ts"
 import * as UnitOfWork from "./unitOfWork.ts"
 import type { Circumstances, Failure, Signal } from "./verdict.ts"
 
@@ -44,6 +46,10 @@ interface Lender<E> {
     E,
     Scope.Scope
   >
+  readonly exclusiveUnsafe: {
+    readonly take: (restore: Restore) => Effect.Effect<Session, E>
+    readonly giveBack: (session: Session, since: bigint) => void
+  } | undefined
   readonly exclude: (session: Session) => Effect.Effect<void, never, Scope.Scope>
   readonly isClosing: () => boolean
 }
@@ -134,15 +140,17 @@ export const make = <C, E>(court: Court<C, E>) => {
   }
 
   /** Binds a statement to what admitted it, so that its outcome is told under that permit and no later one. */
+  const trackUnder = (session: Session, permit: Permit): TrackedConnection => {
+    const connection = tracked(session)
+    connection.permit = permit
+    return connection
+  }
+
   const underPermit = <A, R>(
     permit: Permit,
     f: (connection: TrackedConnection) => Effect.Effect<A, SqlError, R>
   ) =>
-  (session: Session): Effect.Effect<A, SqlError, R> => {
-    const connection = tracked(session)
-    connection.permit = permit
-    return f(connection)
-  }
+  (session: Session): Effect.Effect<A, SqlError, R> => f(trackUnder(session, permit))
 
   const borrowAdmitted = <A, R>(f: (connection: TrackedConnection) => Effect.Effect<A, SqlError, R>) =>
     admitted((permit, options) =>
@@ -219,5 +227,39 @@ export const make = <C, E>(court: Court<C, E>) => {
     Effect.map(pool.reserve(options), ({ driver, session }) => track(session, driver))
   )
 
-  return { settle, checkoutOptions, underPermit, borrowAdmitted, borrowUnguarded, leaseShared, leaseExclusive }
+  /**
+   * The same under a permit that is at hand, without a scope, for whoever cannot be interrupted; `undefined` where the pool
+   * has no such way.
+   */
+  const holdExclusive = (permit: Permit, restore: Restore): Effect.Effect<Held, E> | undefined => {
+    const { exclusiveUnsafe } = pool
+    if (exclusiveUnsafe === undefined) return undefined
+    return Effect.map(exclusiveUnsafe.take(restore), (session): Held => {
+      evidence.meet(session)
+      const since = evidence.observer.monotonicNanos()
+      const turn = new Turn()
+      const tracked = new TrackedConnection(session, session.driver, evidence.observer, undefined, turn)
+      return {
+        tracked,
+        release: (exit) => {
+          turn.isOver = true
+          settleLease(permit, tracked, exit)
+          exclusiveUnsafe.giveBack(session, since)
+          return undefined
+        }
+      }
+    })
+  }
+
+  return {
+    holdExclusive,
+    settle,
+    checkoutOptions,
+    trackUnder,
+    underPermit,
+    borrowAdmitted,
+    borrowUnguarded,
+    leaseShared,
+    leaseExclusive
+  }
 }

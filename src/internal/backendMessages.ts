@@ -131,6 +131,31 @@ export const makeScanner = (onParameter: (name: string, value: string) => void =
     } else if (type === parameterStatus) report = []
   }
 
+  /** Past whole messages of which at most a byte is kept: rows above all, and all that there is of most answers. */
+  const pass = (chunk: Uint8Array, from: number): number => {
+    const length = chunk.length
+    let offset = from
+    let last = type
+    let statusAt = -1
+    while (length - offset >= headerLength) {
+      const next = chunk[offset]!
+      const isStatus = next === readyForQuery
+      if (!isStatus && isLookedInto(next)) break
+      const body = offset + headerLength
+      const end = body + bodyLength(chunk, offset + 1)
+      if (end > length || (isStatus && end === body)) break
+      statusAt = isStatus ? body : -1
+      last = next
+      offset = end
+    }
+    if (offset > from) {
+      type = last
+      isReady = statusAt >= 0
+      if (isReady) status = chunk[statusAt]!
+    }
+    return offset
+  }
+
   const lastError = (): PgProtocol.ErrorFields | undefined => {
     if (readError !== undefined) return readError
     if (error.length === 0 || (type === errorResponse && bodyLeft > 0)) return undefined
@@ -149,6 +174,8 @@ export const makeScanner = (onParameter: (name: string, value: string) => void =
           bodyLeft -= end - offset
           offset = end
         } else if (headerFill === 0 && length - offset >= headerLength) {
+          offset = pass(chunk, offset)
+          if (length - offset < headerLength) continue
           onHeader(chunk, offset)
           offset += headerLength
         } else {

@@ -12,6 +12,10 @@ import * as UnitOfWork from "./unitOfWork.ts"
 export interface Begin {
   /** As the context wants it: the statement, whether its COMMIT may have to be looked up, and the deadline. */
   readonly begin: (connection: TrackedConnection) => Effect.Effect<unknown, SqlError>
+  /** Whether the context wants nothing of it that could be refused, so that it may go along with the first statement. */
+  readonly isPlain: (fiber: Fiber.Fiber<unknown, unknown>) => boolean
+  /** Without anything that the context wants. */
+  readonly beginPlainly: (connection: TrackedConnection) => Effect.Effect<unknown, SqlError>
   /** What tells its transaction from others; `undefined` when nobody asked for that. */
   readonly inquiryOf: (connection: TrackedConnection) => { readonly ticket: CommitFate.Ticket | undefined } | undefined
 }
@@ -33,6 +37,9 @@ const columnsFor = (wantsTicket: boolean, left: number): ReadonlyArray<string> =
       : [])
   ]
 }
+
+const deadlineOf = (fiber: Fiber.Fiber<unknown, unknown>): number =>
+  Math.min(UnitOfWork.of(fiber)?.deadlineAt ?? Infinity, fiber.getRef(Deadline))
 
 /** `undefined_object`: of what rides along, it can only be a setting. */
 const unknownSetting = "42704"
@@ -70,11 +77,15 @@ export const make = (settings: ReadonlyArray<string>): Begin => {
       return tracked.queryWithRider(statement, rider)
     })
 
+  const isPlain: Begin["isPlain"] = (fiber) =>
+    !canSet && fiber.getRef(BeginTransaction) === undefined && !fiber.getRef(UnitOfWork.ResolveCommit) &&
+    deadlineOf(fiber) === Infinity
+
   const begin = (tracked: TrackedConnection): Effect.Effect<unknown, SqlError> =>
     Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
       const statement = fiber.getRef(BeginTransaction)
       const isToBeResolved = fiber.getRef(UnitOfWork.ResolveCommit)
-      const deadlineAt = Math.min(UnitOfWork.of(fiber)?.deadlineAt ?? Infinity, fiber.getRef(Deadline))
+      const deadlineAt = deadlineOf(fiber)
       if (!isToBeResolved && deadlineAt === Infinity && !canSet) return send(tracked, statement)
       const left = deadlineAt === Infinity
         ? Infinity
@@ -111,5 +122,5 @@ export const make = (settings: ReadonlyArray<string>): Begin => {
     return inquiry !== undefined && tracked.hasEndedByHand ? { ticket: undefined } : inquiry
   }
 
-  return { begin, inquiryOf }
+  return { begin, isPlain, beginPlainly: (tracked) => send(tracked, undefined), inquiryOf }
 }

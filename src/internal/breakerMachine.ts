@@ -382,6 +382,16 @@ export const hold = (circuit: Circuit, { disablings, isolations }: Holds, config
     : circuit
 }
 
+/** An open circuit whose time is over: the next call is the probe. Whoever holds it goes on holding it. */
+export const endWait = (circuit: Circuit): Circuit =>
+  circuit._tag !== "Open" ? circuit : {
+    _tag: "HalfOpen",
+    generation: circuit.generation + 1,
+    probeSince: undefined,
+    openings: circuit.openings,
+    lastOpenFor: circuit.openFor
+  }
+
 /** The circuit with all that it has counted and remembers forgotten; whoever holds it goes on holding it. */
 export const reset = (circuit: Circuit, config: Config): Circuit => {
   switch (circuit._tag) {

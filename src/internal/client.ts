@@ -1,6 +1,8 @@
 import * as PgClient from "@effect/sql-pg/PgClient"
 import type * as PgConnection from "@effect/sql-pg/PgConnection"
+import type * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import type * as Queue from "effect/Queue"
 import type * as Reactivity from "effect/reactivity/Reactivity"
@@ -11,10 +13,14 @@ import * as Statement from "effect/sql/Statement"
 import * as Begin from "./begin.ts"
 import type * as CommitFate from "./commitFate.ts"
 import * as Deadline from "./deadline.ts"
+import type * as Flight from "./flight.ts"
+import * as Held from "./held.ts"
+import * as Opening from "./opening.ts"
 import * as ServerReaping from "./serverReaping.ts"
 import { SqlConnection } from "./sqlConnection.ts"
 import * as TracedStatement from "./tracedStatement.ts"
 import type { TrackedConnection } from "./trackedConnection.ts"
+import * as Transactions from "./transactions.ts"
 import * as TransactionSpan from "./transactionSpan.ts"
 import * as UnitOfWork from "./unitOfWork.ts"
 
@@ -23,9 +29,17 @@ export interface Source {
   readonly borrow: <A, R>(
     f: (connection: TrackedConnection) => Effect.Effect<A, SqlError, R>
   ) => Effect.Effect<A, SqlError, R>
+  /** One statement by its text, for the fiber that asks. */
+  readonly sendUnsafe: Flight.Send
   readonly lease: Effect.Effect<TrackedConnection, SqlError, Scope.Scope>
   readonly reserve: (
     prepare?: (connection: TrackedConnection) => Effect.Effect<unknown, SqlError, Scope.Scope>
+  ) => Effect.Effect<TrackedConnection, SqlError, Scope.Scope>
+  readonly hold: (restore: Held.Restore) => Effect.Effect<Held.Held, SqlError>
+  /** Another one for a session that was lost before it had done anything: `cause` is the first of the failures. */
+  readonly renew: (
+    cause: Cause.Cause<SqlError>,
+    prepare: (connection: TrackedConnection) => Effect.Effect<unknown, SqlError, Scope.Scope>
   ) => Effect.Effect<TrackedConnection, SqlError, Scope.Scope>
   /** Closes the session when its lease is over. */
   readonly evict: (connection: TrackedConnection) => void
@@ -51,9 +65,12 @@ export interface ClientOptions {
 /** The fragment that the driver's compiler knows as `json`. */
 const json = Statement.custom<Statement.Custom<"PgJson", unknown, undefined, undefined>>("PgJson")
 
-const sqlConnections = new WeakMap<TrackedConnection, SqlConnection>()
+/** What runs the statements of a transaction. */
+type InTransaction = SqlConnection<Opening.Opening>
 
-const asSqlConnection = (tracked: TrackedConnection): SqlConnection => {
+const sqlConnections = new WeakMap<TrackedConnection, SqlConnection<TrackedConnection>>()
+
+const asSqlConnection = (tracked: TrackedConnection): SqlConnection<TrackedConnection> => {
   let connection = sqlConnections.get(tracked)
   if (connection === undefined) {
     connection = new SqlConnection(tracked)
@@ -67,7 +84,7 @@ const failure = (message: string, operation: string) =>
 
 /** PostgreSQL answers ROLLBACK to the COMMIT of a transaction that has already failed. */
 const commitOnce = (
-  { tracked }: SqlConnection,
+  tracked: TrackedConnection,
   unit: UnitOfWork.UnitOfWork | undefined
 ): Effect.Effect<void, SqlError> =>
   Effect.suspend(() => {
@@ -105,33 +122,90 @@ export const make = (
       spanAttributes,
       transformRows
     })
-    const client = TracedStatement.client(plain, options.pool)
+    const client = TracedStatement.client(plain, { pool: options.pool, sendUnsafe: source.sendUnsafe, transformRows })
 
     // A statement that fails because its session is gone must not turn the rollback into a defect: with the session
     // gone, the server has rolled back.
-    const rollBack = (sql: string) => ({ tracked }: SqlConnection): Effect.Effect<void> =>
-      tracked.session.wire.isDead()
-        ? Effect.void
-        : Effect.catchCause(Effect.asVoid(tracked.query(sql)), () => Effect.sync(() => source.evict(tracked)))
-
-    const transactions = Begin.make(options.transactionSettings)
-    const commit = (connection: SqlConnection): Effect.Effect<void, SqlError> =>
-      Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
-        const { tracked } = connection
-        const once = commitOnce(connection, UnitOfWork.of(fiber))
-        const inquiry = transactions.inquiryOf(tracked)
-        return inquiry === undefined
-          ? once
-          : Effect.catchTag(once, "SqlError", (error) => source.resolve(error, inquiry.ticket))
+    const rollBack = (sql: string) => ({ tracked: opening }: InTransaction): Effect.Effect<void> =>
+      Effect.matchEffect(opening.isOpen, {
+        onFailure: () => Effect.void,
+        onSuccess: (isOpen) => {
+          const { tracked } = opening
+          return !isOpen || tracked.session.wire.isDead()
+            ? Effect.void
+            : Effect.catchCause(Effect.asVoid(tracked.query(sql)), () => Effect.sync(() => source.evict(tracked)))
+        }
       })
 
-    const inTransaction = SqlClient.makeWithTransaction<SqlClient.TransactionConnection, SqlConnection>({
-      transactionService: client.transactionService as never,
+    const transactions = Begin.make(options.transactionSettings)
+    const commit = ({ tracked: opening }: InTransaction): Effect.Effect<void, SqlError> =>
+      Effect.flatMap(opening.isOpen, (isOpen) => {
+        if (!isOpen) return Effect.void
+        const { tracked } = opening
+        return Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
+          const once = commitOnce(tracked, UnitOfWork.of(fiber))
+          const inquiry = transactions.inquiryOf(tracked)
+          return inquiry === undefined
+            ? once
+            : Effect.catchTag(once, "SqlError", (error) => source.resolve(error, inquiry.ticket))
+        })
+      })
+
+    const lease = (
+      opening: Opening.Opening,
+      release: Held.Held["release"]
+    ): Transactions.Lease<InTransaction> => ({ connection: new SqlConnection(opening), release })
+
+    /** Until BEGIN has succeeded, another session will do. */
+    const begin = source.reserve(transactions.begin)
+
+    /** The same, where BEGIN goes along with the first statement. */
+    const beginLater = (restore: Held.Restore, isInside: boolean) =>
+      Effect.map(source.hold(restore), (first) => {
+        let held: Held.Held | undefined = first
+        const letGo: Held.Held["release"] = (exit) => {
+          const last = held
+          held = undefined
+          return last?.release(exit)
+        }
+        const renew: Opening.Renew = (cause) =>
+          Effect.uninterruptibleMask((restore) =>
+            Effect.andThen(
+              letGo(Exit.failCause(cause)) ?? Effect.void,
+              Effect.map(
+                // The whole of it is begun anew, not a part.
+                Held.hold(
+                  Effect.provideService(
+                    source.renew(cause, transactions.beginPlainly),
+                    UnitOfWork.InTransaction,
+                    isInside
+                  ),
+                  restore
+                ),
+                (next) => (held = next).tracked
+              )
+            )
+          )
+        return lease(new Opening.Opening(first.tracked, renew), letGo)
+      })
+
+    // BEGIN belongs to the checkout.
+    const acquire = (restore: Held.Restore): Effect.Effect<Transactions.Lease<InTransaction>, SqlError> =>
+      TransactionSpan.edge(
+        Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) =>
+          transactions.isPlain(fiber)
+            ? beginLater(restore, fiber.getRef(UnitOfWork.InTransaction))
+            : Effect.map(
+              Held.hold(begin, restore),
+              ({ release, tracked }) => lease(Opening.Opening.begun(tracked), release)
+            )
+        )
+      )
+
+    const { afterCommit, withTransaction: inTransaction } = Transactions.make<InTransaction>({
+      service: client.transactionService,
       spanAttributes,
-      // BEGIN belongs to the checkout: until it has succeeded, another session will do.
-      acquireConnection: (restore) =>
-        restore(TransactionSpan.edge(Effect.map(source.reserve(transactions.begin), asSqlConnection))),
-      begin: () => Effect.void,
+      acquire,
       savepoint: ({ tracked }, id) => Effect.asVoid(tracked.query(`SAVEPOINT effect_sql_${id}`)),
       releaseSavepoint: (connection, id) => rollBack(`RELEASE SAVEPOINT effect_sql_${id}`)(connection),
       commit: (connection) => TransactionSpan.edge(commit(connection)),
@@ -170,11 +244,9 @@ export const make = (
     return Object.assign(client, {
       [PgClient.TypeId]: PgClient.TypeId,
       config,
+      afterCommit,
       withTransaction: <R, E, A>(self: Effect.Effect<A, E, R>) => {
-        const transaction = TransactionSpan.transact(
-          Effect.provideService(self, UnitOfWork.InTransaction, true),
-          inTransaction
-        )
+        const transaction = TransactionSpan.transact(self, inTransaction)
         return Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
           const deadlineAt = Deadline.unenforced(fiber, UnitOfWork.of(fiber))
           return deadlineAt === Infinity ? transaction : source.enforce(transaction, deadlineAt)

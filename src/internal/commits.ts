@@ -12,13 +12,19 @@ const onItsWay = new RegExp(
   "i"
 )
 
-/** Whether the statement makes permanent what the open transaction has done. */
-export const isByHand = (sql: string): boolean => byHand.test(sql)
+/** Most statements begin with a word that ends nothing, which is seen at a glance. */
+const mayBegin = (sql: string, letters: string): boolean => {
+  const first = sql.charCodeAt(0) | 0x20
+  return first < 0x61 || first > 0x7a || letters.includes(String.fromCharCode(first))
+}
 
-export const isRollback = (sql: string): boolean => rollback.test(sql)
+/** Whether the statement makes permanent what the open transaction has done. */
+export const isByHand = (sql: string): boolean => mayBegin(sql, "cep") && byHand.test(sql)
+
+export const isRollback = (sql: string): boolean => mayBegin(sql, "ra") && rollback.test(sql)
 
 /** Whether the statement ends the transaction, and does not only go back to a savepoint. */
-export const endsInRollback = (sql: string): boolean => rollback.test(sql) && !toSavepoint.test(sql)
+export const endsInRollback = (sql: string): boolean => isRollback(sql) && !toSavepoint.test(sql)
 
 /**
  * Whether the statement may commit on its way, so that its ERROR does not undo what it had done by then: procedures and

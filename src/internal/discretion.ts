@@ -5,6 +5,7 @@ import * as Effect from "effect/Effect"
 import * as Redacted from "effect/Redacted"
 import { isSqlError, type SqlError } from "effect/sql/SqlError"
 import * as Stream from "effect/Stream"
+import { Delegate } from "./delegate.ts"
 import { failedOwn } from "./dial.ts"
 import { describe, digFailure, headOfReply, isInWords, nameOf, read, shownReply, sqlStateOf } from "./failure.ts"
 import * as Undisclosed from "./undisclosed.ts"
@@ -97,23 +98,42 @@ const label = <E>(error: E): E => {
 }
 
 /** How errors of a pool are treated before anybody sees them. */
-export const treatmentOf = (mode: ErrorText): <E>(error: E) => E =>
-  mode === "full" ? label : (error) => label(conceal(error))
+export const treatmentOf = (mode: ErrorText): Treat => mode === "full" ? label : (error) => label(conceal(error))
+
+type Treat = <E>(error: E) => E
+
+class Guarded extends Delegate {
+  private readonly treat: Treat
+
+  constructor(base: PgConnection.PgConnection, treat: Treat) {
+    super(base)
+    this.treat = treat
+  }
+
+  override get pin() {
+    return Effect.map(this.base.pin, (pinned) => guard(pinned, this.treat))
+  }
+
+  override query(...args: Parameters<PgConnection.PgConnection["query"]>) {
+    return Effect.mapError(this.base.query(...args), this.treat)
+  }
+
+  override queryValues(...args: Parameters<PgConnection.PgConnection["queryValues"]>) {
+    return Effect.mapError(this.base.queryValues(...args), this.treat)
+  }
+
+  override stream(...args: Parameters<PgConnection.PgConnection["stream"]>) {
+    return Stream.mapError(this.base.stream(...args), this.treat)
+  }
+
+  override listen(channel: string) {
+    return Effect.mapError(this.base.listen(channel), this.treat)
+  }
+}
 
 /** The same connection for those who are not watched by an executor: their errors are treated here. */
-export const guard = (
-  connection: PgConnection.PgConnection,
-  treat: <E>(error: E) => E
-): PgConnection.PgConnection => {
-  const guarded: Pick<PgConnection.PgConnection, "query" | "queryValues" | "stream" | "listen" | "pin"> = {
-    query: (...args) => Effect.mapError(connection.query(...args), treat),
-    queryValues: (...args) => Effect.mapError(connection.queryValues(...args), treat),
-    stream: (...args) => Stream.mapError(connection.stream(...args), treat),
-    listen: (channel) => Effect.mapError(connection.listen(channel), treat),
-    pin: Effect.map(connection.pin, (pinned) => guard(pinned, treat))
-  }
-  return Object.assign(Object.create(connection) as PgConnection.PgConnection, guarded)
-}
+export const guard = (connection: PgConnection.PgConnection, treat: Treat): PgConnection.PgConnection =>
+  new Guarded(connection, treat)
 
 /** What somebody else's code has failed with: it may hold anything, and is told by its name. */
 export const seal = (cause: unknown): Redacted.Redacted<unknown> =>

@@ -192,6 +192,7 @@ export const make = (bench: Bench): Evidence => {
         bench.onSuccess()
         if (permit !== undefined && !bench.isCalm()) bench.settle(permit, "Success")
       },
+      begun: ({ lastTook }) => store.queries.succeeded("BEGIN", lastTook),
       interrupted: ({ connection: { session }, permit, sql, startedAt, unit }) => {
         const seconds = secondsSince(startedAt)
         session.lastTook = seconds

@@ -6,6 +6,14 @@ import * as Bell from "./bell.ts"
 import * as Intake from "./intake.ts"
 import * as Reset from "./reset.ts"
 import * as Rider from "./rider.ts"
+import * as Vanguard from "./vanguard.ts"
+
+/** A BEGIN that waits for the driver's next write, or went with it. */
+export interface Lead {
+  readonly outcome: () => Vanguard.Outcome
+  /** To be called when the statement that it was for has ended: it does not go with another one. */
+  readonly withdraw: () => void
+}
 
 /**
  * What the pool itself says on a session's connection, before, behind or in one packet with what the driver says. The
@@ -14,6 +22,8 @@ import * as Rider from "./rider.ts"
 export interface Interludes {
   /** What the driver writes, with what is to travel along. */
   readonly laden: (chunk: Uint8Array) => Uint8Array
+  /** See `Wire.lead`. */
+  readonly lead: () => Lead
   /** See `Wire.ride`; whoever stops waiting for an answer that is on its way calls `onLost`. */
   readonly ride: (statements: ReadonlyArray<string>, onLost: () => void) => Effect.Effect<Rider.Answer | undefined>
   /** Sends a reset; a server that refuses it is told of to `onRefused`. */
@@ -42,6 +52,8 @@ export const make = (duplex: Duplex, wire: {
   const inbound = Intake.make(duplex)
   /** Waits for the driver's next write. */
   let rider: Rider.Rider | undefined
+  /** Goes ahead of the driver's next write. */
+  let vanguard: Vanguard.Vanguard | undefined
   let isResetting = false
   let questions = 0
   const questionAnswered = Bell.make()
@@ -80,8 +92,32 @@ export const make = (duplex: Duplex, wire: {
     }
   }
 
+  const setOut = (first: Vanguard.Vanguard, chunk: Uint8Array): Uint8Array => {
+    vanguard = undefined
+    const stopLooking = inbound.join((answer, passOn) => {
+      wire.onChunk()
+      first.take(answer, (rest) => {
+        // At once: the driver's part may end its statement.
+        if (first.outcome() !== "Unanswered") stopLooking()
+        passOn(rest)
+      })
+      if (first.outcome() !== "Unanswered") stopLooking()
+    })
+    return Buffer.concat([Vanguard.frame, chunk])
+  }
+
   return {
+    lead: () => {
+      const next = vanguard = Vanguard.make()
+      return {
+        outcome: next.outcome,
+        withdraw: () => {
+          if (vanguard === next) vanguard = undefined
+        }
+      }
+    },
     laden: (chunk) => {
+      if (vanguard !== undefined) return setOut(vanguard, chunk)
       if (rider === undefined) return chunk
       const both = Buffer.concat([chunk, rider.frame])
       rider = undefined

@@ -5,6 +5,7 @@ import type * as Fiber from "effect/Fiber"
 import * as EffectSchedule from "effect/Schedule"
 import type { Judgement } from "./evidence.ts"
 import * as History from "./history.ts"
+import type { Lookout } from "./lookout.ts"
 import * as Spans from "./spans.ts"
 import type { Kind, Verdict } from "./verdict.ts"
 import { isSafeToRepeat } from "./verdict.ts"
@@ -39,6 +40,8 @@ export interface Surroundings<E> {
   readonly connectPause: () => number
   /** Milliseconds after which it is worth asking a circuit again that has rejected a call; `undefined` otherwise. */
   readonly circuitPause: (error: unknown) => number | undefined
+  /** Who looks out for a server that cannot be reached. */
+  readonly lookout: Lookout
   readonly budget:
     | {
       readonly tokens: number
@@ -59,6 +62,9 @@ const slowFactor = 5
 /** Milliseconds over which callers that wait for a circuit come back. */
 const spread = 100
 
+/** Milliseconds before its time is up at which a call that waits in vain says what it waited for. */
+const lastMoment = 5
+
 /** What a retry costs: nothing where the server is well, so that a race for a row cannot use up what an outage needs. */
 const costOf = ({ kind, retry }: Verdict): number =>
   kind === "Contention" || retry === "Now" ? 0 : retry === "BackoffSlow" ? 2 : 1
@@ -74,15 +80,32 @@ export interface Recovery<E0> {
 }
 
 export const make = <E0>(surroundings: Surroundings<E0>): Recovery<E0> => {
-  const { budget, find, now } = surroundings
+  const { budget, find, lookout, now } = surroundings
 
-  /** Those who were rejected together must not come back together. */
+  /** Milliseconds for which a call that a circuit has rejected waits for it; `undefined`: it must not. */
   const waitForCircuit = (error: unknown, { waitForCircuitUntil = -Infinity }: Terms): number | undefined => {
     const pause = surroundings.circuitPause(error)
     if (pause === undefined) return undefined
+    // Those who were rejected together must not come back together.
     const wait = pause + surroundings.draw() * spread
-    return now() + wait < waitForCircuitUntil ? wait : undefined
+    const left = waitForCircuitUntil - now() - lastMoment
+    // A server that is looked out for may be back long before the circuit would ask.
+    return wait < left ? wait : lookout.isNeeded() && left > 0 ? left : undefined
   }
+
+  /** The same for a call that has used up its attempts on a server that was not there. */
+  const waitForServer = ({ isOfConnect, verdict }: Judgement, { waitForCircuitUntil = -Infinity }: Terms) => {
+    const left = waitForCircuitUntil - now() - lastMoment
+    return isOfConnect && verdict.kind === "Unreachable" && left > 0 ? left : undefined
+  }
+
+  /** Waits for the server, at most as long as it may be waited for, and otherwise as long as nothing better is known. */
+  const sitOut = (longest: number, otherwise: number): Effect.Effect<number> =>
+    Effect.suspend(() => {
+      const since = now()
+      const wait = lookout.isNeeded() ? lookout.wait(longest) : Effect.sleep(Math.min(otherwise, longest))
+      return Effect.map(wait, () => Math.max(0, now() - since))
+    })
 
   const recover: Recovery<E0>["recover"] = Effect.fnUntraced(function*<A, E, R>(
     first: Cause.Cause<E>,
@@ -132,8 +155,7 @@ export const make = <E0>(surroundings: Surroundings<E0>): Recovery<E0> => {
             ? Effect.fail(surroundings.exhausted(error.value, history, "refusal"))
             : failAsItIs()
         }
-        yield* Effect.sleep(pause)
-        paused(pause)
+        paused(yield* sitOut(pause, pause))
       } else {
         if (step === undefined || terms.inTransaction) return yield* failAsItIs()
         const { elapsed, failure, source, verdict } = judgement
@@ -151,30 +173,38 @@ export const make = <E0>(surroundings: Surroundings<E0>): Recovery<E0> => {
             ? failAsItIs()
             : Effect.fail(surroundings.exhausted(error.value, history, stoppedBy))
         }
+        let stoppedBy: Stop | undefined
         let delay = 0
         if (verdict.retry === "Now" && !usedFreshConnection) {
           usedFreshConnection = true
         } else {
           const next = yield* Effect.exit(step(now(), error.value))
-          if (next._tag === "Failure") return yield* giveUp("attempts")
-          delay = Duration.toMillis(next.value[1]) * (verdict.retry === "BackoffSlow" ? slowFactor : 1)
+          if (next._tag === "Failure") stoppedBy = "attempts"
+          else delay = Duration.toMillis(next.value[1]) * (verdict.retry === "BackoffSlow" ? slowFactor : 1)
           // While connects pause, an earlier attempt would only be told so.
           delay = Math.max(delay, surroundings.connectPause())
         }
         // An attempt that takes as long as the last one must fit in too.
-        if (now() + delay + Math.max(took, elapsed) >= terms.deadlineAt) return yield* giveUp("deadline")
+        const isTooLate = now() + delay + Math.max(took, elapsed) >= terms.deadlineAt
+        if (stoppedBy === undefined && isTooLate) return yield* giveUp("deadline")
         const cost = costOf(verdict)
-        if (cost > 0 && budget !== undefined) {
+        if (stoppedBy === undefined && cost > 0 && budget !== undefined) {
           const before = budget.tokens
-          if (!budget.withdraw(cost, source)) return yield* giveUp("budget")
+          if (!budget.withdraw(cost, source)) stoppedBy = "budget"
           // Nothing, if somebody else has paid for the same event.
           spent += before - budget.tokens
         }
-        attempted(delay)
-        if (delay > 0) yield* Effect.sleep(delay)
-        paused(delay)
-        surroundings.onRetry(verdict.kind, history.at(-1)!, error.value)
-        attempts++
+        if (stoppedBy === undefined) {
+          attempted(delay)
+          if (delay > 0) yield* Effect.sleep(delay)
+          paused(delay)
+          surroundings.onRetry(verdict.kind, history.at(-1)!, error.value)
+          attempts++
+        } else {
+          const left = waitForServer(judgement, terms)
+          if (left === undefined) return yield* giveUp(stoppedBy)
+          paused(yield* sitOut(left, delay + surroundings.draw() * spread))
+        }
       }
       const exit = yield* Effect.exit(again)
       if (exit._tag === "Success") {

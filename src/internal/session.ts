@@ -3,6 +3,7 @@ import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import type { SqlError } from "effect/sql/SqlError"
 import * as Stream from "effect/Stream"
+import { Delegate } from "./delegate.ts"
 import * as Discretion from "./discretion.ts"
 import * as PoolMachine from "./poolMachine.ts"
 import type * as Socket from "./socket.ts"
@@ -65,14 +66,25 @@ export interface OpenOptions {
 }
 
 /** The same connection, counting what it is pinned by. */
-const countPins = (connection: PgConnection.PgConnection, add: (count: 1 | -1) => void): PgConnection.PgConnection => {
-  const pinned = Effect.acquireRelease(Effect.sync(() => add(1)), () => Effect.sync(() => add(-1)))
-  const counted: Pick<PgConnection.PgConnection, "listen" | "pin" | "stream"> = {
-    pin: Effect.andThen(pinned, connection.pin),
-    listen: (channel) => Effect.andThen(pinned, connection.listen(channel)),
-    stream: (sql, params) => Stream.unwrap(Effect.as(pinned, connection.stream(sql, params)))
+class Counted extends Delegate {
+  private readonly pinned: Effect.Effect<void, never, Scope.Scope>
+
+  constructor(connection: PgConnection.PgConnection, add: (count: 1 | -1) => void) {
+    super(connection)
+    this.pinned = Effect.acquireRelease(Effect.sync(() => add(1)), () => Effect.sync(() => add(-1)))
   }
-  return Object.assign(Object.create(connection) as PgConnection.PgConnection, counted)
+
+  override get pin() {
+    return Effect.andThen(this.pinned, this.base.pin)
+  }
+
+  override listen(channel: string) {
+    return Effect.andThen(this.pinned, this.base.listen(channel))
+  }
+
+  override stream(...args: Parameters<PgConnection.PgConnection["stream"]>) {
+    return Stream.unwrap(Effect.as(this.pinned, this.base.stream(...args)))
+  }
 }
 
 /**
@@ -91,7 +103,7 @@ export const open = (options: OpenOptions): Effect.Effect<Session, SqlError, Sco
     Effect.andThen(Effect.suspend(() => PgConnection.make({ ...options.config, stream: wire.stream }))),
     Effect.map((connection): Session => {
       const openedAt = options.now()
-      const driver = countPins(connection, (count) => {
+      const driver = new Counted(connection, (count) => {
         session.pins += count
       })
       const session: Session = {

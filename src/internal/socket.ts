@@ -70,6 +70,11 @@ export interface Wire {
   /** Hears of it when the server reports a setting from now on. */
   readonly onParameter: (listener: () => void) => void
   /**
+   * Sends a BEGIN ahead of the driver's next statement, in the same write and under the same Sync. Call when the session
+   * is idle and whoever asks is the only one to use it.
+   */
+  readonly lead: () => Interludes.Lead
+  /**
    * Sends statements along with the driver's next one, which has to open a transaction, and hands back what became of
    * them: `undefined` when the session ended. Whoever stops waiting for it while it is under way loses the session.
    */
@@ -109,6 +114,9 @@ type Parting =
 /** The server's answer to a CancelRequest; it gives the same SQLSTATE to a statement that ran out of its time. */
 const isAnswerToCancel = ({ code, message }: PgProtocol.ErrorFields): boolean =>
   code === "57014" && !/timeout/i.test(message ?? "")
+
+/** Nothing goes ahead where nothing can go. */
+const unsent: Interludes.Lead = { outcome: () => "Unanswered", withdraw: () => {} }
 
 /** A COMMIT is left to come to its end, which statement_timeout does not bound: so many farewells for it. */
 const commitPatience = 5
@@ -293,13 +301,12 @@ export const make = (options: {
       isDeparting: () => leavingSince !== undefined,
       isDead: () => isGone
     })
-    duplex.write = function(this: Duplex, ...args: Array<unknown>) {
+    duplex.write = function(this: Duplex, chunk: Uint8Array, encoding?: unknown, callback?: unknown) {
       // The driver may not know yet. A stream that is written to after its end would be destroyed, and its place lost.
       if (isGone) return true
       isAnswered = false
-      written += (args[0] as { readonly length?: number } | undefined)?.length ?? 1
-      args[0] = own.laden(args[0] as Uint8Array)
-      return (write as (...args: Array<unknown>) => boolean).apply(duplex, args)
+      written += (chunk as Uint8Array | undefined)?.length ?? 1
+      return (write as (...args: Array<unknown>) => boolean).call(duplex, own.laden(chunk), encoding, callback)
     } as typeof duplex.write
     duplex.on("data", (chunk: Uint8Array) => {
       chunks++
@@ -421,6 +428,7 @@ export const make = (options: {
     onParameter: (listener) => {
       hearOfParameter = listener
     },
+    lead: () => interludes?.lead() ?? unsent,
     ride: (statements) =>
       Effect.suspend(() => {
         if (socket === undefined || interludes === undefined || isGone) return Effect.undefined

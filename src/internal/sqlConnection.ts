@@ -4,17 +4,18 @@ import * as Effect from "effect/Effect"
 import type { Connection } from "effect/sql/SqlConnection"
 import type { SqlError } from "effect/sql/SqlError"
 import * as Stream from "effect/Stream"
+import type { TransformRows } from "./statementForms.ts"
 import type { TrackedConnection } from "./trackedConnection.ts"
-
-type TransformRows = (<A extends object>(row: ReadonlyArray<A>) => ReadonlyArray<A>) | undefined
 
 const rowsOf = (result: PgConnection.Result): ReadonlyArray<PgConnection.Row> => result.rows
 
 /** What `effect/sql` asks of a connection, said in the driver's words. */
-export class SqlConnection implements Connection {
-  readonly tracked: TrackedConnection
+export class SqlConnection<C extends Pick<TrackedConnection, "query" | "queryValues" | "stream">>
+  implements Connection
+{
+  readonly tracked: C
 
-  constructor(tracked: TrackedConnection) {
+  constructor(tracked: C) {
     this.tracked = tracked
   }
 

@@ -1,4 +1,8 @@
-/** A client whose statements' spans are found from below, where there is a tracer that keeps them. */
+/**
+ * The statements of a client. Where somebody would see their spans, those are found from below; where nobody would, and
+ * nothing else is to be done to a statement on its way, it is sent straight off.
+ */
+import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Effectable from "effect/Effectable"
 import type { Fiber } from "effect/Fiber"
@@ -6,72 +10,125 @@ import type { SqlClient } from "effect/sql/SqlClient"
 import type { SqlError } from "effect/sql/SqlError"
 import * as Statement from "effect/sql/Statement"
 import * as Stream from "effect/Stream"
+import type * as Flight from "./flight.ts"
 import * as Spans from "./spans.ts"
+import * as Forms from "./statementForms.ts"
 import * as StatementSpan from "./statementSpan.ts"
+
+/** What the statements of a client have in common. */
+interface Home {
+  readonly plain: SqlClient
+  readonly pool: string
+  readonly send: Flight.Send
+  readonly forms: Forms.Forms
+  /** The texts of templates into which nothing but values was put: they are the same whatever the values are. */
+  readonly texts: WeakMap<TemplateStringsArray, string>
+}
 
 const witnessOf = (fiber: Fiber<unknown, unknown>, pool: string): StatementSpan.Witness =>
   StatementSpan.witness(fiber, pool, (span) => Spans.watchTime(fiber, span))
 
-const witnessed = <A, E>(
-  effect: Effect.Effect<A, E>,
-  fiber: Fiber<unknown, unknown>,
-  pool: string
-): Effect.Effect<A, E> =>
-  StatementSpan.isTraced(fiber)
-    ? Effect.provideService(effect, Statement.CurrentTransformer, witnessOf(fiber, pool))
-    : effect
-
 type Rows<A> = Effect.Effect<ReadonlyArray<A>, SqlError>
+
+/** Fragments and helpers are objects with a tag. */
+const isValue = (argument: unknown): boolean =>
+  typeof argument !== "object" && typeof argument !== "function" || argument === null ||
+  !("_tag" in argument || Statement.isFragment(argument))
 
 const Base = function() {} as unknown as new<A>() => Rows<A> & Pick<Statement.Statement<A>, keyof Statement.Fragment>
 Base.prototype = Object.assign(
   Effectable.Prototype<Traced<unknown>>({
     label: "Statement",
     evaluate(fiber: Fiber<unknown, unknown>) {
-      return witnessed(this.statement, fiber, this.pool)
+      return this.inForm(this.home.forms.rows, fiber) ?? this.witnessed(this.statement, fiber)
     }
   }),
   Statement.fragment([])
 )
 
 class Traced<A> extends Base<A> implements Statement.Statement<A> {
-  readonly statement: Statement.Statement<A>
-  readonly pool: string
-  override readonly segments: Statement.Statement<A>["segments"]
+  readonly home: Home
+  private readonly text: TemplateStringsArray | string
+  private readonly params: ReadonlyArray<unknown>
+  private made: Statement.Statement<A> | undefined = undefined
 
-  constructor(statement: Statement.Statement<A>, pool: string) {
+  constructor(home: Home, text: TemplateStringsArray | string, params: ReadonlyArray<unknown>) {
     super()
-    this.statement = statement
-    this.pool = pool
-    this.segments = statement.segments
+    this.home = home
+    this.text = text
+    this.params = params
   }
 
-  private witnessed<B>(effect: Effect.Effect<B, SqlError>): Effect.Effect<B, SqlError> {
-    return Effect.withFiber((fiber) => witnessed(effect, fiber, this.pool))
+  /** Effect's own. */
+  get statement(): Statement.Statement<A> {
+    const { home: { plain }, params, text } = this
+    return this.made ??= typeof text === "string"
+      ? plain.unsafe(text, params) as Statement.Statement<A>
+      : plain(text, ...params) as Statement.Statement<A>
+  }
+
+  override get segments() {
+    return this.statement.segments
+  }
+
+  /** Straight off, if nobody has anything to do with the statement but the server. */
+  inForm(form: Forms.Form, fiber: Fiber<unknown, unknown>): Effect.Effect<any, SqlError> | undefined {
+    if (fiber.cache.tracer !== undefined || fiber.getRef(Statement.CurrentTransformer) !== undefined) return undefined
+    const { home, params, text } = this
+    const transaction = Context.getOrUndefined(fiber.context, home.plain.transactionService)
+    if (typeof text === "string") {
+      return transaction === undefined ? home.send(fiber, text, params, form) : form.askOn(transaction[0], text, params)
+    }
+    let compiled = params.every(isValue) ? home.texts.get(text) : undefined
+    let values = params
+    if (compiled === undefined) {
+      const whole = this.statement.compile(form === home.forms.untransformed || form === home.forms.raw)
+      compiled = whole[0]
+      values = whole[1]
+      if (params.every(isValue)) home.texts.set(text, compiled)
+    }
+    return transaction === undefined
+      ? home.send(fiber, compiled, values, form)
+      : form.askOn(transaction[0], compiled, values)
+  }
+
+  witnessed<B>(effect: Effect.Effect<B, SqlError>, fiber: Fiber<unknown, unknown>): Effect.Effect<B, SqlError> {
+    return StatementSpan.isTraced(fiber)
+      ? Effect.provideService(effect, Statement.CurrentTransformer, witnessOf(fiber, this.home.pool))
+      : effect
+  }
+
+  private as<B>(
+    form: keyof Forms.Forms,
+    whole: (statement: Statement.Statement<A>) => Effect.Effect<B, SqlError>
+  ): Effect.Effect<B, SqlError> {
+    return Effect.withFiber((fiber: Fiber<unknown, unknown>) =>
+      this.inForm(this.home.forms[form], fiber) ?? this.witnessed(whole(this.statement), fiber)
+    )
   }
 
   get raw() {
-    return this.witnessed(this.statement.raw)
+    return this.as("raw", ({ raw }) => raw)
   }
 
   get withoutTransform() {
-    return this.witnessed(this.statement.withoutTransform)
+    return this.as("untransformed", ({ withoutTransform }) => withoutTransform)
   }
 
   get values() {
-    return this.witnessed(this.statement.values)
+    return this.as("values", ({ values }) => values)
   }
 
   get valuesUnprepared() {
-    return this.witnessed(this.statement.valuesUnprepared)
+    return this.as("valuesUnprepared", ({ valuesUnprepared }) => valuesUnprepared)
   }
 
   get unprepared() {
-    return this.witnessed(this.statement.unprepared)
+    return this.as("unprepared", ({ unprepared }) => unprepared)
   }
 
   get stream() {
-    const { pool, statement: { stream } } = this
+    const { home: { pool }, statement: { stream } } = this
     return Stream.unwrap(Effect.withFiber((fiber) =>
       Effect.succeed(
         StatementSpan.isTraced(fiber)
@@ -90,19 +147,32 @@ class Traced<A> extends Base<A> implements Statement.Statement<A> {
   }
 }
 
-export const client = <C extends SqlClient>(plain: C, pool: string): C => {
+const isTemplate = (text: unknown): text is TemplateStringsArray => Array.isArray(text) && "raw" in text
+
+const none: ReadonlyArray<unknown> = []
+
+export const client = <C extends SqlClient>(plain: C, options: {
+  readonly pool: string
+  readonly sendUnsafe: Flight.Send
+  readonly transformRows: Forms.TransformRows
+}): C => {
+  const home: Home = {
+    plain,
+    pool: options.pool,
+    send: options.sendUnsafe,
+    forms: Forms.make(options.transformRows),
+    texts: new WeakMap()
+  }
   const traced = Object.assign(
-    function sql(...args: [TemplateStringsArray, ...Array<unknown>] | [string]) {
-      const made = (plain as unknown as (...args: ReadonlyArray<unknown>) => unknown)(...args)
-      return typeof args[0] === "string" ? made : new Traced(made as Statement.Statement<unknown>, pool)
+    function sql(text: unknown, ...args: ReadonlyArray<unknown>) {
+      return isTemplate(text) ? new Traced(home, text, args) : plain(text as string)
     },
     plain,
     {
-      unsafe: <A extends object>(sql: string, params?: ReadonlyArray<unknown>) =>
-        new Traced(plain.unsafe<A>(sql, params), pool),
+      unsafe: (sql: string, params: ReadonlyArray<unknown> = none) => new Traced(home, sql, params),
       withoutTransforms(this: C): C {
         const without = plain.withoutTransforms.call(this)
-        return without === this || without === plain ? this : client(without, pool)
+        return without === this || without === plain ? this : client(without, { ...options, transformRows: undefined })
       }
     }
   ) as unknown as C

@@ -12,6 +12,7 @@ import * as Commits from "./commits.ts"
 import * as Deadline from "./deadline.ts"
 import type * as Rider from "./rider.ts"
 import type { Session } from "./session.ts"
+import * as Turn from "./turn.ts"
 import * as UnitOfWork from "./unitOfWork.ts"
 import type { Failure, Signal } from "./verdict.ts"
 
@@ -24,6 +25,8 @@ export interface Observer {
   /** Completes the span of a statement that is about to be sent, if it has one that somebody will see. */
   readonly traced: (fiber: Fiber.Fiber<unknown, unknown>, session: Session, sql: string) => Tracer.Span | undefined
   readonly succeeded: (statement: Statement) => void
+  /** Hears of a BEGIN that was answered together with the statement that has just ended on the session. */
+  readonly begun: (session: Session) => void
   readonly interrupted: (statement: Statement) => void
   /** Returns the error as the caller shall see it, and says whether the statement is proved to have left no trace. */
   readonly failed: (
@@ -68,6 +71,8 @@ export class TrackedConnection implements PgConnection.PgConnection {
   /** Takes a shared session out of circulation; nothing to do for an exclusive one. */
   readonly exclude: Effect.Effect<void, never, Scope.Scope>
   transaction: TransactionPhase = "None"
+  /** Whose statements wait for each other here, and not in the driver. */
+  readonly turn: Turn.Turn | undefined
   /** The server has answered something on this connection. */
   replied = false
   /** The caller asked for a transaction that cannot write. */
@@ -85,12 +90,14 @@ export class TrackedConnection implements PgConnection.PgConnection {
     session: Session,
     base: PgConnection.PgConnection,
     observer: Observer,
-    exclude: Effect.Effect<void, never, Scope.Scope> = Effect.void
+    exclude: Effect.Effect<void, never, Scope.Scope> = Effect.void,
+    turn?: Turn.Turn
   ) {
     this.session = session
     this.base = base
     this.observer = observer
     this.exclude = exclude
+    this.turn = turn
   }
 
   get config(): PgConnection.Config {
@@ -180,6 +187,11 @@ export class TrackedConnection implements PgConnection.PgConnection {
     return Effect.andThen(this.exclude, this.track("LISTEN", this.base.listen(channel)))
   }
 
+  /** To be called after the statement with which a BEGIN went that the server has answered. */
+  noteBegin(): void {
+    this.observer.begun(this.session)
+  }
+
   private begin(
     sql: string,
     unit: UnitOfWork.UnitOfWork | undefined,
@@ -204,14 +216,14 @@ export class TrackedConnection implements PgConnection.PgConnection {
     }
   }
 
-  private judge(statement: Statement, error: SqlError): SqlError {
+  judge(statement: Statement, error: SqlError): SqlError {
     const { counts, mark, unit } = statement
     const verdict = this.observer.failed(statement, error, this.session.wire.mark() !== mark)
     if (unit !== undefined && counts && verdict.traceless) UnitOfWork.addEffects(unit, -1)
     return verdict.error
   }
 
-  private end(statement: Statement, exit: Exit.Exit<unknown, unknown>): void {
+  end(statement: Statement, exit: Exit.Exit<unknown, unknown>): void {
     if (exit._tag === "Success") {
       this.session.isAnswering = true
       this.session.answeredSince = statement.startedAt
@@ -254,18 +266,24 @@ export class TrackedConnection implements PgConnection.PgConnection {
   }
 
   private trackNow<A, R>(sql: string, statement: Effect.Effect<A, SqlError, R>): Effect.Effect<A, SqlError, R> {
+    const { turn } = this
     return Effect.suspend(() => {
+      if (turn?.isTaken === true) return Effect.flatMap(turn.free, () => this.trackNow(sql, statement))
       let begun: Statement | undefined
       let isCommit = false
       // The finalizer stands before anything is owed: a fiber can be interrupted between any two steps.
       return Effect.onExitPrimitive(
         Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
           const own = begun = this.begin(sql, UnitOfWork.of(fiber), fiber)
+          if (turn !== undefined) turn.isTaken = true
           this.owe(own.unit, 1)
           isCommit = own.commits || this.transaction === "Committing"
           if (isCommit) this.session.committing++
           if (own.commits && own.unit !== undefined) UnitOfWork.addCommitting(own.unit, 1)
-          return Effect.mapError(statement, (error) => this.judge(own, error))
+          return Effect.mapError(
+            turn?.isOver === true ? Effect.fail(Turn.over()) : statement,
+            (error) => this.judge(own, error)
+          )
         }),
         (exit) => {
           if (begun === undefined) return undefined
@@ -273,6 +291,7 @@ export class TrackedConnection implements PgConnection.PgConnection {
           if (isCommit) this.session.committing--
           if (begun.commits && begun.unit !== undefined) UnitOfWork.addCommitting(begun.unit, -1)
           this.end(begun, exit)
+          turn?.end()
           return undefined
         }
       )

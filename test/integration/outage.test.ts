@@ -254,3 +254,66 @@ describe("a server that falls silent", () => {
       }).pipe(Effect.provide(Pg.layer({ url: server.url, max: 2, queryTimeout: 200, retry: false })))
     }))
 })
+
+describe("a server that is stopped for two seconds, under calls that wait for it", () => {
+  it.live(
+    "fails no read, tells the truth about writes, and is at work again long before the circuit's time is up",
+    () =>
+      Effect.gen(function*() {
+        const server = yield* ownServer
+        yield* Effect.scoped(
+          Effect.flatMap(makeWitness(server.url), (witness) => witness.query("CREATE TABLE receipt (id text NOT NULL)"))
+        )
+        const acknowledged: Array<string> = []
+        const notRun: Array<string> = []
+        const failedReads: Array<string> = []
+        let running = true
+        yield* Effect.gen(function*() {
+          const sql = yield* SqlClient
+          const breaker = yield* Pg.Breaker.Breaker
+          const executor = yield* Pg.Executor.Executor
+          const read = executor.run(sql`SELECT count(*) FROM pg_class`, { idempotent: true, waitForCircuit: true })
+            .pipe(
+              Effect.catch((error) => Effect.sync(() => failedReads.push(error._tag)))
+            )
+          const write = Effect.suspend(() => {
+            const id = randomUUID()
+            return executor.run(sql`INSERT INTO receipt VALUES (${id})`, { waitForCircuit: true }).pipe(
+              Effect.match({
+                onSuccess: () => acknowledged.push(id),
+                onFailure: (error) => error._tag === "OutcomeUnknown" ? 0 : notRun.push(id)
+              })
+            )
+          })
+          const callers = yield* Effect.forEach(range(20), (caller) =>
+            Effect.forkChild(Effect.whileLoop({
+              while: () => running,
+              body: () => Effect.andThen(caller % 4 === 0 ? write : read, Effect.sleep(5)),
+              step: () => {}
+            })))
+          yield* Effect.sleep(300)
+          yield* server.stop
+          yield* eventually("an open circuit", Effect.map(breaker.state, ({ _tag }) => _tag === "Open"))
+          yield* Effect.sleep(1000)
+          yield* server.start
+          const before = acknowledged.length
+          // Of the thirty seconds that it would be open, few have passed.
+          yield* eventually("a closed circuit", Effect.map(breaker.state, ({ _tag }) => _tag === "Closed"))
+          yield* eventually("writes", Effect.sync(() => acknowledged.length > before))
+          running = false
+          for (const caller of callers) yield* ended(caller, 20)
+        }).pipe(Effect.provide(Pg.layer({ url: server.url, max: 4 })))
+        assert.deepStrictEqual(failedReads, [])
+        const present = yield* Effect.scoped(Effect.flatMap(
+          makeWitness(server.url),
+          (witness) => witness.query("SELECT id, count(*)::int AS times FROM receipt GROUP BY id")
+        ))
+        const times = new Map(
+          (present as ReadonlyArray<{ id: string; times: number }>).map(({ id, times }) => [id, times])
+        )
+        assert.isTrue(acknowledged.every((id) => times.get(id) === 1))
+        assert.isFalse(notRun.some((id) => times.has(id)))
+      }),
+    90_000
+  )
+})

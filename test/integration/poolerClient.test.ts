@@ -108,7 +108,7 @@ const deviations: Deviations = {
   },
   "only statements that are not run unprepared are kept prepared": { because: unnamed, instead: nothingIsPrepared },
   "one text is prepared once per parameter types": { because: unnamed, instead: nothingIsPrepared },
-  "transactions prepare their BEGIN and COMMIT": { because: unnamed, instead: nothingIsPrepared },
+  "transactions prepare their savepoints and COMMIT": { because: unnamed, instead: nothingIsPrepared },
   "a statement follows its table when the columns change": {
     because: unnamed,
     instead: Effect.gen(function*() {

@@ -566,10 +566,9 @@ const crowded = (it: It): void => {
     Effect.gen(function*() {
       const sql = yield* SqlClient
       const release = yield* Deferred.make<void>()
-      const holding = yield* Effect.forkScoped(Effect.all([
-        sql.withTransaction(Deferred.await(release)),
-        sql.withTransaction(Deferred.await(release))
-      ], { concurrency: "unbounded" }))
+      // One without a statement need not be open on the server.
+      const hold = sql.withTransaction(Effect.andThen(sql`SELECT 1`, Deferred.await(release)))
+      const holding = yield* Effect.forkScoped(Effect.all([hold, hold], { concurrency: "unbounded" }))
       yield* eventually(Effect.map(openTransactions, (n) => n === 2))
       let ran = false
       const waiting = yield* Effect.forkScoped(sql.withTransaction(Effect.sync(() => {

@@ -1,0 +1,151 @@
+/**
+ * The way of a healthy statement, from the program to the server and back, in one object and two frames of its fiber. What
+ * is not healthy goes the long way: a deadline or a unit of work around the statement, a circuit that is not closed, a pool
+ * without a session at hand, and whatever comes after a failure.
+ */
+import type * as PgConnection from "@effect/sql-pg/PgConnection"
+import * as Cause from "effect/Cause"
+import * as Effect from "effect/Effect"
+import * as Effectable from "effect/Effectable"
+import * as Exit from "effect/Exit"
+import type * as Fiber from "effect/Fiber"
+import type { SqlError } from "effect/sql/SqlError"
+import type { Permit } from "./breakerMachine.ts"
+import * as Deadline from "./deadline.ts"
+import type { Session } from "./session.ts"
+import type { Statement, TrackedConnection } from "./trackedConnection.ts"
+import * as UnitOfWork from "./unitOfWork.ts"
+
+/** How a statement is asked, and what of its answer is wanted. */
+export interface Form<A> {
+  readonly ask: (
+    connection: PgConnection.PgConnection,
+    sql: string,
+    params: ReadonlyArray<unknown>
+  ) => Effect.Effect<A, SqlError>
+  /** Must not fail. */
+  readonly take: (answer: A) => Effect.Effect<A, SqlError>
+}
+
+/** What a statement flies by. */
+export interface Airline {
+  readonly closedPermit: () => Permit | undefined
+  /** A session at once, or none. */
+  readonly take: () => Session | undefined
+  /** `seconds`: for how long it was lent. */
+  readonly giveBack: (session: Session, seconds: number) => void
+  /** The connection of a session as others share it, for one statement under this permit. */
+  readonly tracked: (session: Session, permit: Permit) => TrackedConnection
+  /** The long way, which ends in the same. */
+  readonly borrow: <A>(f: (connection: TrackedConnection) => Effect.Effect<A, SqlError>) => Effect.Effect<A, SqlError>
+  /** What comes after a failure that has been judged. */
+  readonly recover: <A>(
+    cause: Cause.Cause<SqlError>,
+    permit: Permit,
+    f: (connection: TrackedConnection) => Effect.Effect<A, SqlError>,
+    fiber: Fiber.Fiber<unknown, unknown>
+  ) => Effect.Effect<A, SqlError>
+}
+
+export type Send = <A>(
+  fiber: Fiber.Fiber<unknown, unknown>,
+  sql: string,
+  params: ReadonlyArray<unknown>,
+  form: Form<A>
+) => Effect.Effect<A, SqlError>
+
+const inForm =
+  <A>(sql: string, params: ReadonlyArray<unknown>, { ask, take }: Form<A>) =>
+  (connection: TrackedConnection): Effect.Effect<A, SqlError> => Effect.flatMap(ask(connection, sql, params), take)
+
+const Base = function() {} as unknown as new() => Effect.Effect<unknown, SqlError>
+Base.prototype = Effectable.Prototype<Flight>({
+  label: "Flight",
+  evaluate(fiber: Fiber.Fiber<unknown, unknown>) {
+    return this.begin(fiber)
+  }
+})
+
+/** One statement, which nobody but its caller bounds. */
+class Flight extends Base implements Statement {
+  private readonly airline: Airline
+  private readonly params: ReadonlyArray<unknown>
+  private readonly form: Form<any>
+  readonly sql: string
+  readonly permit: Permit
+  /** While it has one. */
+  private session: Session | undefined = undefined
+  connection!: TrackedConnection
+  startedAt = 0n
+  mark = 0
+
+  constructor(airline: Airline, sql: string, params: ReadonlyArray<unknown>, form: Form<any>, permit: Permit) {
+    super()
+    this.airline = airline
+    this.sql = sql
+    this.params = params
+    this.form = form
+    this.permit = permit
+  }
+
+  get unit(): undefined {
+    return undefined
+  }
+
+  get counts(): boolean {
+    return true
+  }
+
+  get commits(): boolean {
+    return false
+  }
+
+  get span(): undefined {
+    return undefined
+  }
+
+  /** To be entered when `end` has been laid: a fiber can be interrupted between any two steps. */
+  begin(fiber: Fiber.Fiber<unknown, unknown>): Effect.Effect<unknown, SqlError> {
+    const { airline, form, params, permit, sql } = this
+    const session = airline.take()
+    if (session === undefined) return airline.borrow(inForm(sql, params, form))
+    const connection = airline.tracked(session, permit)
+    this.session = session
+    this.connection = connection
+    this.startedAt = connection.observer.monotonicNanos()
+    this.mark = session.wire.mark()
+    session.busy++
+    return Effect.matchCauseEffect(form.ask(connection.base, sql, params), {
+      onSuccess: form.take,
+      onFailure: (cause) => this.fail(cause, fiber)
+    })
+  }
+
+  end(exit: Exit.Exit<unknown, unknown>): void {
+    const { airline, connection, session } = this
+    if (session === undefined) return
+    this.session = undefined
+    session.busy--
+    connection.end(this, exit)
+    airline.giveBack(session, session.lastTook)
+  }
+
+  private fail(cause: Cause.Cause<SqlError>, fiber: Fiber.Fiber<unknown, unknown>): Effect.Effect<unknown, SqlError> {
+    const { airline, connection, form, params, permit, sql } = this
+    const judged = Cause.map(cause, (error) => connection.judge(this, error))
+    this.end(Exit.failCause(judged))
+    return airline.recover(judged, permit, inForm(sql, params, form), fiber)
+  }
+}
+
+export const make = (airline: Airline): Send => (fiber, sql, params, form) => {
+  const permit = UnitOfWork.of(fiber) === undefined && fiber.getRef(Deadline.Deadline) === Infinity
+    ? airline.closedPermit()
+    : undefined
+  if (permit === undefined) return airline.borrow(inForm(sql, params, form))
+  const flight = new Flight(airline, sql, params, form, permit)
+  return Effect.onExitPrimitive(flight as Effect.Effect<any, SqlError>, (exit) => {
+    flight.end(exit)
+    return undefined
+  })
+}

@@ -1,0 +1,114 @@
+import { assert, describe, it } from "@effect/vitest"
+import * as Clock from "effect/Clock"
+import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
+import { TestClock } from "effect/testing"
+import * as Lookout from "../src/internal/lookout.ts"
+
+/** A server that is away until it is said to be back. */
+const setUp = Effect.gen(function*() {
+  const clock = yield* Clock.Clock
+  const now = () => clock.currentTimeMillisUnsafe()
+  const connects: Array<number> = []
+  const server = { isAway: true, isOver: false, leastPause: 0, greetings: 0 }
+  const lookout = Lookout.make({
+    now,
+    draw: () => 0.5,
+    runFork: Effect.runForkWith(yield* Effect.context<never>()),
+    isOutOfReach: () => server.isAway,
+    leastPause: () => server.leastPause,
+    connect: Effect.sync(() => {
+      connects.push(now())
+      return !server.isAway
+    }),
+    reached: Effect.sync(() => {
+      server.greetings++
+    }),
+    isOver: () => server.isOver
+  })
+  const wait = (millis: number) => Effect.forkChild(lookout.wait(millis), { startImmediately: true })
+  return { connects, lookout, server, wait }
+})
+
+const isDone = (fiber: Fiber.Fiber<void>) => fiber.pollUnsafe() !== undefined
+
+describe("a lookout", () => {
+  it("asks every 50 ms at first, then so often that a return is noticed after a fiftieth of the outage", () => {
+    assert.deepStrictEqual([0, 2_500, 10_000, 60_000, 100_000, 1e7].map(Lookout.pauseAfter), [
+      50,
+      50,
+      200,
+      1_200,
+      2_000,
+      2_000
+    ])
+    assert.strictEqual(Lookout.pauseAfter(-1e6), 50)
+  })
+
+  it.effect("makes one connect for all who wait, and wakes all when one has worked", () =>
+    Effect.gen(function*() {
+      const { connects, server, wait } = yield* setUp
+      const fibers = yield* Effect.forEach(Array.from({ length: 100 }), () => wait(60_000))
+      yield* TestClock.adjust(1_000)
+      assert.strictEqual(connects.length, 20)
+      assert.isFalse(fibers.some(isDone))
+      server.isAway = false
+      yield* TestClock.adjust(50)
+      assert.isTrue(fibers.every(isDone))
+      assert.deepStrictEqual([connects.length, server.greetings], [21, 1])
+    }))
+
+  it.effect("ends with the last who waits", () =>
+    Effect.gen(function*() {
+      const { connects, wait } = yield* setUp
+      const short = yield* wait(200)
+      const long = yield* wait(400)
+      yield* TestClock.adjust(300)
+      assert.deepStrictEqual([isDone(short), isDone(long)], [true, false])
+      assert.strictEqual(connects.length, 6)
+      yield* Fiber.interrupt(long)
+      yield* TestClock.adjust("1 minute")
+      assert.strictEqual(connects.length, 6)
+    }))
+
+  it.effect("begins again with the next, at once but not faster than before", () =>
+    Effect.gen(function*() {
+      const { connects, wait } = yield* setUp
+      yield* wait(100)
+      yield* TestClock.adjust("1 minute")
+      const before = connects.length
+      yield* wait(4_000)
+      yield* TestClock.adjust(10)
+      assert.strictEqual(connects.length, before + 1)
+      yield* TestClock.adjust("10 seconds")
+      assert.strictEqual(connects.length, before + 4)
+    }))
+
+  it.effect("is no faster than a server that is full wants it to be", () =>
+    Effect.gen(function*() {
+      const { connects, server, wait } = yield* setUp
+      server.leastPause = 1_000
+      yield* wait(60_000)
+      yield* TestClock.adjust(10_000)
+      assert.strictEqual(connects.length, 10)
+    }))
+
+  it.effect("ends when nobody will be let in any more", () =>
+    Effect.gen(function*() {
+      const { server, wait } = yield* setUp
+      const fiber = yield* wait(60_000)
+      yield* TestClock.adjust(100)
+      server.isOver = true
+      yield* TestClock.adjust(50)
+      assert.isTrue(isDone(fiber))
+      assert.strictEqual(server.greetings, 0)
+    }))
+
+  it.effect("is not needed while nothing has failed", () =>
+    Effect.gen(function*() {
+      const { lookout, server } = yield* setUp
+      assert.isTrue(lookout.isNeeded())
+      server.isAway = false
+      assert.isFalse(lookout.isNeeded())
+    }))
+})
