@@ -624,7 +624,7 @@ export const make = Effect.fnUntraced(function*(
   const exclusiveUnsafe: Pool["Service"]["exclusiveUnsafe"] = isPinnedLater || leaks !== undefined ? undefined : {
     take: (restore) => checkout(undefined, true, restore),
     giveBack: (session, since) => {
-      store.use.observe(secondsSince(since))
+      store.use.observe(Number(monotonicNanos() - since) / 1e9)
       takeBack(session, true)
     }
   }
