@@ -476,7 +476,7 @@ export const make = Effect.fnUntraced(function*(
     ) return undefined
     const at = now()
     if (retirement.standing(top, 0, at) !== "Ready") return undefined
-    if (bottom !== top && at - bottom!.idleSince > settings.idleTimeout) {
+    if (bottom !== top && at - bottom!.idleSince > settings.idleTimeout && retirement.isDue(at)) {
       retirement.retireIdle(at)
       // One that nobody has used yet may have been idle for as long as the others.
       if (!top.isMember) return undefined

@@ -23,6 +23,8 @@ export interface Retirement {
   readonly evictOlderThan: (session: Session) => void
   /** Lets the sessions go that nobody has needed for long, or must not get any more. */
   readonly retireIdle: (at: number) => void
+  /** Whether `retireIdle` could find anything: not among those that are kept, before the first of them is too old. */
+  readonly isDue: (at: number) => boolean
   /** Lets all go that nobody uses. */
   readonly retireUnused: (reason: CloseReason) => void
   /** Lets those go that are too many, as far as nobody uses them. */
@@ -79,6 +81,9 @@ export const make = <E>(state: PoolState<E>): Retirement => {
     return count
   }
 
+  /** When the first of those grows too old that the last look has left. */
+  let oldAt = -Infinity
+
   return {
     staying,
     spare: () => {
@@ -111,7 +116,10 @@ export const make = <E>(state: PoolState<E>): Retirement => {
         const verdict = idle > settings.idleTimeout && members.size > state.min ? "idle" : standing(session, 0, at)
         if (verdict !== "Ready" && verdict !== "Unproven") retire(session, verdict)
       }
+      oldAt = Infinity
+      for (const { expiresAt } of members) oldAt = Math.min(oldAt, expiresAt)
     },
+    isDue: (at) => members.size > state.min || at >= oldAt,
     retireUnused: (reason) => {
       for (const session of Array.from(members)) if (session.borrowers === 0) retire(session, reason)
     },

@@ -15,8 +15,8 @@ export interface Turns {
   /** Stands in line, and lends a session while the work on it runs. */
   readonly use: <A, E, R>(work: Work<A, E, R>) => Effect.Effect<A, E, R>
   /**
-   * Takes a session back, and lets those whom that serves go on before it returns: what they send goes out together, and
-   * soon.
+   * Takes a session back, and lets those whom that serves go on before it returns: what they send goes out with what else
+   * is sent now. Whoever gives back as one of them has to pause first.
    */
   readonly giveBack: (session: Session) => void
   /** To be called when nobody has a session any more. */
