@@ -14,6 +14,8 @@ import type { Session } from "./session.ts"
 export interface Turns {
   /** Stands in line, and lends a session while the work on it runs. */
   readonly use: <A, E, R>(work: Work<A, E, R>) => Effect.Effect<A, E, R>
+  /** A place in line for somebody who leaves it themselves, whatever becomes of it. */
+  readonly stand: (passenger: Passenger) => Place
   /**
    * Takes a session back, and lets those whom that serves go on before it returns: what they send goes out with what else
    * is sent now. Whoever gives back as one of them has to pause first.
@@ -24,6 +26,21 @@ export interface Turns {
 }
 
 type Work<A, E, R> = (session: Session) => Effect.Effect<A, E, R>
+
+/** Who stands in line. */
+export interface Passenger {
+  /** The session is theirs until they leave. */
+  readonly board: (session: Session, fiber: Fiber.Fiber<unknown, unknown>) => Effect.Effect<any, any>
+  readonly refused: (error: unknown, fiber: Fiber.Fiber<unknown, unknown>) => Effect.Effect<any, any>
+  /** The session that they were handed has to be looked at first. */
+  readonly examine: (claim: Claim, fiber: Fiber.Fiber<unknown, unknown>) => Effect.Effect<any, any>
+}
+
+/** To be run once, by the fiber that has it. */
+export interface Place extends Effect.Effect<any, any> {
+  /** To be called on every exit. It may come at any moment, between being served and hearing of it too. */
+  readonly leave: (exit: Exit.Exit<unknown, unknown>) => void
+}
 
 /** A session that was handed to somebody who has waited, and is to be looked at before it is lent. */
 export interface Claim {
@@ -54,18 +71,18 @@ export interface Office<E> {
   readonly takeBack: (session: Session) => void
 }
 
-const Base = function() {} as unknown as new() => Effect.Effect<any, any, any>
+const Base = function() {} as unknown as new() => Effect.Effect<any, any>
 Base.prototype = Effectable.Prototype<Turn<unknown>>({
   label: "Turn",
-  evaluate() {
-    return this.step()
+  evaluate(fiber: Fiber.Fiber<unknown, unknown>) {
+    return this.step(fiber)
   }
 })
 
 /** Somebody in line: what waits there, and what is gone on with when it has been served. */
-class Turn<E> extends Base implements PoolMachine.Waiter<Session, E>, Claim {
+class Turn<E> extends Base implements PoolMachine.Waiter<Session, E>, Claim, Place {
   private readonly line: Line<E>
-  private readonly work: Work<unknown, unknown, unknown>
+  private readonly passenger: Passenger
   readonly ticket: number
   readonly isExclusive = false
   /** Of the arrival, and from then on when the session was lent. */
@@ -77,13 +94,13 @@ class Turn<E> extends Base implements PoolMachine.Waiter<Session, E>, Claim {
   isQueued = false
   next: PoolMachine.Waiter<Session, E> | undefined = undefined
   previous: PoolMachine.Waiter<Session, E> | undefined = undefined
-  resume: (effect: Effect.Effect<any, any, any>) => void = unheard
+  resume: (effect: Effect.Effect<any, any>) => void = unheard
 
-  constructor(line: Line<E>, work: Work<unknown, unknown, unknown>) {
+  constructor(line: Line<E>, passenger: Passenger) {
     super()
     const { state } = line.office
     this.line = line
-    this.work = work
+    this.passenger = passenger
     this.ticket = ++state.machine.lastTicket
     this.since = state.monotonic()
   }
@@ -93,28 +110,28 @@ class Turn<E> extends Base implements PoolMachine.Waiter<Session, E>, Claim {
     this.line.wake(this)
   }
 
-  step(): Effect.Effect<any, any, any> {
-    const { office } = this.line
-    if (this.session !== undefined) return this.begin(this.session)
-    if (this.refusal !== undefined) return Effect.fail(this.refusal)
-    if (this.isLate) return Effect.fail(office.timedOut(this.waited()))
+  step(fiber: Fiber.Fiber<unknown, unknown>): Effect.Effect<any, any> {
+    const { line: { office }, passenger } = this
+    if (this.session !== undefined) return this.begin(this.session, fiber)
+    if (this.refusal !== undefined) return passenger.refused(this.refusal, fiber)
+    if (this.isLate) return passenger.refused(office.timedOut(this.waited()), fiber)
     const obstacle = office.obstacle()
-    if (obstacle !== undefined) return Effect.fail(obstacle)
+    if (obstacle !== undefined) return passenger.refused(obstacle, fiber)
     return Effect.callback((resume) => {
       this.resume = resume
       this.line.enter(this)
     })
   }
 
-  private begin(session: Session): Effect.Effect<any, any, any> {
-    const { office } = this.line
-    if (!office.isWorthy(session)) return office.examined(this, this.work)
+  private begin(session: Session, fiber: Fiber.Fiber<unknown, unknown>): Effect.Effect<any, any> {
+    const { line: { office }, passenger } = this
+    if (!office.isWorthy(session)) return passenger.examine(this, fiber)
     const at = office.state.monotonic()
     office.waited(at - this.since)
     office.lent(session)
     this.isLent = true
     this.since = at
-    return this.work(session)
+    return passenger.board(session, fiber)
   }
 
   waited(): number {
@@ -129,7 +146,6 @@ class Turn<E> extends Base implements PoolMachine.Waiter<Session, E>, Claim {
     return session
   }
 
-  /** The end, on every exit. It may come at any moment, between being served and hearing of it too. */
   leave(exit: Exit.Exit<unknown, unknown>): void {
     const { line, session } = this
     PoolMachine.dequeue(line.office.state.machine, this)
@@ -156,13 +172,23 @@ class Line<E> implements Turns {
   }
 
   use<A, E2, R>(work: Work<A, E2, R>): Effect.Effect<A, E2, R> {
+    // Its fiber has what it needs.
+    const needing = work as Work<A, E2, never>
     return Effect.suspend(() => {
-      const turn = new Turn(this, work as Work<unknown, unknown, unknown>)
+      const turn = new Turn(this, {
+        board: needing,
+        refused: Effect.fail,
+        examine: (claim) => this.office.examined(claim, needing)
+      })
       return Effect.onExitPrimitive(turn, (exit) => {
         turn.leave(exit)
         return undefined
       })
     })
+  }
+
+  stand(passenger: Passenger): Place {
+    return new Turn(this, passenger)
   }
 
   enter(turn: Turn<E>): void {
