@@ -57,5 +57,53 @@ describe("a transaction whose BEGIN goes along with its first statement", () => 
           }
         }).pipe(Effect.provide(Pg.layer({ url, max: 1, multiplex })))
       }))
+
+    it.live(`gives its session back once, wherever it is interrupted, in line too${mode}`, () =>
+      Effect.gen(function*() {
+        const { url } = yield* makeTable
+        yield* Effect.gen(function*() {
+          const sql = yield* SqlClient
+          const pool = yield* Pg.Pool.Pool
+          for (let steps = 3; steps < 150; steps++) {
+            const work = Effect.provideService(
+              sql.withTransaction(Effect.andThen(sql`SELECT 1`, sql.withTransaction(sql`SELECT 2`))),
+              MaxOpsBeforeYield,
+              steps
+            )
+            const unlucky = yield* Effect.replicateEffect(Effect.forkChild(work, { startImmediately: true }), 5)
+            const lucky = yield* Effect.forkChild(work, { startImmediately: true })
+            // So that some of them have got as far as to wait for an answer.
+            yield* Effect.sleep(steps % 3)
+            yield* soon(`the end after ${steps} steps`, Fiber.interruptAll(unlucky))
+            yield* soon(`the turn of the last after ${steps} steps`, Fiber.join(lucky))
+            const { active, waiting } = pool.statsUnsafe()
+            assert.deepStrictEqual({ active, waiting }, { active: 0, waiting: 0 }, `after ${steps} steps`)
+          }
+        }).pipe(Effect.provide(Pg.layer({ url, max: 2, multiplex })))
+      }))
   }
+})
+
+describe("a statement in line", () => {
+  it.live("is served although others in line are interrupted between any two steps", () =>
+    Effect.gen(function*() {
+      const { url } = yield* makeTable
+      yield* Effect.gen(function*() {
+        const sql = yield* SqlClient
+        const pool = yield* Pg.Pool.Pool
+        for (let steps = 3; steps < 120; steps++) {
+          const work = Effect.provideService(Effect.asVoid(sql`SELECT 1`), MaxOpsBeforeYield, steps)
+          const fibers = yield* Effect.replicateEffect(Effect.forkChild(work, { startImmediately: true }), 8)
+          const isUnlucky = (_: unknown, index: number) => index % 2 === 0
+          yield* Effect.forEach(
+            fibers.filter(isUnlucky),
+            (fiber) => Effect.andThen(Effect.yieldNow, Fiber.interrupt(fiber))
+          )
+          const lucky = fibers.filter((fiber, index) => !isUnlucky(fiber, index))
+          yield* soon(`the others after ${steps} steps`, Fiber.joinAll(lucky))
+          const { active, waiting } = pool.statsUnsafe()
+          assert.deepStrictEqual({ active, waiting }, { active: 0, waiting: 0 }, `after ${steps} steps`)
+        }
+      }).pipe(Effect.provide(Pg.layer({ url, max: 1 })))
+    }))
 })
