@@ -488,7 +488,9 @@ export const make = Effect.fnUntraced(function*(
   }
 
   const countUse = (session: Session.Session): Session.Session => {
-    if (++session.uses >= settings.maxUses) retirement.evict(session, "uses")
+    if (++session.uses >= settings.maxUses && elapsed(session.openedAt) >= settings.minAgeForUses) {
+      retirement.evict(session, "uses")
+    }
     if (fleet !== undefined) fleet.lent(session)
     return session
   }
