@@ -153,7 +153,10 @@ export interface PoolOptions {
   readonly maxLifetime?: Duration.Input | undefined
   /** Each session's lifetime is shortened by up to this share, so that they do not all end at once. Default: 0.1. */
   readonly maxLifetimeJitter?: number | undefined
-  /** Sessions are replaced after this many checkouts. Default: 5000. */
+  /**
+   * Sessions are replaced after this many checkouts. Default: 5000, but not within a minute of being opened: a busy session
+   * would not last longer than a second.
+   */
   readonly maxUses?: number | undefined
   /** How long work under way may go on when the pool closes. Default: 5 seconds. */
   readonly closeTimeout?: Duration.Input | undefined
@@ -287,6 +290,8 @@ export interface Settings {
   readonly maxLifetime: number
   readonly maxLifetimeJitter: number
   readonly maxUses: number
+  /** Milliseconds of age before which a session is never replaced for its uses. */
+  readonly minAgeForUses: number
   readonly closeTimeout: number
   readonly farewell: number
   /** What to send to a session that comes back. */
@@ -580,6 +585,7 @@ export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption>
       maxLifetime: time(options.maxLifetime, 30 * 60_000),
       maxLifetimeJitter: options.maxLifetimeJitter ?? 0.1,
       maxUses: options.maxUses ?? 5000,
+      minAgeForUses: options.maxUses === undefined ? 60_000 : 0,
       closeTimeout: time(options.closeTimeout, 5000),
       farewell,
       resetFrame: options.reset === undefined || options.reset === "none" ? undefined : Reset.frameOf(options.reset),
