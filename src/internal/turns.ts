@@ -19,6 +19,8 @@ export interface Turns {
    * is sent now. Whoever gives back as one of them has to pause first.
    */
   readonly giveBack: (session: Session) => void
+  /** How many are in line, or have been served and do not know it yet. */
+  readonly attempts: () => number
   /** To be called when nobody has a session any more. */
   readonly rest: () => void
 }
@@ -83,6 +85,7 @@ class Turn<E> extends Base implements PoolMachine.Waiter<Session, E>, Claim {
     super()
     const { state } = line.office
     this.line = line
+    line.underway++
     this.work = work
     this.ticket = ++state.machine.lastTicket
     this.since = state.monotonic()
@@ -112,7 +115,7 @@ class Turn<E> extends Base implements PoolMachine.Waiter<Session, E>, Claim {
     const at = office.state.monotonic()
     office.waited(at - this.since)
     office.lent(session)
-    this.isLent = true
+    this.handOver()
     this.since = at
     return this.work(session)
   }
@@ -125,15 +128,23 @@ class Turn<E> extends Base implements PoolMachine.Waiter<Session, E>, Claim {
   take(): Session {
     const session = this.session!
     this.session = undefined
-    this.isLent = true
+    this.handOver()
     return session
+  }
+
+  private handOver(): void {
+    this.isLent = true
+    this.line.underway--
   }
 
   /** The end, on every exit. It may come at any moment, between being served and hearing of it too. */
   leave(exit: Exit.Exit<unknown, unknown>): void {
     const { line, session } = this
     PoolMachine.dequeue(line.office.state.machine, this)
-    if (!this.isLent) line.office.waited(this.waited(), exit)
+    if (!this.isLent) {
+      line.underway--
+      line.office.waited(this.waited(), exit)
+    }
     if (session === undefined) return line.leftEmptyHanded()
     this.session = undefined
     if (this.isLent) line.office.returned(session, this.since)
@@ -145,6 +156,7 @@ const unheard = (): void => {}
 
 class Line<E> implements Turns {
   readonly office: Office<E>
+  underway = 0
   private woken: Array<Turn<E>> = []
   private arriving: Turn<E> | undefined = undefined
   private isWaking = false
@@ -164,6 +176,8 @@ class Line<E> implements Turns {
       })
     })
   }
+
+  readonly attempts = (): number => this.underway
 
   enter(turn: Turn<E>): void {
     PoolMachine.enqueue(this.office.state.machine, turn)
