@@ -947,7 +947,7 @@ export const make = Effect.fnUntraced(function*(
     supply,
     retirement,
     connector,
-    attempts: () => attempts,
+    attempts: () => attempts + turns.attempts(),
     closed: () => new Errors.PoolClosed()
   })
 
