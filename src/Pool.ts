@@ -518,7 +518,7 @@ export const make = Effect.fnUntraced(function*(
 
   const giveBackUnsafe = (session: Session.Session, seconds: number = lentFor(session)): void => {
     store.use.observe(seconds)
-    turns.giveBack(session)
+    turns.giveBack(session, false)
   }
 
   const hasNone = () => machine.top === undefined && (!isPinnedLater || machine.isCrammed)
@@ -567,13 +567,18 @@ export const make = Effect.fnUntraced(function*(
         StatementSpan.isTraced(fiber) ? useAfterWait(f, undefined) : turns.use(f)
       )
 
+  /** Whoever comes to the line finds nothing to do there while all places are taken and all sessions lent. */
+  const isExhausted = () => machine.top === undefined && connector.taken() >= state.max
+
   const turns = Turns.make<AcquireError>({
     state,
     dispatcher,
     obstacle: () => state.phase === "Open" ? overfull() : new Errors.PoolClosed(),
     arrived: () => {
-      retirement.retireIdle(now())
-      supply.pump()
+      if (!isExhausted()) {
+        retirement.retireIdle(now())
+        supply.pump()
+      }
       store.peakWaiting = Math.max(store.peakWaiting, machine.waiting)
     },
     timedOut: (waited) => timedOut(Math.floor(waited), undefined),
@@ -582,6 +587,7 @@ export const make = Effect.fnUntraced(function*(
       return verdict === "Ready" || (verdict === "Unproven" && session.borrowers > 1)
     },
     examined: (claim, f) => examinedUnsafe(claim, f),
+    exchanged: (claim, restore) => checkoutOf(claim, restore),
     waited: (millis, exit) =>
       exit === undefined
         ? store.acquire.acquired.observe(millis / 1000)
@@ -591,7 +597,7 @@ export const make = Effect.fnUntraced(function*(
       countUse(session)
     },
     returned: (session, since) => store.use.observe(isPinnedLater ? secondsSince(since) : lentFor(session)),
-    takeBack: (session) => takeBack(session, false)
+    takeBack
   })
 
   const useAfterWait = <A, E, R>(
@@ -648,10 +654,17 @@ export const make = Effect.fnUntraced(function*(
     )
 
   const exclusiveUnsafe: Pool["Service"]["exclusiveUnsafe"] = isPinnedLater || leaks !== undefined ? undefined : {
-    take: (restore) => checkout(undefined, true, restore),
+    take: (restore) =>
+      Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>): Effect.Effect<Session.Session, AcquireError> => {
+        const ready = takeReady(true)
+        if (ready !== undefined) return Effect.succeed(ready)
+        return settings.beforeAcquire !== undefined || StatementSpan.isTraced(fiber)
+          ? checkout(undefined, true, restore)
+          : turns.take(restore)
+      }),
     giveBack: (session, since) => {
       store.use.observe(secondsSince(Number(since) / 1e6))
-      takeBack(session, true)
+      turns.giveBack(session, true)
     }
   }
 
@@ -718,7 +731,7 @@ export const make = Effect.fnUntraced(function*(
   /** The same for somebody who has come to the head of the line, with what was handed out there. */
   const checkoutOf = (claim: Turns.Claim, restore: Restore): Effect.Effect<Session.Session, AcquireError> =>
     Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
-      const waiter: Waiter = PoolMachine.makeWaiter(machine, claim.since, false, claim.ticket)
+      const waiter: Waiter = PoolMachine.makeWaiter(machine, claim.since, claim.isExclusive, claim.ticket)
       waiter.session = claim.take()
       return search(waiter, undefined, fiber, restore)
     })
@@ -959,7 +972,7 @@ export const make = Effect.fnUntraced(function*(
     supply,
     retirement,
     connector,
-    attempts: () => attempts,
+    attempts: () => attempts + turns.attempts(),
     closed: () => new Errors.PoolClosed()
   })
 

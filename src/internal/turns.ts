@@ -1,8 +1,9 @@
 import * as Effect from "effect/Effect"
 import * as Effectable from "effect/Effectable"
-import type * as Exit from "effect/Exit"
+import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import type { SchedulerDispatcher } from "effect/Scheduler"
+import type { Restore } from "./held.ts"
 import * as PoolMachine from "./poolMachine.ts"
 import type { PoolState } from "./poolState.ts"
 import type { Session } from "./session.ts"
@@ -11,16 +12,23 @@ import type { Session } from "./session.ts"
  * Borrowers who wait for a session with nothing but a place in the line: no scope, no fiber and no timer of their own. What
  * one of them holds on to is paid for as often as there are borrowers in line.
  */
-export interface Turns {
+export interface Turns<E> {
   /** Stands in line, and lends a session while the work on it runs. */
-  readonly use: <A, E, R>(work: Work<A, E, R>) => Effect.Effect<A, E, R>
+  readonly use: <A, E2, R>(work: Work<A, E2, R>) => Effect.Effect<A, E | E2, R>
   /** A place in line for somebody who leaves it themselves, whatever becomes of it. */
   readonly stand: (passenger: Passenger) => Place
+  /**
+   * Stands in line for a session that nobody else shall have. For whoever cannot be interrupted but where `restore` allows
+   * it, and has to give it back.
+   */
+  readonly take: (restore: Restore) => Effect.Effect<Session, E>
   /**
    * Takes a session back, and lets those whom that serves go on before it returns: what they send goes out with what else
    * is sent now. Whoever gives back as one of them has to pause first.
    */
-  readonly giveBack: (session: Session) => void
+  readonly giveBack: (session: Session, isExclusive: boolean) => void
+  /** How many are in line, or have been served and do not know it yet. */
+  readonly attempts: () => number
   /** To be called when nobody has a session any more. */
   readonly rest: () => void
 }
@@ -45,6 +53,7 @@ export interface Place extends Effect.Effect<any, any> {
 /** A session that was handed to somebody who has waited, and is to be looked at before it is lent. */
 export interface Claim {
   readonly ticket: number
+  readonly isExclusive: boolean
   /** Monotonic milliseconds of the arrival. */
   readonly since: number
   /** Whoever calls this has to give the session back. */
@@ -63,12 +72,14 @@ export interface Office<E> {
   readonly timedOut: (waited: number) => E
   readonly isWorthy: (session: Session) => boolean
   readonly examined: <A, E2, R>(claim: Claim, work: Work<A, E2, R>) => Effect.Effect<A, E | E2, R>
+  /** The same for whoever keeps the session. */
+  readonly exchanged: (claim: Claim, restore: Restore) => Effect.Effect<Session, E>
   /** Counts the end of a wait, which came to that many milliseconds. Without an `exit`, it has led to a session. */
   readonly waited: (millis: number, exit?: Exit.Exit<unknown, unknown>) => void
   readonly lent: (session: Session) => void
   /** Counts the end of a lease that began at that monotonic millisecond. */
   readonly returned: (session: Session, since: number) => void
-  readonly takeBack: (session: Session) => void
+  readonly takeBack: (session: Session, isExclusive: boolean) => void
 }
 
 const Base = function() {} as unknown as new() => Effect.Effect<any, any>
@@ -82,9 +93,9 @@ Base.prototype = Effectable.Prototype<Turn<unknown>>({
 /** Somebody in line: what waits there, and what is gone on with when it has been served. */
 class Turn<E> extends Base implements PoolMachine.Waiter<Session, E>, Claim, Place {
   private readonly line: Line<E>
-  private readonly passenger: Passenger
+  /** Whom the session is lent to. Without one, it is kept, and nobody else shall have it. */
+  private readonly passenger: Passenger | undefined
   readonly ticket: number
-  readonly isExclusive = false
   /** Of the arrival, and from then on when the session was lent. */
   since: number
   isLent = false
@@ -96,13 +107,18 @@ class Turn<E> extends Base implements PoolMachine.Waiter<Session, E>, Claim, Pla
   previous: PoolMachine.Waiter<Session, E> | undefined = undefined
   resume: (effect: Effect.Effect<any, any>) => void = unheard
 
-  constructor(line: Line<E>, passenger: Passenger) {
+  constructor(line: Line<E>, passenger?: Passenger) {
     super()
     const { state } = line.office
     this.line = line
+    line.underway++
     this.passenger = passenger
     this.ticket = ++state.machine.lastTicket
     this.since = state.monotonic()
+  }
+
+  get isExclusive(): boolean {
+    return this.passenger === undefined
   }
 
   onServed(refusal: E | undefined): void {
@@ -112,26 +128,49 @@ class Turn<E> extends Base implements PoolMachine.Waiter<Session, E>, Claim, Pla
 
   step(fiber: Fiber.Fiber<unknown, unknown>): Effect.Effect<any, any> {
     const { line: { office }, passenger } = this
-    if (this.session !== undefined) return this.begin(this.session, fiber)
-    if (this.refusal !== undefined) return passenger.refused(this.refusal, fiber)
-    if (this.isLate) return passenger.refused(office.timedOut(this.waited()), fiber)
+    if (this.session !== undefined) {
+      return passenger === undefined ? Effect.succeed(this.session) : this.begin(this.session, passenger, fiber)
+    }
+    if (this.refusal !== undefined) return this.refuse(this.refusal, fiber)
+    if (this.isLate) return this.refuse(office.timedOut(this.waited()), fiber)
     const obstacle = office.obstacle()
-    if (obstacle !== undefined) return passenger.refused(obstacle, fiber)
+    if (obstacle !== undefined) return this.refuse(obstacle, fiber)
     return Effect.callback((resume) => {
       this.resume = resume
       this.line.enter(this)
     })
   }
 
-  private begin(session: Session, fiber: Fiber.Fiber<unknown, unknown>): Effect.Effect<any, any> {
-    const { line: { office }, passenger } = this
-    if (!office.isWorthy(session)) return passenger.examine(this, fiber)
+  private refuse(error: E, fiber: Fiber.Fiber<unknown, unknown>): Effect.Effect<any, any> {
+    return this.passenger === undefined ? Effect.fail(error) : this.passenger.refused(error, fiber)
+  }
+
+  private begin(
+    session: Session,
+    passenger: Passenger,
+    fiber: Fiber.Fiber<unknown, unknown>
+  ): Effect.Effect<any, any> {
+    if (!this.line.office.isWorthy(session)) return passenger.examine(this, fiber)
+    this.lend(session)
+    return passenger.board(session, fiber)
+  }
+
+  /** To be run where nothing can be interrupted any more. */
+  keep(restore: Restore): Effect.Effect<Session, E> {
+    const { office } = this.line
+    const session = this.session!
+    if (!office.isWorthy(session)) return office.exchanged(this, restore)
+    this.lend(session)
+    return Effect.succeed(session)
+  }
+
+  private lend(session: Session): void {
+    const { office } = this.line
     const at = office.state.monotonic()
     office.waited(at - this.since)
     office.lent(session)
-    this.isLent = true
+    this.handOver()
     this.since = at
-    return passenger.board(session, fiber)
   }
 
   waited(): number {
@@ -142,25 +181,34 @@ class Turn<E> extends Base implements PoolMachine.Waiter<Session, E>, Claim, Pla
   take(): Session {
     const session = this.session!
     this.session = undefined
-    this.isLent = true
+    this.handOver()
     return session
+  }
+
+  private handOver(): void {
+    this.isLent = true
+    this.line.underway--
   }
 
   leave(exit: Exit.Exit<unknown, unknown>): void {
     const { line, session } = this
     PoolMachine.dequeue(line.office.state.machine, this)
-    if (!this.isLent) line.office.waited(this.waited(), exit)
+    if (!this.isLent) {
+      line.underway--
+      line.office.waited(this.waited(), exit)
+    }
     if (session === undefined) return line.leftEmptyHanded()
     this.session = undefined
     if (this.isLent) line.office.returned(session, this.since)
-    line.giveBack(session)
+    line.giveBack(session, this.isExclusive)
   }
 }
 
 const unheard = (): void => {}
 
-class Line<E> implements Turns {
+class Line<E> implements Turns<E> {
   readonly office: Office<E>
+  underway = 0
   private woken: Array<Turn<E>> = []
   private arriving: Turn<E> | undefined = undefined
   private isWaking = false
@@ -171,7 +219,7 @@ class Line<E> implements Turns {
     this.office = office
   }
 
-  use<A, E2, R>(work: Work<A, E2, R>): Effect.Effect<A, E2, R> {
+  use<A, E2, R>(work: Work<A, E2, R>): Effect.Effect<A, E | E2, R> {
     // Its fiber has what it needs.
     const needing = work as Work<A, E2, never>
     return Effect.suspend(() => {
@@ -191,6 +239,21 @@ class Line<E> implements Turns {
     return new Turn(this, passenger)
   }
 
+  take(restore: Restore): Effect.Effect<Session, E> {
+    return Effect.suspend(() => {
+      const turn = new Turn(this)
+      return Effect.matchCauseEffect(restore(turn), {
+        onSuccess: () => turn.keep(restore),
+        onFailure: (cause) => {
+          turn.leave(Exit.failCause(cause))
+          return Effect.failCause(cause)
+        }
+      })
+    })
+  }
+
+  readonly attempts = (): number => this.underway
+
   enter(turn: Turn<E>): void {
     PoolMachine.enqueue(this.office.state.machine, turn)
     if (this.watch === undefined) this.keepWatch()
@@ -207,12 +270,12 @@ class Line<E> implements Turns {
     if (!this.isWaking) this.wakeLater()
   }
 
-  giveBack(session: Session): void {
+  giveBack(session: Session, isExclusive: boolean): void {
     // Whoever goes on may be done in no time, and give back in turn.
-    if (this.isWaking) return this.office.takeBack(session)
+    if (this.isWaking) return this.office.takeBack(session, isExclusive)
     this.isWaking = true
     try {
-      this.office.takeBack(session)
+      this.office.takeBack(session, isExclusive)
     } finally {
       this.wakeAll()
     }
@@ -305,4 +368,4 @@ class Line<E> implements Turns {
   }
 }
 
-export const make = <E>(office: Office<E>): Turns => new Line(office)
+export const make = <E>(office: Office<E>): Turns<E> => new Line(office)
