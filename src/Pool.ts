@@ -469,14 +469,18 @@ export const make = Effect.fnUntraced(function*(
 
   /** The whole way of a healthy borrower: the session that came back last, if nobody waits and nothing speaks against it. */
   const takeReady = (isExclusive: boolean): Session.Session | undefined => {
-    const { bottom, head, isSuspended, top } = machine
-    if (
-      top === undefined || head !== undefined || isSuspended || state.phase !== "Open" ||
-      settings.beforeAcquire !== undefined || (isExclusive && top.borrowers > 0)
-    ) return undefined
+    const { bottom, head, isSuspended } = machine
+    if (head !== undefined || isSuspended || state.phase !== "Open" || settings.beforeAcquire !== undefined) {
+      return undefined
+    }
+    if (machine.top === undefined && (isExclusive || !isPinnedLater)) return undefined
     const at = now()
+    const top = machine.top ?? supply.deeper(at)
+    if (top === undefined || (isExclusive && top.borrowers > 0)) return undefined
     if (retirement.standing(top, 0, at) !== "Ready") return undefined
-    if (bottom !== top && at - bottom!.idleSince > settings.idleTimeout && retirement.isDue(at)) {
+    if (
+      bottom !== undefined && bottom !== top && at - bottom.idleSince > settings.idleTimeout && retirement.isDue(at)
+    ) {
       retirement.retireIdle(at)
       // One that nobody has used yet may have been idle for as long as the others.
       if (!top.isMember) return undefined
@@ -507,13 +511,15 @@ export const make = Effect.fnUntraced(function*(
     turns.giveBack(session, false)
   }
 
+  const hasNone = () => machine.top === undefined && (!isPinnedLater || machine.isCrammed)
+
   const use = <A, E, R>(
     f: (session: Session.Session) => Effect.Effect<A, E, R>,
     options?: CheckoutOptions
   ): Effect.Effect<A, E | AcquireError, R> =>
     Effect.suspend(() => {
       // Whoever has to wait pays for nothing that the others need.
-      if (options === undefined && (machine.head !== undefined || machine.top === undefined)) return useInTurn(f)
+      if (options === undefined && (machine.head !== undefined || hasNone())) return useInTurn(f)
       let lent: Session.Session | undefined
       let since: number | undefined
       // Whoever is interrupted between two steps must have the way back laid before the session is taken.
@@ -713,7 +719,8 @@ export const make = Effect.fnUntraced(function*(
     })
 
   const overfull = (): Errors.PoolSaturated | undefined =>
-    settings.maxWaiting < Infinity && PoolMachine.queueing(machine, state.max) >= settings.maxWaiting
+    settings.maxWaiting < Infinity && supply.deeper(now()) === undefined &&
+      PoolMachine.queueing(machine, state.max) >= settings.maxWaiting
       ? saturated("Length", 0)
       : undefined
 
@@ -947,7 +954,7 @@ export const make = Effect.fnUntraced(function*(
     supply,
     retirement,
     connector,
-    attempts: () => attempts,
+    attempts: () => attempts + turns.attempts(),
     closed: () => new Errors.PoolClosed()
   })
 

@@ -107,6 +107,21 @@ describe("what has gone wrong once", () => {
     assert.strictEqual(seen.get("served by a share"), 2)
   })
 
+  it("and before one was who stood in line with nothing but a place, and was handed a session that had gone", async () => {
+    const proves: Act = { ...comes, prove: true }
+    const { seen } = await replay(
+      { max: 2, multiplex: true, end: "drain" },
+      comes,
+      { do: "connects", manner: "closes" },
+      proves,
+      proves,
+      comes,
+      { do: "mute", which: 0 },
+      { do: "greet" }
+    )
+    assert.strictEqual(seen.get("served by a share"), 2)
+  })
+
   it("a drain went on for a connect that nobody waited for any more", async () => {
     const { seen } = await replay(
       { end: "deserted drain" },

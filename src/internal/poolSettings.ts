@@ -218,7 +218,10 @@ export interface PoolOptions {
 
   /** Pipelines the statements of several fibers on each session. Default: false. */
   readonly multiplex?: boolean | undefined
-  /** How many statements may share one session with `multiplex`. Default: 32. */
+  /**
+   * How many statements may share one session with `multiplex`. Default: 32, and up to 100 once there are `max` sessions that
+   * have as many.
+   */
   readonly multiplexConcurrency?: number | undefined
   /**
    * Named prepared statements. Default: true, false with `reset: "discard-all"` and behind a transaction pooler: of
@@ -276,6 +279,8 @@ export interface Settings {
   /** The host by whose name the fleet is taken to be behind a pooler. */
   readonly fleetOffAt: string | undefined
   readonly concurrency: number
+  /** How many statements share a session when no other can be had. */
+  readonly depth: number
   readonly acquireTimeout: number
   /** Whether borrowers wait while the server takes no more sessions. */
   readonly waitsForRoom: boolean
@@ -572,6 +577,7 @@ export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption>
       fleet: pooled === undefined ? fleet : undefined,
       fleetOffAt: pooled?.address.host,
       concurrency: multiplex ? options.multiplexConcurrency ?? 32 : 1,
+      depth: multiplex ? options.multiplexConcurrency ?? 100 : 1,
       acquireTimeout: time(options.acquireTimeout, 60_000),
       waitsForRoom: options.whenServerFull === "wait",
       maxWaiting: options.maxWaiting ?? Infinity,

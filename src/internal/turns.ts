@@ -25,6 +25,8 @@ export interface Turns<E> {
    * is sent now. Whoever gives back as one of them has to pause first.
    */
   readonly giveBack: (session: Session, isExclusive: boolean) => void
+  /** How many are in line, or have been served and do not know it yet. */
+  readonly attempts: () => number
   /** To be called when nobody has a session any more. */
   readonly rest: () => void
 }
@@ -92,6 +94,7 @@ class Turn<E> extends Base implements PoolMachine.Waiter<Session, E>, Claim {
     super()
     const { state } = line.office
     this.line = line
+    line.underway++
     this.work = work
     this.ticket = ++state.machine.lastTicket
     this.since = state.monotonic()
@@ -142,7 +145,7 @@ class Turn<E> extends Base implements PoolMachine.Waiter<Session, E>, Claim {
     const at = office.state.monotonic()
     office.waited(at - this.since)
     office.lent(session)
-    this.isLent = true
+    this.handOver()
     this.since = at
   }
 
@@ -154,15 +157,23 @@ class Turn<E> extends Base implements PoolMachine.Waiter<Session, E>, Claim {
   take(): Session {
     const session = this.session!
     this.session = undefined
-    this.isLent = true
+    this.handOver()
     return session
+  }
+
+  private handOver(): void {
+    this.isLent = true
+    this.line.underway--
   }
 
   /** The end, on every exit. It may come at any moment, between being served and hearing of it too. */
   leave(exit: Exit.Exit<unknown, unknown>): void {
     const { line, session } = this
     PoolMachine.dequeue(line.office.state.machine, this)
-    if (!this.isLent) line.office.waited(this.waited(), exit)
+    if (!this.isLent) {
+      line.underway--
+      line.office.waited(this.waited(), exit)
+    }
     if (session === undefined) return line.leftEmptyHanded()
     this.session = undefined
     if (this.isLent) line.office.returned(session, this.since)
@@ -174,6 +185,7 @@ const unheard = (): void => {}
 
 class Line<E> implements Turns<E> {
   readonly office: Office<E>
+  underway = 0
   private woken: Array<Turn<E>> = []
   private arriving: Turn<E> | undefined = undefined
   private isWaking = false
@@ -206,6 +218,8 @@ class Line<E> implements Turns<E> {
       })
     })
   }
+
+  readonly attempts = (): number => this.underway
 
   enter(turn: Turn<E>): void {
     PoolMachine.enqueue(this.office.state.machine, turn)
