@@ -469,14 +469,18 @@ export const make = Effect.fnUntraced(function*(
 
   /** The whole way of a healthy borrower: the session that came back last, if nobody waits and nothing speaks against it. */
   const takeReady = (isExclusive: boolean): Session.Session | undefined => {
-    const { bottom, head, isSuspended, top } = machine
-    if (
-      top === undefined || head !== undefined || isSuspended || state.phase !== "Open" ||
-      settings.beforeAcquire !== undefined || (isExclusive && top.borrowers > 0)
-    ) return undefined
+    const { bottom, head, isSuspended } = machine
+    if (head !== undefined || isSuspended || state.phase !== "Open" || settings.beforeAcquire !== undefined) {
+      return undefined
+    }
+    if (machine.top === undefined && (isExclusive || !isPinnedLater)) return undefined
     const at = now()
+    const top = machine.top ?? supply.deeper(at)
+    if (top === undefined || (isExclusive && top.borrowers > 0)) return undefined
     if (retirement.standing(top, 0, at) !== "Ready") return undefined
-    if (bottom !== top && at - bottom!.idleSince > settings.idleTimeout && retirement.isDue(at)) {
+    if (
+      bottom !== undefined && bottom !== top && at - bottom.idleSince > settings.idleTimeout && retirement.isDue(at)
+    ) {
       retirement.retireIdle(at)
       // One that nobody has used yet may have been idle for as long as the others.
       if (!top.isMember) return undefined
@@ -488,7 +492,9 @@ export const make = Effect.fnUntraced(function*(
   }
 
   const countUse = (session: Session.Session): Session.Session => {
-    if (++session.uses >= settings.maxUses) retirement.evict(session, "uses")
+    if (++session.uses >= settings.maxUses && elapsed(session.openedAt) >= settings.minAgeForUses) {
+      retirement.evict(session, "uses")
+    }
     if (fleet !== undefined) fleet.lent(session)
     return session
   }
@@ -502,8 +508,10 @@ export const make = Effect.fnUntraced(function*(
 
   const giveBackUnsafe = (session: Session.Session, seconds: number = lentFor(session)): void => {
     store.use.observe(seconds)
-    turns.giveBack(session)
+    turns.giveBack(session, false)
   }
+
+  const hasNone = () => machine.top === undefined && (!isPinnedLater || machine.isCrammed)
 
   const use = <A, E, R>(
     f: (session: Session.Session) => Effect.Effect<A, E, R>,
@@ -511,7 +519,7 @@ export const make = Effect.fnUntraced(function*(
   ): Effect.Effect<A, E | AcquireError, R> =>
     Effect.suspend(() => {
       // Whoever has to wait pays for nothing that the others need.
-      if (options === undefined && (machine.head !== undefined || machine.top === undefined)) return useInTurn(f)
+      if (options === undefined && (machine.head !== undefined || hasNone())) return useInTurn(f)
       let lent: Session.Session | undefined
       let since: number | undefined
       // Whoever is interrupted between two steps must have the way back laid before the session is taken.
@@ -544,13 +552,18 @@ export const make = Effect.fnUntraced(function*(
         StatementSpan.isTraced(fiber) ? useAfterWait(f, undefined) : turns.use(f)
       )
 
+  /** Whoever comes to the line finds nothing to do there while all places are taken and all sessions lent. */
+  const isExhausted = () => machine.top === undefined && connector.taken() >= state.max
+
   const turns = Turns.make<AcquireError>({
     state,
     dispatcher,
     obstacle: () => state.phase === "Open" ? overfull() : new Errors.PoolClosed(),
     arrived: () => {
-      retirement.retireIdle(now())
-      supply.pump()
+      if (!isExhausted()) {
+        retirement.retireIdle(now())
+        supply.pump()
+      }
       store.peakWaiting = Math.max(store.peakWaiting, machine.waiting)
     },
     timedOut: (waited) => timedOut(Math.floor(waited), undefined),
@@ -559,6 +572,7 @@ export const make = Effect.fnUntraced(function*(
       return verdict === "Ready" || (verdict === "Unproven" && session.borrowers > 1)
     },
     examined: (claim, f) => Effect.scopedWith((scope) => Effect.flatMap(Scope.provide(examined(claim), scope), f)),
+    exchanged: (claim, restore) => checkoutOf(claim, restore),
     waited: (millis, exit) =>
       exit === undefined
         ? store.acquire.acquired.observe(millis / 1000)
@@ -568,7 +582,7 @@ export const make = Effect.fnUntraced(function*(
       countUse(session)
     },
     returned: (session, since) => store.use.observe(isPinnedLater ? secondsSince(since) : lentFor(session)),
-    takeBack: (session) => takeBack(session, false)
+    takeBack
   })
 
   const useAfterWait = <A, E, R>(
@@ -622,10 +636,17 @@ export const make = Effect.fnUntraced(function*(
     )
 
   const exclusiveUnsafe: Pool["Service"]["exclusiveUnsafe"] = isPinnedLater || leaks !== undefined ? undefined : {
-    take: (restore) => checkout(undefined, true, restore),
+    take: (restore) =>
+      Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>): Effect.Effect<Session.Session, AcquireError> => {
+        const ready = takeReady(true)
+        if (ready !== undefined) return Effect.succeed(ready)
+        return settings.beforeAcquire !== undefined || StatementSpan.isTraced(fiber)
+          ? checkout(undefined, true, restore)
+          : turns.take(restore)
+      }),
     giveBack: (session, since) => {
       store.use.observe(secondsSince(Number(since) / 1e6))
-      takeBack(session, true)
+      turns.giveBack(session, true)
     }
   }
 
@@ -692,13 +713,14 @@ export const make = Effect.fnUntraced(function*(
   /** The same for somebody who has come to the head of the line, with what was handed out there. */
   const checkoutOf = (claim: Turns.Claim, restore: Restore): Effect.Effect<Session.Session, AcquireError> =>
     Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
-      const waiter: Waiter = PoolMachine.makeWaiter(machine, claim.since, false, claim.ticket)
+      const waiter: Waiter = PoolMachine.makeWaiter(machine, claim.since, claim.isExclusive, claim.ticket)
       waiter.session = claim.take()
       return search(waiter, undefined, fiber, restore)
     })
 
   const overfull = (): Errors.PoolSaturated | undefined =>
-    settings.maxWaiting < Infinity && PoolMachine.queueing(machine, state.max) >= settings.maxWaiting
+    settings.maxWaiting < Infinity && supply.deeper(now()) === undefined &&
+      PoolMachine.queueing(machine, state.max) >= settings.maxWaiting
       ? saturated("Length", 0)
       : undefined
 

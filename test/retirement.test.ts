@@ -47,6 +47,47 @@ describe("a thousand sessions that were opened in one moment", () => {
   )
 })
 
+describe("a busy session", () => {
+  /** Which session is lent the first time, and after 5000 uses: at once, after 59 seconds, and twice after 61. */
+  const lent = (maxUses: number | undefined, multiplex: boolean) =>
+    Effect.gen(function*() {
+      const pool = yield* Pg.Pool.Pool
+      const next = pool.use(({ id }) => Effect.succeed(id))
+      const first = yield* next
+      yield* Effect.forEach(Array.from({ length: 4999 }), () => next, { discard: true })
+      const atOnce = yield* next
+      yield* TestClock.adjust("59 seconds")
+      const within = yield* next
+      yield* TestClock.adjust("2 seconds")
+      const ids = [first, atOnce, within, yield* next, yield* next]
+      return ids.map((id) => Array.from(new Set(ids)).indexOf(id))
+    }).pipe(Effect.provide(Layer.provideMerge(
+      Pg.Pool.layer({
+        stream: makeMemoryServer().stream,
+        username: "nobody",
+        max: 2,
+        multiplex,
+        maxUses,
+        validateAfter: "1 hour"
+      }),
+      Pg.Metrics.layer()
+    )))
+
+  for (const multiplex of [false, true]) {
+    const how = multiplex ? ", multiplexed" : ""
+
+    it.effect(`is not replaced for its uses in its first minute, if nobody said after how many${how}`, () =>
+      Effect.gen(function*() {
+        assert.deepStrictEqual(yield* lent(undefined, multiplex), [0, 0, 0, 0, 1])
+      }))
+
+    it.effect(`is replaced after maxUses, however young it is${how}`, () =>
+      Effect.gen(function*() {
+        assert.deepStrictEqual(yield* lent(5000, multiplex), [0, 1, 1, 1, 1])
+      }))
+  }
+})
+
 describe("a session that nobody comes across, as those that are used lie above it", () => {
   it.effect("goes at the first checkout after its lifetime, whenever it was opened", () =>
     Effect.gen(function*() {

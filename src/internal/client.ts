@@ -126,20 +126,21 @@ export const make = (
 
     // A statement that fails because its session is gone must not turn the rollback into a defect: with the session
     // gone, the server has rolled back.
-    const rollBack = (sql: string) => ({ tracked: opening }: InTransaction): Effect.Effect<void> =>
-      Effect.matchEffect(opening.isOpen, {
-        onFailure: () => Effect.void,
-        onSuccess: (isOpen) => {
-          const { tracked } = opening
-          return !isOpen || tracked.session.wire.isDead()
-            ? Effect.void
-            : Effect.catchCause(Effect.asVoid(tracked.query(sql)), () => Effect.sync(() => source.evict(tracked)))
-        }
-      })
+    const rollBack =
+      (sql: string) => ({ tracked: opening }: InTransaction, isOpen = opening.isOpen): Effect.Effect<void> =>
+        Effect.matchEffect(isOpen, {
+          onFailure: () => Effect.void,
+          onSuccess: (isOpen) => {
+            const { tracked } = opening
+            return !isOpen || tracked.session.wire.isDead()
+              ? Effect.void
+              : Effect.catchCause(Effect.asVoid(tracked.query(sql)), () => Effect.sync(() => source.evict(tracked)))
+          }
+        })
 
     const transactions = Begin.make(options.transactionSettings)
     const commit = ({ tracked: opening }: InTransaction): Effect.Effect<void, SqlError> =>
-      Effect.flatMap(opening.isOpen, (isOpen) => {
+      Effect.flatMap(opening.end, (isOpen) => {
         if (!isOpen) return Effect.void
         const { tracked } = opening
         return Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
@@ -209,7 +210,7 @@ export const make = (
       savepoint: ({ tracked }, id) => Effect.asVoid(tracked.query(`SAVEPOINT effect_sql_${id}`)),
       releaseSavepoint: (connection, id) => rollBack(`RELEASE SAVEPOINT effect_sql_${id}`)(connection),
       commit: (connection) => TransactionSpan.edge(commit(connection)),
-      rollback: rollBack("ROLLBACK"),
+      rollback: (connection) => rollBack("ROLLBACK")(connection, connection.tracked.end),
       rollbackSavepoint: (connection, id) => rollBack(`ROLLBACK TO SAVEPOINT effect_sql_${id}`)(connection)
     })
 

@@ -4,7 +4,9 @@ import * as Effect from "effect/Effect"
 import type { SqlError } from "effect/sql/SqlError"
 import * as Stream from "effect/Stream"
 import * as Bell from "./bell.ts"
+import type { Lead } from "./interludes.ts"
 import type { TrackedConnection } from "./trackedConnection.ts"
+import * as Turn from "./turn.ts"
 
 /** Another session, in a transaction, for one that was lost before it had answered. */
 export type Renew = (cause: Cause.Cause<SqlError>) => Effect.Effect<TrackedConnection, SqlError>
@@ -20,8 +22,8 @@ type Run<A> = (tracked: TrackedConnection) => Effect.Effect<A, SqlError>
 export class Opening {
   tracked: TrackedConnection
   private readonly renew: Renew
-  /** Of the first statement. */
-  private state: "Ahead" | "Under way" | "Over" = "Ahead"
+  /** Of the first statement. "Missed": the transaction has ended without one, and there is none any more. */
+  private state: "Ahead" | "Under way" | "Over" | "Missed" = "Ahead"
   private bell: Bell.Bell | undefined
   /** Why there is no transaction although one was wanted. */
   private refusal: Cause.Cause<SqlError> | undefined
@@ -79,6 +81,16 @@ export class Opening {
       : Effect.failCause(this.refusal)
   )
 
+  /**
+   * The same for whoever ends the transaction. Where none is open, none will be: a fiber that was left behind must not begin
+   * one on a session that belongs to somebody else by then.
+   */
+  readonly end: Effect.Effect<boolean, SqlError> = Effect.suspend(() => {
+    if (this.state === "Under way") return Effect.flatMap(this.settled, () => this.end)
+    if (this.state === "Ahead") this.state = "Missed"
+    return this.isOpen
+  })
+
   private get settled(): Effect.Effect<void> {
     this.bell ??= Bell.make()
     return this.bell.until(() => this.state !== "Under way")
@@ -87,43 +99,53 @@ export class Opening {
   /** Whoever comes while the first statement is under way waits until it is known which session theirs is. */
   private first<A>(run: Run<A>, isBegunAlone = false): Effect.Effect<A, SqlError> {
     return Effect.suspend(() => {
-      if (this.state === "Over") return run(this.tracked)
-      if (this.state === "Under way") return Effect.flatMap(this.settled, () => this.first(run, isBegunAlone))
-      return this.open(run, isBegunAlone)
+      let settle: ((isSuccess: boolean) => void) | undefined
+      // The finalizer stands before anything has begun: a fiber can be interrupted between any two steps.
+      return Effect.onExitPrimitive(
+        Effect.suspend(() => {
+          if (this.state === "Over") return run(this.tracked)
+          if (this.state === "Missed") return Effect.fail(Turn.over())
+          if (this.state === "Under way") return Effect.flatMap(this.settled, () => this.first(run, isBegunAlone))
+          const { tracked } = this
+          this.state = "Under way"
+          this.refusal = undefined
+          tracked.transaction = "Open"
+          const lead = isBegunAlone ? undefined : tracked.session.wire.lead()
+          settle = (isSuccess) => this.settle(tracked, lead, isSuccess)
+          return this.open(run, tracked, lead)
+        }),
+        (exit) => {
+          settle?.(exit._tag === "Success")
+          return undefined
+        }
+      )
     })
   }
 
-  private open<A>(run: Run<A>, isBegunAlone: boolean): Effect.Effect<A, SqlError> {
-    const { tracked } = this
-    const { wire } = tracked.session
-    this.state = "Under way"
-    this.refusal = undefined
-    tracked.transaction = "Open"
-    const lead = isBegunAlone ? undefined : wire.lead()
+  private open<A>(run: Run<A>, tracked: TrackedConnection, lead: Lead | undefined): Effect.Effect<A, SqlError> {
     const opened = lead === undefined ? Effect.flatMap(tracked.query("BEGIN"), () => run(tracked)) : run(tracked)
-    return Effect.onExitPrimitive(
-      Effect.catchCause(opened, (cause) => {
-        lead?.withdraw()
-        const isBegun = lead?.outcome() === "Begun"
-        if (isBegun || !isLost(tracked)) {
-          if (!isBegun && !Cause.hasInterrupts(cause)) this.refusal = cause
-          return Effect.failCause(cause)
-        }
-        return Effect.flatMap(this.renew(cause), (renewed) => {
-          this.tracked = renewed
-          return run(renewed)
-        })
-      }),
-      (exit) => {
-        lead?.withdraw()
-        const isBegun = exit._tag === "Success" || lead?.outcome() === "Begun" || this.tracked !== tracked
-        // A session that is lost has no transaction to go on with, and whatever is said on it fails.
-        this.state = isBegun || wire.isDead() ? "Over" : "Ahead"
-        if (lead?.outcome() === "Begun") tracked.noteBegin()
-        this.bell?.notify()
-        return undefined
+    return Effect.catchCause(opened, (cause) => {
+      lead?.withdraw()
+      const isBegun = lead?.outcome() === "Begun"
+      if (isBegun || !isLost(tracked)) {
+        if (!isBegun && !Cause.hasInterrupts(cause)) this.refusal = cause
+        return Effect.failCause(cause)
       }
-    )
+      return Effect.flatMap(this.renew(cause), (renewed) => {
+        this.tracked = renewed
+        return run(renewed)
+      })
+    })
+  }
+
+  private settle(tracked: TrackedConnection, lead: Lead | undefined, isSuccess: boolean): void {
+    lead?.withdraw()
+    const hasBegun = lead?.outcome() === "Begun"
+    const isBegun = isSuccess || hasBegun || this.tracked !== tracked
+    // A session that is lost has no transaction to go on with, and whatever is said on it fails.
+    this.state = isBegun || tracked.session.wire.isDead() ? "Over" : "Ahead"
+    if (hasBegun) tracked.noteBegin()
+    this.bell?.notify()
   }
 }
 

@@ -8,8 +8,14 @@
  */
 export interface Machine<S extends Member<S>, E> {
   readonly members: Set<S>
-  /** How many borrowers may share a session. */
+  /** How many borrowers share a session before another one is looked for. */
   readonly concurrency: number
+  /** How many may share one when there is no other. */
+  readonly depth: number
+  /** The one that was filled beyond its share last, or came back to it, while there may be more room in it. */
+  deepest: S | undefined
+  /** Whether every session has been found to be filled to its depth. */
+  isCrammed: boolean
   /** The session that came back last, and the one that has been idle for longest. */
   top: S | undefined
   bottom: S | undefined
@@ -69,9 +75,12 @@ export interface Waiter<S, E> {
   previous: Waiter<S, E> | undefined
 }
 
-export const make = <S extends Member<S>, E>(concurrency: number): Machine<S, E> => ({
+export const make = <S extends Member<S>, E>(concurrency: number, depth: number = concurrency): Machine<S, E> => ({
   members: new Set(),
   concurrency,
+  depth,
+  deepest: undefined,
+  isCrammed: false,
   top: undefined,
   bottom: undefined,
   head: undefined,
@@ -115,6 +124,7 @@ export const admit = <S extends Member<S>, E>(machine: Machine<S, E>, session: S
   session.isMember = true
   session.idleSince = now
   machine.members.add(session)
+  machine.isCrammed = false
   shelve(machine, session)
 }
 
@@ -124,6 +134,7 @@ export const dismiss = <S extends Member<S>, E>(machine: Machine<S, E>, session:
   unshelve(machine, session)
   session.isMember = false
   machine.members.delete(session)
+  if (machine.deepest === session) machine.deepest = undefined
   machine.borrowed -= session.borrowers
 }
 
@@ -145,6 +156,10 @@ export const giveBack = <S extends Member<S>, E>(machine: Machine<S, E>, session
   if (!session.isMember) return
   machine.borrowed--
   if (session.borrowers === 0) session.idleSince = now
+  if (machine.depth > machine.concurrency) {
+    machine.isCrammed = false
+    machine.deepest = session
+  }
   shelve(machine, session)
 }
 
@@ -156,6 +171,7 @@ export const exclude = <S extends Member<S>, E>(machine: Machine<S, E>, session:
 
 export const include = <S extends Member<S>, E>(machine: Machine<S, E>, session: S): void => {
   session.exclusions--
+  machine.isCrammed = false
   shelve(machine, session)
 }
 
@@ -223,20 +239,54 @@ const unshared = <S extends Member<S>, E>(machine: Machine<S, E>): S | undefined
   return session
 }
 
+const canBeDeeper = <S extends Member<S>, E>(machine: Machine<S, E>, session: S): boolean =>
+  session.isMember && session.exclusions === 0 && session.borrowers >= machine.concurrency &&
+  session.borrowers < machine.depth
+
+/**
+ * A session that has its share of borrowers, for one more: to be asked for when the shelf is empty, and no session can be
+ * added. One is filled to its depth before the next, so that what is sent goes out in few writes.
+ */
+export const deeper = <S extends Member<S>, E>(
+  machine: Machine<S, E>,
+  now: number,
+  isWorthy: (session: S, now: number) => boolean
+): S | undefined => {
+  if (machine.depth === machine.concurrency || machine.isCrammed) return undefined
+  let best = machine.deepest
+  if (best !== undefined && canBeDeeper(machine, best) && isWorthy(best, now)) return best
+  best = undefined
+  for (const session of Array.from(machine.members)) {
+    if (
+      canBeDeeper(machine, session) && (best === undefined || session.borrowers < best.borrowers) &&
+      isWorthy(session, now)
+    ) best = session
+  }
+  machine.deepest = best
+  machine.isCrammed = best === undefined
+  return best
+}
+
 /**
  * Hands sessions to the line for as long as there are both. `isWorthy` takes a session that is not off the shelf;
- * `refusal` is asked of whoever is next, and turns those away that have an answer.
+ * `refusal` is asked of whoever is next, and turns those away that have an answer. While `isAtMax`, no session can be added,
+ * so those there are are filled to their depth.
  */
 export const serve = <S extends Member<S>, E>(
   machine: Machine<S, E>,
   now: number,
   isWorthy: (session: S, now: number) => boolean,
-  refusal: (waiter: Waiter<S, E>, now: number) => E | undefined
+  refusal: (waiter: Waiter<S, E>, now: number) => E | undefined,
+  isAtMax: () => boolean = never
 ): void => {
-  while (machine.head !== undefined && machine.top !== undefined && !machine.isSuspended) {
+  while (machine.head !== undefined && !machine.isSuspended) {
     const waiter = machine.head
-    const session = waiter.isExclusive ? unshared(machine) ?? machine.top : machine.top
-    if (!isWorthy(session, now)) continue
+    let session: S | undefined
+    if (machine.top !== undefined) {
+      session = waiter.isExclusive ? unshared(machine) ?? machine.top : machine.top
+      if (!isWorthy(session, now)) continue
+    } else if (!waiter.isExclusive && isAtMax()) session = deeper(machine, now, isWorthy)
+    if (session === undefined) return
     dequeue(machine, waiter)
     const refused = refusal(waiter, now)
     if (refused === undefined) {
@@ -246,6 +296,8 @@ export const serve = <S extends Member<S>, E>(
     waiter.onServed(refused)
   }
 }
+
+const never = (): boolean => false
 
 export const refuseAll = <S extends Member<S>, E>(machine: Machine<S, E>, refusal: E): void => {
   while (machine.head !== undefined) {

@@ -153,7 +153,10 @@ export interface PoolOptions {
   readonly maxLifetime?: Duration.Input | undefined
   /** Each session's lifetime is shortened by up to this share, so that they do not all end at once. Default: 0.1. */
   readonly maxLifetimeJitter?: number | undefined
-  /** Sessions are replaced after this many checkouts. Default: 5000. */
+  /**
+   * Sessions are replaced after this many checkouts. Default: 5000, but not within a minute of being opened: a busy session
+   * would not last longer than a second.
+   */
   readonly maxUses?: number | undefined
   /** How long work under way may go on when the pool closes. Default: 5 seconds. */
   readonly closeTimeout?: Duration.Input | undefined
@@ -215,7 +218,10 @@ export interface PoolOptions {
 
   /** Pipelines the statements of several fibers on each session. Default: false. */
   readonly multiplex?: boolean | undefined
-  /** How many statements may share one session with `multiplex`. Default: 32. */
+  /**
+   * How many statements may share one session with `multiplex`. Default: 32, and up to 100 once there are `max` sessions that
+   * have as many.
+   */
   readonly multiplexConcurrency?: number | undefined
   /**
    * Named prepared statements. Default: true, false with `reset: "discard-all"` and behind a transaction pooler: of
@@ -273,6 +279,8 @@ export interface Settings {
   /** The host by whose name the fleet is taken to be behind a pooler. */
   readonly fleetOffAt: string | undefined
   readonly concurrency: number
+  /** How many statements share a session when no other can be had. */
+  readonly depth: number
   readonly acquireTimeout: number
   /** Whether borrowers wait while the server takes no more sessions. */
   readonly waitsForRoom: boolean
@@ -287,6 +295,8 @@ export interface Settings {
   readonly maxLifetime: number
   readonly maxLifetimeJitter: number
   readonly maxUses: number
+  /** Milliseconds of age before which a session is never replaced for its uses. */
+  readonly minAgeForUses: number
   readonly closeTimeout: number
   readonly farewell: number
   /** What to send to a session that comes back. */
@@ -567,6 +577,7 @@ export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption>
       fleet: pooled === undefined ? fleet : undefined,
       fleetOffAt: pooled?.address.host,
       concurrency: multiplex ? options.multiplexConcurrency ?? 32 : 1,
+      depth: multiplex ? options.multiplexConcurrency ?? 100 : 1,
       acquireTimeout: time(options.acquireTimeout, 60_000),
       waitsForRoom: options.whenServerFull === "wait",
       maxWaiting: options.maxWaiting ?? Infinity,
@@ -580,6 +591,7 @@ export const settle = (options: PoolOptions): Effect.Effect<Settings, BadOption>
       maxLifetime: time(options.maxLifetime, 30 * 60_000),
       maxLifetimeJitter: options.maxLifetimeJitter ?? 0.1,
       maxUses: options.maxUses ?? 5000,
+      minAgeForUses: options.maxUses === undefined ? 60_000 : 0,
       closeTimeout: time(options.closeTimeout, 5000),
       farewell,
       resetFrame: options.reset === undefined || options.reset === "none" ? undefined : Reset.frameOf(options.reset),

@@ -34,7 +34,7 @@ export const make = <E>(
   book: Logbook
 ): PoolState<E> => ({
   settings,
-  machine: PoolMachine.make(settings.concurrency),
+  machine: PoolMachine.make(settings.concurrency, settings.depth),
   now,
   monotonic,
   runFork,

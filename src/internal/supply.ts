@@ -16,6 +16,8 @@ import type { Kind } from "./verdict.ts"
 export interface Supply<E> {
   /** To be called whenever something has changed: hands out what there is, and opens what the line needs. */
   readonly pump: (at?: number) => void
+  /** A session that has its share of borrowers, for one more, if no other is to be had. */
+  readonly deeper: (at: number) => Session | undefined
   /** A session has arrived. */
   readonly arrived: (session: Session) => void
   /** A connect has failed. */
@@ -56,6 +58,12 @@ export const make = <E extends { readonly _tag: string }>(
     retirement.evict(session, verdict)
     return false
   }
+
+  const isAtMax = () => members.size >= state.max
+
+  /** For one more than its share, if there is nothing else to be had, nor will be. */
+  const deeper = (at: number): Session | undefined =>
+    isAtMax() && machine.top === undefined ? PoolMachine.deeper(machine, at, isWorthy) : undefined
 
   const refusal = ({ since }: PoolMachine.Waiter<Session, E>, at: number): E | undefined => {
     if (codel === undefined) return undefined
@@ -138,7 +146,7 @@ export const make = <E extends { readonly _tag: string }>(
   }
 
   const pump = (at: number = now()): void => {
-    PoolMachine.serve(machine, at, isWorthy, refusal)
+    PoolMachine.serve(machine, at, isWorthy, refusal, isAtMax)
     for (const wish of wishes) if (members.size >= Math.min(wish.count, state.max)) wish.settle(Effect.void)
     openMore()
     if (state.phase === "Draining" && machine.waiting === 0) retirement.retireUnused("shutdown")
@@ -147,6 +155,7 @@ export const make = <E extends { readonly _tag: string }>(
 
   return {
     pump,
+    deeper,
     refuseAll,
     disappoint,
     arrived: (session) => {

@@ -268,12 +268,12 @@ export class TrackedConnection implements PgConnection.PgConnection {
   private trackNow<A, R>(sql: string, statement: Effect.Effect<A, SqlError, R>): Effect.Effect<A, SqlError, R> {
     const { turn } = this
     return Effect.suspend(() => {
-      if (turn?.isTaken === true) return Effect.flatMap(turn.free, () => this.trackNow(sql, statement))
       let begun: Statement | undefined
       let isCommit = false
       // The finalizer stands before anything is owed: a fiber can be interrupted between any two steps.
       return Effect.onExitPrimitive(
         Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
+          if (turn?.isTaken === true) return Effect.flatMap(turn.free, () => this.trackNow(sql, statement))
           const own = begun = this.begin(sql, UnitOfWork.of(fiber), fiber)
           if (turn !== undefined) turn.isTaken = true
           this.owe(own.unit, 1)

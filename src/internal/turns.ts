@@ -1,8 +1,9 @@
 import * as Effect from "effect/Effect"
 import * as Effectable from "effect/Effectable"
-import type * as Exit from "effect/Exit"
+import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import type { SchedulerDispatcher } from "effect/Scheduler"
+import type { Restore } from "./held.ts"
 import * as PoolMachine from "./poolMachine.ts"
 import type { PoolState } from "./poolState.ts"
 import type { Session } from "./session.ts"
@@ -11,14 +12,19 @@ import type { Session } from "./session.ts"
  * Borrowers who wait for a session with nothing but a place in the line: no scope, no fiber and no timer of their own. What
  * one of them holds on to is paid for as often as there are borrowers in line.
  */
-export interface Turns {
+export interface Turns<E> {
   /** Stands in line, and lends a session while the work on it runs. */
-  readonly use: <A, E, R>(work: Work<A, E, R>) => Effect.Effect<A, E, R>
+  readonly use: <A, E2, R>(work: Work<A, E2, R>) => Effect.Effect<A, E | E2, R>
+  /**
+   * Stands in line for a session that nobody else shall have. For whoever cannot be interrupted but where `restore` allows
+   * it, and has to give it back.
+   */
+  readonly take: (restore: Restore) => Effect.Effect<Session, E>
   /**
    * Takes a session back, and lets those whom that serves go on before it returns: what they send goes out with what else
    * is sent now. Whoever gives back as one of them has to pause first.
    */
-  readonly giveBack: (session: Session) => void
+  readonly giveBack: (session: Session, isExclusive: boolean) => void
   /** How many are in line, or have been served and do not know it yet. */
   readonly attempts: () => number
   /** To be called when nobody has a session any more. */
@@ -30,6 +36,7 @@ type Work<A, E, R> = (session: Session) => Effect.Effect<A, E, R>
 /** A session that was handed to somebody who has waited, and is to be looked at before it is lent. */
 export interface Claim {
   readonly ticket: number
+  readonly isExclusive: boolean
   /** Monotonic milliseconds of the arrival. */
   readonly since: number
   /** Whoever calls this has to give the session back. */
@@ -48,28 +55,30 @@ export interface Office<E> {
   readonly timedOut: (waited: number) => E
   readonly isWorthy: (session: Session) => boolean
   readonly examined: <A, E2, R>(claim: Claim, work: Work<A, E2, R>) => Effect.Effect<A, E | E2, R>
+  /** The same for whoever keeps the session. */
+  readonly exchanged: (claim: Claim, restore: Restore) => Effect.Effect<Session, E>
   /** Counts the end of a wait, which came to that many milliseconds. Without an `exit`, it has led to a session. */
   readonly waited: (millis: number, exit?: Exit.Exit<unknown, unknown>) => void
   readonly lent: (session: Session) => void
   /** Counts the end of a lease that began at that monotonic millisecond. */
   readonly returned: (session: Session, since: number) => void
-  readonly takeBack: (session: Session) => void
+  readonly takeBack: (session: Session, isExclusive: boolean) => void
 }
 
-const Base = function() {} as unknown as new() => Effect.Effect<any, any, any>
+const Base = function() {} as unknown as new() => Effect.Effect<any, any, never>
 Base.prototype = Effectable.Prototype<Turn<unknown>>({
   label: "Turn",
   evaluate() {
-    return this.step()
+    return this.step() as Effect.Effect<any, any>
   }
 })
 
 /** Somebody in line: what waits there, and what is gone on with when it has been served. */
 class Turn<E> extends Base implements PoolMachine.Waiter<Session, E>, Claim {
   private readonly line: Line<E>
-  private readonly work: Work<unknown, unknown, unknown>
+  /** What the session is lent for. Without it, it is kept, and nobody else shall have it. */
+  private readonly work: Work<unknown, unknown, unknown> | undefined
   readonly ticket: number
-  readonly isExclusive = false
   /** Of the arrival, and from then on when the session was lent. */
   since: number
   isLent = false
@@ -81,7 +90,7 @@ class Turn<E> extends Base implements PoolMachine.Waiter<Session, E>, Claim {
   previous: PoolMachine.Waiter<Session, E> | undefined = undefined
   resume: (effect: Effect.Effect<any, any, any>) => void = unheard
 
-  constructor(line: Line<E>, work: Work<unknown, unknown, unknown>) {
+  constructor(line: Line<E>, work?: Work<unknown, unknown, unknown>) {
     super()
     const { state } = line.office
     this.line = line
@@ -91,6 +100,10 @@ class Turn<E> extends Base implements PoolMachine.Waiter<Session, E>, Claim {
     this.since = state.monotonic()
   }
 
+  get isExclusive(): boolean {
+    return this.work === undefined
+  }
+
   onServed(refusal: E | undefined): void {
     this.refusal = refusal
     this.line.wake(this)
@@ -98,7 +111,9 @@ class Turn<E> extends Base implements PoolMachine.Waiter<Session, E>, Claim {
 
   step(): Effect.Effect<any, any, any> {
     const { office } = this.line
-    if (this.session !== undefined) return this.begin(this.session)
+    if (this.session !== undefined) {
+      return this.work === undefined ? Effect.succeed(this.session) : this.begin(this.session, this.work)
+    }
     if (this.refusal !== undefined) return Effect.fail(this.refusal)
     if (this.isLate) return Effect.fail(office.timedOut(this.waited()))
     const obstacle = office.obstacle()
@@ -109,15 +124,29 @@ class Turn<E> extends Base implements PoolMachine.Waiter<Session, E>, Claim {
     })
   }
 
-  private begin(session: Session): Effect.Effect<any, any, any> {
+  private begin(session: Session, work: Work<unknown, unknown, unknown>): Effect.Effect<any, any, any> {
     const { office } = this.line
-    if (!office.isWorthy(session)) return office.examined(this, this.work)
+    if (!office.isWorthy(session)) return office.examined(this, work)
+    this.lend(session)
+    return work(session)
+  }
+
+  /** To be run where nothing can be interrupted any more. */
+  keep(restore: Restore): Effect.Effect<Session, E> {
+    const { office } = this.line
+    const session = this.session!
+    if (!office.isWorthy(session)) return office.exchanged(this, restore)
+    this.lend(session)
+    return Effect.succeed(session)
+  }
+
+  private lend(session: Session): void {
+    const { office } = this.line
     const at = office.state.monotonic()
     office.waited(at - this.since)
     office.lent(session)
     this.handOver()
     this.since = at
-    return this.work(session)
   }
 
   waited(): number {
@@ -148,13 +177,13 @@ class Turn<E> extends Base implements PoolMachine.Waiter<Session, E>, Claim {
     if (session === undefined) return line.leftEmptyHanded()
     this.session = undefined
     if (this.isLent) line.office.returned(session, this.since)
-    line.giveBack(session)
+    line.giveBack(session, this.isExclusive)
   }
 }
 
 const unheard = (): void => {}
 
-class Line<E> implements Turns {
+class Line<E> implements Turns<E> {
   readonly office: Office<E>
   underway = 0
   private woken: Array<Turn<E>> = []
@@ -167,12 +196,25 @@ class Line<E> implements Turns {
     this.office = office
   }
 
-  use<A, E2, R>(work: Work<A, E2, R>): Effect.Effect<A, E2, R> {
+  use<A, E2, R>(work: Work<A, E2, R>): Effect.Effect<A, E | E2, R> {
     return Effect.suspend(() => {
       const turn = new Turn(this, work as Work<unknown, unknown, unknown>)
       return Effect.onExitPrimitive(turn, (exit) => {
         turn.leave(exit)
         return undefined
+      })
+    })
+  }
+
+  take(restore: Restore): Effect.Effect<Session, E> {
+    return Effect.suspend(() => {
+      const turn = new Turn(this)
+      return Effect.matchCauseEffect(restore(turn), {
+        onSuccess: () => turn.keep(restore),
+        onFailure: (cause) => {
+          turn.leave(Exit.failCause(cause))
+          return Effect.failCause(cause)
+        }
       })
     })
   }
@@ -195,12 +237,12 @@ class Line<E> implements Turns {
     if (!this.isWaking) this.wakeLater()
   }
 
-  giveBack(session: Session): void {
+  giveBack(session: Session, isExclusive: boolean): void {
     // Whoever goes on may be done in no time, and give back in turn.
-    if (this.isWaking) return this.office.takeBack(session)
+    if (this.isWaking) return this.office.takeBack(session, isExclusive)
     this.isWaking = true
     try {
-      this.office.takeBack(session)
+      this.office.takeBack(session, isExclusive)
     } finally {
       this.wakeAll()
     }
@@ -293,4 +335,4 @@ class Line<E> implements Turns {
   }
 }
 
-export const make = <E>(office: Office<E>): Turns => new Line(office)
+export const make = <E>(office: Office<E>): Turns<E> => new Line(office)
