@@ -79,7 +79,7 @@ describe("the breaker of a pool", () => {
         assert.deepStrictEqual([...new Set(tags)].sort(), ["AcquireTimeout", "PoolSaturated"])
         assert.deepStrictEqual(yield* breaker.state, { _tag: "Closed", failures: 0 })
         yield* Fiber.interrupt(holder)
-      }).pipe(Effect.provide(Pg.layer({ url, max: 1, maxWaiting: 6, acquireTimeout: 200 })))
+      }).pipe(Effect.provide(Pg.layer({ url, max: 1, maxWaiting: 6, acquireTimeout: 1000 })))
     }))
 
   it.live("36: COMMIT and ROLLBACK of what is under way pass after the circuit has opened", () =>
