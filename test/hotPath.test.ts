@@ -267,3 +267,33 @@ describe.each([
       yield* Fiber.joinAll(callers)
     }))
 })
+
+describe("callers who wait for a session of their own", () => {
+  it.live("have one timer and one fiber together, and few frames", () =>
+    Effect.gen(function*() {
+      const { counted, ours } = yield* setUp
+      const own = yield* ours("next turn", { max: 1 })
+      const { hold } = Context.get(own, Pg.Executor.Executor)
+      const { statsUnsafe } = Context.get(own, Pg.Pool.Pool)
+      yield* many(Context.get(own, SqlClient))
+      const held = Effect.uninterruptibleMask((restore) =>
+        Effect.flatMap(hold(restore), ({ release }) =>
+          Effect.onExit(
+            Effect.yieldNow,
+            (exit) => release(exit) ?? Effect.void
+          ))
+      )
+      let frames = 0
+      const seen = yield* counted(Effect.gen(function*() {
+        const callers = yield* Effect.replicateEffect(Effect.forkChild(held, { startImmediately: true }), 1 + waiting)
+        assert.strictEqual(statsUnsafe().waiting, waiting)
+        frames = framesOf(callers.at(-1)!)
+        yield* Fiber.joinAll(callers)
+      }))
+      assert.isAtMost(frames, 8)
+      assert.isAtMost(seen.timers, 1)
+      assert.isAtMost(seen.fibers - 1 - waiting, 1)
+      assert.strictEqual(seen["random numbers"], 0)
+      assert.strictEqual(seen.judgements, 0)
+    }))
+})

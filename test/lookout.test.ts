@@ -2,6 +2,7 @@ import { assert, describe, it } from "@effect/vitest"
 import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
+import { MaxOpsBeforeYield } from "effect/Scheduler"
 import { TestClock } from "effect/testing"
 import * as Lookout from "../src/internal/lookout.ts"
 
@@ -110,5 +111,21 @@ describe("a lookout", () => {
       assert.isTrue(lookout.isNeeded())
       server.isAway = false
       assert.isFalse(lookout.isNeeded())
+    }))
+
+  it.effect("looks out for whoever comes while somebody leaves who had nothing to wait for", () =>
+    Effect.gen(function*() {
+      for (let steps = 2; steps < 20; steps++) {
+        const { connects, lookout, server, wait } = yield* setUp
+        server.isAway = false
+        const first = yield* Effect.forkChild(Effect.provideService(lookout.wait(1_000), MaxOpsBeforeYield, steps), {
+          startImmediately: true
+        })
+        server.isAway = true
+        const second = yield* wait(1_000)
+        yield* TestClock.adjust(50)
+        assert.strictEqual(connects.length, 1, `${steps} steps`)
+        yield* Fiber.interruptAll([first, second])
+      }
     }))
 })

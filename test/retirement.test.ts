@@ -87,3 +87,49 @@ describe("a busy session", () => {
       }))
   }
 })
+
+describe("a session that nobody comes across, as those that are used lie above it", () => {
+  it.effect("goes at the first checkout after its lifetime, whenever it was opened", () =>
+    Effect.gen(function*() {
+      const { stream } = makeMemoryServer()
+      yield* Effect.gen(function*() {
+        const pool = yield* Pg.Pool.Pool
+        const total = Effect.map(pool.stats, ({ total }) => total)
+        const visit = pool.use(() => Effect.void)
+        yield* pool.warm(1)
+        yield* TestClock.adjust("30 seconds")
+        yield* pool.warm(2)
+        yield* TestClock.adjust("29 seconds")
+        yield* visit
+        assert.strictEqual(yield* total, 2)
+        yield* TestClock.adjust("1 second")
+        yield* visit
+        assert.strictEqual(yield* total, 1)
+
+        // None is left of those that the last look saw.
+        yield* TestClock.adjust("60 seconds")
+        yield* visit
+        assert.strictEqual(yield* total, 1)
+        yield* TestClock.adjust("30 seconds")
+        yield* pool.warm(2)
+        yield* TestClock.adjust("29 seconds")
+        yield* visit
+        assert.strictEqual(yield* total, 2)
+        yield* TestClock.adjust("1 second")
+        yield* visit
+        assert.strictEqual(yield* total, 1)
+      }).pipe(Effect.provide(Layer.provideMerge(
+        Pg.Pool.layer({
+          stream,
+          username: "nobody",
+          max: 2,
+          min: 2,
+          idleTimeout: "1 second",
+          validateAfter: "1 hour",
+          maxLifetime: "1 minute",
+          maxLifetimeJitter: 0
+        }),
+        Pg.Metrics.layer()
+      )))
+    }))
+})

@@ -50,6 +50,16 @@ const forkAll = <A, E>(count: number, work: (index: number) => Effect.Effect<A, 
     (index) => Effect.forkChild(work(index), { startImmediately: true })
   )
 
+/** Has a session for himself while the work runs, as a transaction does. */
+const alone = <A, E, R>(pool: Pool.Pool["Service"], work: (session: Pool.PoolSession) => Effect.Effect<A, E, R>) =>
+  Effect.uninterruptibleMask((restore) =>
+    Effect.flatMap(
+      pool.exclusiveUnsafe!.take(restore),
+      (session) =>
+        Effect.onExit(restore(work(session)), () => Effect.sync(() => pool.exclusiveUnsafe!.giveBack(session, 0n)))
+    )
+  )
+
 describe("a thousand borrowers in line", () => {
   it.effect("wait by one timer, which ends when all of them have been served", () =>
     Effect.gen(function*() {
@@ -200,6 +210,116 @@ describe("a borrower who is interrupted", () => {
       assert.isTrue(Exit.hasInterrupts(yield* Fiber.await(fibers[1]!)))
       assert.strictEqual(yield* Fiber.join(fibers[2]!), 2)
       assert.strictEqual(pool.statsUnsafe().active, 0)
+    }))
+})
+
+describe("borrowers who want a session for themselves", () => {
+  it.effect("wait by the same timer as statements, and are served in turn with them", () =>
+    Effect.gen(function*() {
+      const { counting, pool, sleeps, store } = yield* setUp({ max: 1 })
+      const letGo = yield* hold(pool)
+      const before = sleeps.now
+      const counted = store.acquire.acquired.snapshot().count
+      const served: Array<number> = []
+      const fibers = yield* Effect.provideService(
+        forkAll(1000, (index) => {
+          const work = () => Effect.sync(() => served.push(index))
+          return index % 3 === 0 ? pool.use(work) : alone(pool, work)
+        }),
+        Clock.Clock,
+        counting
+      )
+      assert.strictEqual(pool.statsUnsafe().waiting, 1000)
+      assert.strictEqual(sleeps.now - before, 1)
+      yield* letGo
+      const exits = yield* Fiber.awaitAll(fibers)
+      assert.isTrue(exits.every(Exit.isSuccess))
+      assert.deepStrictEqual(served, Array.from({ length: 1000 }, (_, index) => index))
+      assert.strictEqual(store.acquire.acquired.snapshot().count - counted, 1000)
+      assert.strictEqual(sleeps.now, before)
+      assert.strictEqual(pool.statsUnsafe().active, 0)
+    }))
+
+  it.effect("give up after acquireTimeout, and say what they waited for", () =>
+    Effect.gen(function*() {
+      const { pool, store } = yield* setUp({ max: 1, acquireTimeout: 1000 })
+      yield* hold(pool)
+      const fiber = yield* Effect.forkChild(Effect.flip(alone(pool, () => Effect.void)), { startImmediately: true })
+      yield* TestClock.adjust(999)
+      assert.isUndefined(fiber.pollUnsafe())
+      yield* TestClock.adjust(1)
+      const error = yield* Fiber.join(fiber)
+      assert.isTrue(error._tag === "AcquireTimeout" && error.phase === "Queue" && error.waited === 1000)
+      assert.strictEqual(pool.statsUnsafe().waiting, 0)
+      assert.strictEqual(store.acquireErrors.AcquireTimeout, 1)
+    }))
+
+  it.effect("are refused where the line is full, or the pool is closed", () =>
+    Effect.gen(function*() {
+      const { pool } = yield* setUp({ max: 1, maxWaiting: 1 })
+      const letGo = yield* hold(pool)
+      yield* Effect.forkChild(alone(pool, () => Effect.void), { startImmediately: true })
+      assert.strictEqual((yield* Effect.flip(alone(pool, () => Effect.void)))._tag, "PoolSaturated")
+      yield* letGo
+      yield* pool.drain(0)
+      assert.strictEqual((yield* Effect.flip(alone(pool, () => Effect.void)))._tag, "PoolClosed")
+    }))
+
+  it.effect("hand the session on when they are interrupted in the moment of being served", () =>
+    Effect.gen(function*() {
+      const { pool, store } = yield* setUp({ max: 1 })
+      yield* pool.suspend
+      let isLent = false
+      const first = yield* Effect.forkChild(
+        alone(pool, () => Effect.sync(() => isLent = true)),
+        { startImmediately: true }
+      )
+      const second = yield* Effect.forkChild(alone(pool, () => Effect.succeed("served")), { startImmediately: true })
+      // Whoever is served by this hears of it a turn of the scheduler later.
+      yield* pool.resume
+      assert.strictEqual(pool.statsUnsafe().active, 1)
+      first.interruptUnsafe()
+      assert.strictEqual(yield* Fiber.join(second), "served")
+      assert.isTrue(Exit.hasInterrupts(yield* Fiber.await(first)))
+      assert.isFalse(isLent)
+      assert.strictEqual(store.acquire.interrupted.snapshot().count, 1)
+      assert.strictEqual(pool.statsUnsafe().active, 0)
+      // Nobody keeps it from being lent.
+      assert.strictEqual(yield* pool.use(({ exclusions }) => Effect.succeed(exclusions)), 0)
+    }))
+
+  it.effect("leave the session to the one behind when whoever was before them interrupts them", () =>
+    Effect.gen(function*() {
+      const { pool } = yield* setUp({ max: 1 })
+      const letGo = yield* hold(pool)
+      const fibers: Array<Fiber.Fiber<number, unknown>> = []
+      for (const index of [0, 1, 2]) {
+        const work = Effect.sync(() => {
+          if (index === 0) fibers[1]!.interruptUnsafe()
+          return index
+        })
+        fibers.push(yield* Effect.forkChild(alone(pool, () => work), { startImmediately: true }))
+      }
+      yield* letGo
+      assert.strictEqual(yield* Fiber.join(fibers[0]!), 0)
+      assert.isTrue(Exit.hasInterrupts(yield* Fiber.await(fibers[1]!)))
+      assert.strictEqual(yield* Fiber.join(fibers[2]!), 2)
+      assert.strictEqual(pool.statsUnsafe().active, 0)
+    }))
+
+  it.effect("have a session proved that has to be, and get it as their own", () =>
+    Effect.gen(function*() {
+      const { pool, store } = yield* setUp({ max: 1, validate: "always" })
+      const letGo = yield* hold(pool)
+      const counted = store.acquire.acquired.snapshot().count
+      const fiber = yield* Effect.forkChild(alone(pool, ({ exclusions }) => Effect.succeed(exclusions)), {
+        startImmediately: true
+      })
+      yield* letGo
+      assert.strictEqual(yield* Fiber.join(fiber), 1)
+      assert.strictEqual(store.acquire.acquired.snapshot().count - counted, 1)
+      assert.strictEqual(pool.statsUnsafe().active, 0)
+      assert.strictEqual(yield* alone(pool, ({ exclusions }) => Effect.succeed(exclusions)), 1)
     }))
 })
 

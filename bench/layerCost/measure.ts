@@ -1,9 +1,9 @@
-/** Runs subjects side by side: each in a process of its own, in turns, many short rounds. */
+/** Runs subjects side by side: in turns, many short rounds. */
 import { type ChildProcess, fork } from "node:child_process"
 import { on } from "node:events"
 import { fileURLToPath } from "node:url"
 import { median, type Row as AnyRow } from "../performance/row.ts"
-import type { Result, Task } from "./host.ts"
+import type { Faults, Result, Task } from "./host.ts"
 import { max, type Setting } from "./statements.ts"
 import type { Name } from "./subjects.ts"
 
@@ -45,6 +45,8 @@ export interface Effort {
   readonly warmUp: number
   /** The share of a heat's calls in a round. */
   readonly share: number
+  /** Whether each subject has a process of its own, so that the compiler knows of no other. */
+  readonly isApart: boolean
 }
 
 interface Host {
@@ -52,14 +54,19 @@ interface Host {
   readonly answer: () => Promise<unknown>
 }
 
-const start = async (name: Name, setting: Setting): Promise<Host> => {
-  const child = fork(fileURLToPath(new URL("host.ts", import.meta.url)), [name, JSON.stringify(setting)])
+const start = async (names: ReadonlyArray<Name>, setting: Setting): Promise<Host> => {
+  const child = fork(
+    fileURLToPath(new URL("host.ts", import.meta.url)),
+    [names, setting].map((each) => JSON.stringify(each))
+  )
   const answers = on(child, "message", { close: ["exit"] })
   const host: Host = {
     process: child,
     answer: async () => {
       const next = await answers.next()
-      if (next.done === true) throw new Error(`${name} has ended with exit code ${child.exitCode}`)
+      if (next.done === true) {
+        throw new Error(`${names.join(", ")}: the process has ended with exit code ${child.exitCode}`)
+      }
       return (next.value as [unknown])[0]
     }
   }
@@ -78,34 +85,35 @@ const sortedOf = (values: ReadonlyArray<number>) => values.toSorted((a, b) => a 
 /** Nanoseconds. */
 const quietOf = (costs: ReadonlyArray<number>): number => 1000 * quantile(sortedOf(costs), 0.25)
 
-export const measure = async (heat: Heat, { rounds, share, warmUp }: Effort): Promise<ReadonlyArray<Row>> => {
+export const measure = async (heat: Heat, { isApart, rounds, share, warmUp }: Effort): Promise<ReadonlyArray<Row>> => {
   const { base, callers, isOfClients, others, setting, title } = heat
   const names = base === undefined ? others : [base, ...others]
-  const task: Task = { callers, calls: Math.max(callers, Math.round(heat.calls * share)) }
+  const calls = Math.max(callers, Math.round(heat.calls * share))
+  const households = isApart || isOfClients ? names.map((name) => [name]) : [names]
   const hosts = new Map<Name, Host>()
   const results = new Map<Name, Array<Result>>(names.map((name) => [name, []]))
   const faults = new Map<Name, ReadonlyArray<string>>()
   try {
-    const started = await Promise.all(names.map((name) => start(name, setting)))
-    for (const [index, host] of started.entries()) hosts.set(names[index]!, host)
+    const started = await Promise.all(households.map((names) => start(names, setting)))
+    for (const [index, host] of started.entries()) for (const name of households[index]!) hosts.set(name, host)
     for (let round = -warmUp; round < rounds; round++) {
       for (let turn = 0; turn < names.length; turn++) {
         const name = names[(turn + round + warmUp) % names.length]!
         const host = hosts.get(name)!
-        host.process.send(task)
+        host.process.send({ name, callers, calls } satisfies Task)
         const result = await host.answer() as Result
         if (round >= 0) results.get(name)!.push(result)
       }
     }
-    for (const [name, host] of hosts) {
+    for (const host of started) {
       host.process.send("end")
-      faults.set(name, await host.answer() as ReadonlyArray<string>)
+      for (const [name, found] of await host.answer() as Faults) faults.set(name, found)
     }
   } finally {
     for (const host of hosts.values()) host.process.kill()
   }
   const costs = (name: Name) => results.get(name)!.map(({ cpuUs }) => cpuUs)
-  const speeds = (name: Name) => results.get(name)!.map(({ seconds }) => task.calls / seconds)
+  const speeds = (name: Name) => results.get(name)!.map(({ seconds }) => calls / seconds)
   return names.map((name): Row => {
     const beyond = base === undefined || name === base ? null : base
     const own = costs(name)

@@ -95,7 +95,11 @@ export const make = (surroundings: Surroundings): Lookout => {
       Effect.uninterruptibleMask((restore) => {
         const seen = returns
         waiting++
-        watch ??= runFork(look)
+        if (watch === undefined) {
+          const begun = runFork(look)
+          // There may have been nothing to look out for.
+          if (begun.pollUnsafe() === undefined) watch = begun
+        }
         return Effect.ensuring(
           restore(Effect.asVoid(Effect.timeoutOption(bell.until(() => returns > seen), millis))),
           leave

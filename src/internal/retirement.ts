@@ -23,6 +23,8 @@ export interface Retirement {
   readonly evictOlderThan: (session: Session) => void
   /** Lets the sessions go that nobody has needed for long, or must not get any more. */
   readonly retireIdle: (at: number) => void
+  /** To be called of each session that arrives. */
+  readonly arrived: (session: Session) => void
   /** Whether `retireIdle` could find anything: not among those that are kept, before the first of them is too old. */
   readonly isDue: (at: number) => boolean
   /** Lets all go that nobody uses. */
@@ -81,8 +83,8 @@ export const make = <E>(state: PoolState<E>): Retirement => {
     return count
   }
 
-  /** When the first of those grows too old that the last look has left. */
-  let oldAt = -Infinity
+  /** When the first of those grows too old that the last look has left, or that have come since. */
+  let oldAt = Infinity
 
   return {
     staying,
@@ -118,6 +120,9 @@ export const make = <E>(state: PoolState<E>): Retirement => {
       }
       oldAt = Infinity
       for (const { expiresAt } of members) oldAt = Math.min(oldAt, expiresAt)
+    },
+    arrived: ({ expiresAt }) => {
+      oldAt = Math.min(oldAt, expiresAt)
     },
     isDue: (at) => members.size > state.min || at >= oldAt,
     retireUnused: (reason) => {

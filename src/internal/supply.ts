@@ -160,6 +160,7 @@ export const make = <E extends { readonly _tag: string }>(
     disappoint,
     arrived: (session) => {
       PoolMachine.admit(machine, session, now())
+      retirement.arrived(session)
       if (state.phase === "Closed") retirement.evict(session, "shutdown")
       else if (members.size > state.max) retirement.evict(session, "resize")
       pump()

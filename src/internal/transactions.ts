@@ -115,9 +115,11 @@ export const make = <C>(means: Means<C>) => {
     return Effect.flatMap(means.acquire(restore), ({ connection, release }) => {
       const state = start(undefined)
       let isCommitted = false
+      let failure: Exit.Exit<unknown, unknown> | undefined
       const ended = (exit: Exit.Exit<unknown, unknown>): Effect.Effect<unknown, unknown> | undefined => {
         state.isOpen = false
-        const released = release(exit)
+        // A body that was interrupted says nothing of the server, however well it was rolled back.
+        const released = release(failure ?? exit)
         if (!isCommitted || state.callbacks === undefined) return released
         const calledBack = callBack(state.callbacks)
         // Whether or not the release has succeeded.
@@ -125,6 +127,7 @@ export const make = <C>(means: Means<C>) => {
       }
       return Effect.onExitPrimitive(inside(self, restore, [connection, 0, state], context, span), (exit) => {
         const isSuccess = exit._tag === "Success"
+        if (!isSuccess) failure = exit
         note(span, isSuccess ? "commit" : "rollback", fiber)
         return Effect.onExitPrimitive(
           Effect.map(isSuccess ? means.commit(connection) : means.rollback(connection), () => {

@@ -79,7 +79,7 @@ describe("the breaker of a pool", () => {
         assert.deepStrictEqual([...new Set(tags)].sort(), ["AcquireTimeout", "PoolSaturated"])
         assert.deepStrictEqual(yield* breaker.state, { _tag: "Closed", failures: 0 })
         yield* Fiber.interrupt(holder)
-      }).pipe(Effect.provide(Pg.layer({ url, max: 1, maxWaiting: 6, acquireTimeout: 200 })))
+      }).pipe(Effect.provide(Pg.layer({ url, max: 1, maxWaiting: 6, acquireTimeout: 1000 })))
     }))
 
   it.live("36: COMMIT and ROLLBACK of what is under way pass after the circuit has opened", () =>
@@ -106,6 +106,22 @@ describe("the breaker of a pool", () => {
         assert.strictEqual(yield* Effect.flip(rolledBack), "no")
         assert.strictEqual(yield* rows, 1)
       }).pipe(Effect.provide(Pg.layer({ url, max: 1, breaker: { openFor: "1 hour" } })))
+    }))
+
+  it.live("a transaction that its caller gives up on says nothing, however well it was rolled back", () =>
+    Effect.gen(function*() {
+      const { url } = yield* makeTable
+      yield* Effect.gen(function*() {
+        const { breaker, sql } = yield* services
+        const lost = sql.withTransaction(
+          Effect.andThen(sql`SELECT 1`, sql`SELECT pg_terminate_backend(pg_backend_pid())`)
+        )
+        yield* Effect.exit(lost)
+        const before = yield* breaker.state
+        assert.deepStrictEqual(before, { _tag: "Closed", failures: 1 })
+        yield* Effect.exit(sql.withTransaction(Effect.andThen(sql`SELECT 1`, Effect.interrupt)))
+        assert.deepStrictEqual(yield* breaker.state, before)
+      }).pipe(Effect.provide(Pg.layer({ url, max: 1 })))
     }))
 
   it.live("37: twelve statements that fail inside one transaction are one outcome, and that is a success", () =>

@@ -1,5 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as Clock from "effect/Clock"
+import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Redacted from "effect/Redacted"
@@ -156,10 +157,13 @@ describe("run repeats all of its work", () => {
       yield* witness.query("INSERT INTO account VALUES (0)")
       yield* Effect.gen(function*() {
         const { breaker, executor, metrics, sql } = yield* services
+        let readers = 0
+        const allHaveRead = yield* Deferred.make<void>()
         const deposit = executor.run(sql.withTransaction(Effect.gen(function*() {
           yield* sql`SET TRANSACTION ISOLATION LEVEL SERIALIZABLE`
           const [row] = yield* sql<{ balance: number }>`SELECT balance FROM account`
-          yield* Effect.sleep(2)
+          if (++readers === 4) yield* Deferred.succeed(allHaveRead, undefined)
+          yield* Deferred.await(allHaveRead)
           yield* sql`UPDATE account SET balance = ${row!.balance + 1}`
         })))
         yield* Effect.all([deposit, deposit, deposit, deposit], { concurrency: 4 })

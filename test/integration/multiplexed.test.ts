@@ -171,7 +171,7 @@ describe("a transaction that wants a shared session for itself", () => {
       yield* Effect.gen(function*() {
         const { metrics, sql } = yield* services
         yield* sql`SELECT 1`
-        const slow = yield* Effect.forkChild(sql`SELECT 'answered' AS slow, pg_sleep(1.5)`)
+        const slow = yield* Effect.forkChild(sql`SELECT 'answered' AS slow, pg_sleep(3)`)
         yield* works
         const error = yield* Effect.flip(sql.withTransaction(sql`SELECT 2`))
         const isStillRunning = slow.pollUnsafe() === undefined
@@ -183,7 +183,7 @@ describe("a transaction that wants a shared session for itself", () => {
         assert.isTrue(Exit.isSuccess(first) && Exit.isSuccess(second))
         assert.strictEqual((yield* sql.withTransaction(sql`SELECT 2`)).length, 1)
         assert.strictEqual((yield* metrics.snapshot).connectionsOpened, 1)
-      }).pipe(Effect.provide(Pg.layer({ url, max: 1, multiplex: true, acquireTimeout: 300, retry: false })))
+      }).pipe(Effect.provide(Pg.layer({ url, max: 1, multiplex: true, acquireTimeout: 1000, retry: false })))
     }))
 })
 

@@ -507,6 +507,6 @@ describe("a failure that passes through several layers", () => {
           assert.strictEqual((yield* metrics.snapshot).errors.Local - before, 1)
         }
         yield* Fiber.interrupt(holder)
-      }).pipe(Effect.provide(Pg.layer({ url, max: 1, acquireTimeout: 50, retry: false })))
+      }).pipe(Effect.provide(Pg.layer({ url, max: 1, acquireTimeout: 500, retry: false })))
     }))
 })
