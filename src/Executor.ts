@@ -539,6 +539,8 @@ export const make = Effect.fnUntraced(function*(
     closedPermit: breaker.closedPermitUnsafe,
     take: pool.takeUnsafe,
     giveBack: pool.giveBackUnsafe,
+    stand: pool.standUnsafe,
+    examined: (claim, permit, f) => pool.examinedUnsafe(claim, underPermit(permit, f)),
     tracked: trackUnder,
     borrow,
     recover: (cause, permit, f, fiber) => {

@@ -160,6 +160,16 @@ export class Pool extends Context.Service<Pool, {
    * statement on it took.
    */
   readonly giveBackUnsafe: (session: PoolSession, seconds?: number) => void
+  /**
+   * What {@link use} does for whoever has to wait and is not traced, in fewer steps; `undefined` where `use` has more to do.
+   * Whoever gets a place has to run it once, and to leave it on every exit.
+   */
+  readonly standUnsafe: (passenger: Turns.Passenger) => Turns.Place | undefined
+  /** Lends what somebody in line was handed, once it has been looked at. */
+  readonly examinedUnsafe: <A, E, R>(
+    claim: Turns.Claim,
+    f: (session: PoolSession) => Effect.Effect<A, E, R>
+  ) => Effect.Effect<A, E | AcquireError, R>
   /** Lends a session until the scope closes. With `multiplex` it may be shared. */
   readonly get: (options?: CheckoutOptions) => Effect.Effect<PoolSession, AcquireError, Scope.Scope>
   /**
@@ -542,11 +552,16 @@ export const make = Effect.fnUntraced(function*(
   const lentFor = ({ lastTook, lentSince }: Session.Session): number =>
     lastTook > 0 ? lastTook : elapsed(lentSince) / 1000
 
+  /** A hook or a leak watch is no part of the line. */
+  const needsMore = leaks !== undefined || settings.beforeAcquire !== undefined
+
+  const standUnsafe: Pool["Service"]["standUnsafe"] = (passenger) => needsMore ? undefined : turns.stand(passenger)
+
   /** The way of a borrower who has to wait, and of whom nothing else has to be known. */
   const useInTurn = <A, E, R>(
     f: (session: Session.Session) => Effect.Effect<A, E, R>
   ): Effect.Effect<A, E | AcquireError, R> =>
-    leaks !== undefined || settings.beforeAcquire !== undefined
+    needsMore
       ? useAfterWait(f, undefined)
       : Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) =>
         StatementSpan.isTraced(fiber) ? useAfterWait(f, undefined) : turns.use(f)
@@ -571,7 +586,7 @@ export const make = Effect.fnUntraced(function*(
       const verdict = retirement.standing(session, 1, now())
       return verdict === "Ready" || (verdict === "Unproven" && session.borrowers > 1)
     },
-    examined: (claim, f) => Effect.scopedWith((scope) => Effect.flatMap(Scope.provide(examined(claim), scope), f)),
+    examined: (claim, f) => examinedUnsafe(claim, f),
     exchanged: (claim, restore) => checkoutOf(claim, restore),
     waited: (millis, exit) =>
       exit === undefined
@@ -595,6 +610,9 @@ export const make = Effect.fnUntraced(function*(
     Effect.uninterruptibleMask((restore) =>
       Effect.flatMap(Effect.scope, (scope) => lease(scope, false, checkout(options, false, restore)))
     )
+
+  const examinedUnsafe: Pool["Service"]["examinedUnsafe"] = (claim, f) =>
+    Effect.scopedWith((scope) => Effect.flatMap(Scope.provide(examined(claim), scope), f))
 
   const examined = (claim: Turns.Claim): Effect.Effect<Session.Session, AcquireError, Scope.Scope> =>
     Effect.uninterruptibleMask((restore) =>
@@ -990,6 +1008,8 @@ export const make = Effect.fnUntraced(function*(
     use,
     takeUnsafe,
     giveBackUnsafe,
+    standUnsafe,
+    examinedUnsafe,
     get,
     reserve,
     exclusiveUnsafe,

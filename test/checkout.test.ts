@@ -44,6 +44,25 @@ describe("maxWaiting", () => {
       assert.strictEqual((yield* failing(pool.use(() => Effect.void, { timeout: 200 })))._tag, "PoolSaturated")
     }))
 
+  it.live("0 lets up to 100 share a session, but more than 32 only when there are as many on each of max sessions", () =>
+    Effect.gen(function*() {
+      const { pool } = yield* poolOn({ max: 2, multiplex: true, maxWaiting: 0 })
+      const borrowers = new Map<number, number>()
+      const lend = (count: number) =>
+        Effect.map(
+          Effect.forEach(Array.from({ length: count }), () =>
+            Effect.map(pool.get(), ({ id }) => {
+              borrowers.set(id, (borrowers.get(id) ?? 0) + 1)
+            }), { discard: true }),
+          () => Array.from(borrowers.values()).sort((one, other) => one - other)
+        )
+      assert.deepStrictEqual(yield* lend(32), [32])
+      assert.deepStrictEqual(yield* lend(32), [32, 32])
+      assert.deepStrictEqual(yield* lend(68), [32, 100])
+      assert.deepStrictEqual(yield* lend(68), [100, 100])
+      assert.strictEqual((yield* failing(pool.use(() => Effect.void, { timeout: 200 })))._tag, "PoolSaturated")
+    }))
+
   it.live("counts those as well who wait for a suspended pool", () =>
     Effect.gen(function*() {
       const { pool } = yield* poolOn({ max: 4, maxWaiting: 1 })

@@ -14,6 +14,7 @@ import type { Permit } from "./breakerMachine.ts"
 import * as Deadline from "./deadline.ts"
 import type { Session } from "./session.ts"
 import type { Statement, TrackedConnection } from "./trackedConnection.ts"
+import type * as Turns from "./turns.ts"
 import * as UnitOfWork from "./unitOfWork.ts"
 
 /** How a statement is asked, and what of its answer is wanted. */
@@ -32,6 +33,14 @@ export interface Airline {
   readonly closedPermit: () => Permit | undefined
   /** A session at once, or none. */
   readonly take: () => Session | undefined
+  /** A place in line for a session, unless there is more to be done for one than to wait. */
+  readonly stand: (passenger: Turns.Passenger) => Turns.Place | undefined
+  /** The statement on a session that has to be looked at before. */
+  readonly examined: <A>(
+    claim: Turns.Claim,
+    permit: Permit,
+    f: (connection: TrackedConnection) => Effect.Effect<A, SqlError>
+  ) => Effect.Effect<A, unknown>
   /** `seconds`: for how long it was lent. */
   readonly giveBack: (session: Session, seconds: number) => void
   /** The connection of a session as others share it, for one statement under this permit. */
@@ -40,7 +49,7 @@ export interface Airline {
   readonly borrow: <A>(f: (connection: TrackedConnection) => Effect.Effect<A, SqlError>) => Effect.Effect<A, SqlError>
   /** What comes after a failure that has been judged. */
   readonly recover: <A>(
-    cause: Cause.Cause<SqlError>,
+    cause: Cause.Cause<unknown>,
     permit: Permit,
     f: (connection: TrackedConnection) => Effect.Effect<A, SqlError>,
     fiber: Fiber.Fiber<unknown, unknown>
@@ -67,7 +76,7 @@ Base.prototype = Effectable.Prototype<Flight>({
 })
 
 /** One statement, which nobody but its caller bounds. */
-class Flight extends Base implements Statement {
+class Flight extends Base implements Statement, Turns.Passenger {
   private readonly airline: Airline
   private readonly params: ReadonlyArray<unknown>
   private readonly form: Form<any>
@@ -75,6 +84,8 @@ class Flight extends Base implements Statement {
   readonly permit: Permit
   /** While it has one. */
   private session: Session | undefined = undefined
+  /** While it waits, and while it has a session for which it has waited. */
+  private place: Turns.Place | undefined = undefined
   connection!: TrackedConnection
   startedAt = 0n
   mark = 0
@@ -106,9 +117,17 @@ class Flight extends Base implements Statement {
 
   /** To be entered when `end` has been laid: a fiber can be interrupted between any two steps. */
   begin(fiber: Fiber.Fiber<unknown, unknown>): Effect.Effect<unknown, SqlError> {
-    const { airline, form, params, permit, sql } = this
+    const { airline, form, params, sql } = this
     const session = airline.take()
-    if (session === undefined) return airline.borrow(inForm(sql, params, form))
+    if (session !== undefined) return this.board(session, fiber)
+    this.place = airline.stand(this)
+    return this.place === undefined
+      ? airline.borrow(inForm(sql, params, form))
+      : this.place
+  }
+
+  board(session: Session, fiber: Fiber.Fiber<unknown, unknown>): Effect.Effect<unknown, SqlError> {
+    const { airline, form, params, permit, sql } = this
     const connection = airline.tracked(session, permit)
     this.session = session
     this.connection = connection
@@ -121,20 +140,41 @@ class Flight extends Base implements Statement {
     })
   }
 
+  refused(error: unknown, fiber: Fiber.Fiber<unknown, unknown>): Effect.Effect<unknown, SqlError> {
+    return this.recover(Cause.fail(error), fiber)
+  }
+
+  examine(claim: Turns.Claim, fiber: Fiber.Fiber<unknown, unknown>): Effect.Effect<unknown, SqlError> {
+    const { airline, form, params, permit, sql } = this
+    return Effect.catchCause(
+      airline.examined(claim, permit, inForm(sql, params, form)),
+      (cause) => this.recover(cause, fiber)
+    )
+  }
+
   end(exit: Exit.Exit<unknown, unknown>): void {
-    const { airline, connection, session } = this
-    if (session === undefined) return
-    this.session = undefined
-    session.busy--
-    connection.end(this, exit)
-    airline.giveBack(session, session.lastTook)
+    const { airline, connection, place, session } = this
+    if (session !== undefined) {
+      this.session = undefined
+      session.busy--
+      connection.end(this, exit)
+      if (place === undefined) airline.giveBack(session, session.lastTook)
+    }
+    if (place !== undefined) {
+      this.place = undefined
+      place.leave(exit)
+    }
+  }
+
+  /** Whatever is tried next comes after the end of this. */
+  private recover(cause: Cause.Cause<unknown>, fiber: Fiber.Fiber<unknown, unknown>): Effect.Effect<unknown, SqlError> {
+    const { airline, form, params, permit, sql } = this
+    this.end(Exit.failCause(cause))
+    return airline.recover(cause, permit, inForm(sql, params, form), fiber)
   }
 
   private fail(cause: Cause.Cause<SqlError>, fiber: Fiber.Fiber<unknown, unknown>): Effect.Effect<unknown, SqlError> {
-    const { airline, connection, form, params, permit, sql } = this
-    const judged = Cause.map(cause, (error) => connection.judge(this, error))
-    this.end(Exit.failCause(judged))
-    return airline.recover(judged, permit, inForm(sql, params, form), fiber)
+    return this.recover(Cause.map(cause, (error) => this.connection.judge(this, error)), fiber)
   }
 }
 

@@ -15,6 +15,8 @@ import type { Session } from "./session.ts"
 export interface Turns<E> {
   /** Stands in line, and lends a session while the work on it runs. */
   readonly use: <A, E2, R>(work: Work<A, E2, R>) => Effect.Effect<A, E | E2, R>
+  /** A place in line for somebody who leaves it themselves, whatever becomes of it. */
+  readonly stand: (passenger: Passenger) => Place
   /**
    * Stands in line for a session that nobody else shall have. For whoever cannot be interrupted but where `restore` allows
    * it, and has to give it back.
@@ -32,6 +34,21 @@ export interface Turns<E> {
 }
 
 type Work<A, E, R> = (session: Session) => Effect.Effect<A, E, R>
+
+/** Who stands in line. */
+export interface Passenger {
+  /** The session is theirs until they leave. */
+  readonly board: (session: Session, fiber: Fiber.Fiber<unknown, unknown>) => Effect.Effect<any, any>
+  readonly refused: (error: unknown, fiber: Fiber.Fiber<unknown, unknown>) => Effect.Effect<any, any>
+  /** The session that they were handed has to be looked at first. */
+  readonly examine: (claim: Claim, fiber: Fiber.Fiber<unknown, unknown>) => Effect.Effect<any, any>
+}
+
+/** To be run once, by the fiber that has it. */
+export interface Place extends Effect.Effect<any, any> {
+  /** To be called on every exit. It may come at any moment, between being served and hearing of it too. */
+  readonly leave: (exit: Exit.Exit<unknown, unknown>) => void
+}
 
 /** A session that was handed to somebody who has waited, and is to be looked at before it is lent. */
 export interface Claim {
@@ -65,19 +82,19 @@ export interface Office<E> {
   readonly takeBack: (session: Session, isExclusive: boolean) => void
 }
 
-const Base = function() {} as unknown as new() => Effect.Effect<any, any, never>
+const Base = function() {} as unknown as new() => Effect.Effect<any, any>
 Base.prototype = Effectable.Prototype<Turn<unknown>>({
   label: "Turn",
-  evaluate() {
-    return this.step() as Effect.Effect<any, any>
+  evaluate(fiber: Fiber.Fiber<unknown, unknown>) {
+    return this.step(fiber)
   }
 })
 
 /** Somebody in line: what waits there, and what is gone on with when it has been served. */
-class Turn<E> extends Base implements PoolMachine.Waiter<Session, E>, Claim {
+class Turn<E> extends Base implements PoolMachine.Waiter<Session, E>, Claim, Place {
   private readonly line: Line<E>
-  /** What the session is lent for. Without it, it is kept, and nobody else shall have it. */
-  private readonly work: Work<unknown, unknown, unknown> | undefined
+  /** Whom the session is lent to. Without one, it is kept, and nobody else shall have it. */
+  private readonly passenger: Passenger | undefined
   readonly ticket: number
   /** Of the arrival, and from then on when the session was lent. */
   since: number
@@ -88,20 +105,20 @@ class Turn<E> extends Base implements PoolMachine.Waiter<Session, E>, Claim {
   isQueued = false
   next: PoolMachine.Waiter<Session, E> | undefined = undefined
   previous: PoolMachine.Waiter<Session, E> | undefined = undefined
-  resume: (effect: Effect.Effect<any, any, any>) => void = unheard
+  resume: (effect: Effect.Effect<any, any>) => void = unheard
 
-  constructor(line: Line<E>, work?: Work<unknown, unknown, unknown>) {
+  constructor(line: Line<E>, passenger?: Passenger) {
     super()
     const { state } = line.office
     this.line = line
     line.underway++
-    this.work = work
+    this.passenger = passenger
     this.ticket = ++state.machine.lastTicket
     this.since = state.monotonic()
   }
 
   get isExclusive(): boolean {
-    return this.work === undefined
+    return this.passenger === undefined
   }
 
   onServed(refusal: E | undefined): void {
@@ -109,26 +126,33 @@ class Turn<E> extends Base implements PoolMachine.Waiter<Session, E>, Claim {
     this.line.wake(this)
   }
 
-  step(): Effect.Effect<any, any, any> {
-    const { office } = this.line
+  step(fiber: Fiber.Fiber<unknown, unknown>): Effect.Effect<any, any> {
+    const { line: { office }, passenger } = this
     if (this.session !== undefined) {
-      return this.work === undefined ? Effect.succeed(this.session) : this.begin(this.session, this.work)
+      return passenger === undefined ? Effect.succeed(this.session) : this.begin(this.session, passenger, fiber)
     }
-    if (this.refusal !== undefined) return Effect.fail(this.refusal)
-    if (this.isLate) return Effect.fail(office.timedOut(this.waited()))
+    if (this.refusal !== undefined) return this.refuse(this.refusal, fiber)
+    if (this.isLate) return this.refuse(office.timedOut(this.waited()), fiber)
     const obstacle = office.obstacle()
-    if (obstacle !== undefined) return Effect.fail(obstacle)
+    if (obstacle !== undefined) return this.refuse(obstacle, fiber)
     return Effect.callback((resume) => {
       this.resume = resume
       this.line.enter(this)
     })
   }
 
-  private begin(session: Session, work: Work<unknown, unknown, unknown>): Effect.Effect<any, any, any> {
-    const { office } = this.line
-    if (!office.isWorthy(session)) return office.examined(this, work)
+  private refuse(error: E, fiber: Fiber.Fiber<unknown, unknown>): Effect.Effect<any, any> {
+    return this.passenger === undefined ? Effect.fail(error) : this.passenger.refused(error, fiber)
+  }
+
+  private begin(
+    session: Session,
+    passenger: Passenger,
+    fiber: Fiber.Fiber<unknown, unknown>
+  ): Effect.Effect<any, any> {
+    if (!this.line.office.isWorthy(session)) return passenger.examine(this, fiber)
     this.lend(session)
-    return work(session)
+    return passenger.board(session, fiber)
   }
 
   /** To be run where nothing can be interrupted any more. */
@@ -166,7 +190,6 @@ class Turn<E> extends Base implements PoolMachine.Waiter<Session, E>, Claim {
     this.line.underway--
   }
 
-  /** The end, on every exit. It may come at any moment, between being served and hearing of it too. */
   leave(exit: Exit.Exit<unknown, unknown>): void {
     const { line, session } = this
     PoolMachine.dequeue(line.office.state.machine, this)
@@ -197,13 +220,23 @@ class Line<E> implements Turns<E> {
   }
 
   use<A, E2, R>(work: Work<A, E2, R>): Effect.Effect<A, E | E2, R> {
+    // Its fiber has what it needs.
+    const needing = work as Work<A, E2, never>
     return Effect.suspend(() => {
-      const turn = new Turn(this, work as Work<unknown, unknown, unknown>)
+      const turn = new Turn(this, {
+        board: needing,
+        refused: Effect.fail,
+        examine: (claim) => this.office.examined(claim, needing)
+      })
       return Effect.onExitPrimitive(turn, (exit) => {
         turn.leave(exit)
         return undefined
       })
     })
+  }
+
+  stand(passenger: Passenger): Place {
+    return new Turn(this, passenger)
   }
 
   take(restore: Restore): Effect.Effect<Session, E> {
