@@ -137,7 +137,7 @@ const heats: ReadonlyArray<Heat> = [
   }
 ]
 
-const full: Effort = { rounds: 121, warmUp: 40, share: 1, isApart: true }
+const full: Effort = { rounds: 31, warmUp: 15, share: 1, isApart: true }
 // Most of it is the start of processes.
 const quick: Effort = { rounds: 7, warmUp: 5, share: 0.4, isApart: false }
 
