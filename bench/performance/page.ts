@@ -317,7 +317,7 @@ the disk or a clean-up in its turn.
 What is not: each client is as its own documentation has it. **pg** is given a \`name\` with each statement, without which it
 prepares nothing. **postgres.js** prepares by itself and always pipelines, up to 100 statements on a session, which is why it is compared
 with the multiplexed modes. **PgClient** of \`@effect/sql-pg\` has its defaults, plain and with \`multiplex\`. **effect-pg-pool** has the
-README's configuration, that is its defaults: breaker, retry and metrics are on, and a session is replaced after 5,000 statements. The four in Effect run their callers as
+README's configuration, that is its defaults: breaker, retry and metrics are on, and a session is replaced after 5,000 statements, but not before it is a minute old. The four in Effect run their callers as
 fibers, the two others as promises. slonik is measured for its recovery only. \`pgbench\` is left out: the embedded server brings none.
 
 Noise: two runs differ by some percent in ratios and by tens of percent in absolute figures; the column \`rounds\` has the lowest and the
