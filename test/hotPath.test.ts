@@ -198,20 +198,22 @@ describe.each([
     }))
 
   // Answers on a shared session come after the turn of whoever has asked, who begins to count anew.
-  it.live.skipIf(multiplex)("takes fewer steps than with the driver's own client", () =>
-    Effect.gen(function*() {
-      const { ours, theirs } = yield* setUp
-      const clients = [yield* ours("at once", { multiplex }), yield* theirs("at once", multiplex)] as const
-      const [own, plain] = yield* Effect.forEach(clients, (client) =>
-        Effect.gen(function*() {
-          const sql = Context.get(client, SqlClient)
-          yield* many(sql)
-          const before = yield* here
-          yield* statementOf(sql, 1)
-          return (yield* here).steps - before.steps
-        }))
-      assert.isAtMost(own! - plain!, -11)
-    }))
+  if (!multiplex) {
+    it.live("takes fewer steps than with the driver's own client", () =>
+      Effect.gen(function*() {
+        const { ours, theirs } = yield* setUp
+        const clients = [yield* ours("at once", { multiplex }), yield* theirs("at once", multiplex)] as const
+        const [own, plain] = yield* Effect.forEach(clients, (client) =>
+          Effect.gen(function*() {
+            const sql = Context.get(client, SqlClient)
+            yield* many(sql)
+            const before = yield* here
+            yield* statementOf(sql, 1)
+            return (yield* here).steps - before.steps
+          }))
+        assert.isAtMost(own! - plain!, -11)
+      }))
+  }
 
   it.live("is the one span that Effect makes of it", () =>
     Effect.gen(function*() {
