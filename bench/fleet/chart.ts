@@ -1,4 +1,5 @@
 /** Draws what the server saw of each client: its sessions over time, and below them the connects, refused ones in red. */
+import { escaped, line, n, rect, text } from "../svg.ts"
 import { room, type Setting } from "./contestants.ts"
 import type { Life, PhaseName } from "./life.ts"
 
@@ -23,15 +24,6 @@ text { font: 11px Inter, Helvetica, Arial, sans-serif; fill: #57606a }
 text { fill: #9198a1 } .page { fill: #0d1117 } .name { fill: #e6edf3 } .band { fill: #161b22 } .line { stroke: #30363d } .room { stroke: #f85149 }
 .mark { stroke: #ab7df8 } .sessions { fill: #1f6feb; stroke: #58a6ff } .connects { fill: #6e7681 } .refused { fill: #f85149 } .full { fill: #f85149 } }
 </style>`
-
-const n = (value: number): string => String(Math.round(value * 10) / 10)
-const escaped = (text: string): string => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;")
-const text = (x: number, y: number, what: string, more = ""): string =>
-  `<text x="${n(x)}" y="${n(y)}"${more}>${escaped(what)}</text>`
-const rect = (x: number, y: number, wide: number, high: number, name: string): string =>
-  `<rect x="${n(x)}" y="${n(y)}" width="${n(wide)}" height="${n(high)}" class="${name}"/>`
-const line = (x1: number, y1: number, x2: number, y2: number, name: string): string =>
-  `<path d="M${n(x1)} ${n(y1)}L${n(x2)} ${n(y2)}" class="${name}"/>`
 
 const letters: Record<PhaseName, string> = { "cold start": "A", steady: "B", freeze: "C", thaw: "D", restart: "E" }
 

@@ -1,4 +1,5 @@
 /** Draws the throughput of each client around a fault, one below the other, each in shares of what it was before. */
+import { line, n, rect, text } from "../svg.ts"
 import type { Row } from "./row.ts"
 import { bin } from "./testimony.ts"
 
@@ -22,14 +23,6 @@ text { font: 11px Inter, Helvetica, Arial, sans-serif; fill: #57606a }
 text { fill: #9198a1 } .page { fill: #0d1117 } .name { fill: #e6edf3 } .fault { fill: #3c1618 } .line { stroke: #30363d } .usual { stroke: #6e7681 }
 .done { fill: #1f6feb; stroke: #58a6ff } .back { stroke: #3fb950 } }
 </style>`
-
-const n = (value: number): string => String(Math.round(value * 10) / 10)
-const text = (x: number, y: number, what: string, more = ""): string =>
-  `<text x="${n(x)}" y="${n(y)}"${more}>${what}</text>`
-const rect = (x: number, y: number, wide: number, high: number, name: string): string =>
-  `<rect x="${n(x)}" y="${n(y)}" width="${n(wide)}" height="${n(high)}" class="${name}"/>`
-const line = (x1: number, y1: number, x2: number, y2: number, name: string): string =>
-  `<path d="M${n(x1)} ${n(y1)}L${n(x2)} ${n(y2)}" class="${name}"/>`
 
 /** A bin together with its neighbours: one alone has few operations. */
 const smooth = (curve: ReadonlyArray<number>, index: number): number => {
