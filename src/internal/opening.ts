@@ -5,8 +5,8 @@ import type { SqlError } from "effect/sql/SqlError"
 import * as Stream from "effect/Stream"
 import * as Bell from "./bell.ts"
 import type { Lead } from "./interludes.ts"
+import * as Turn from "./statementTurn.ts"
 import type { TrackedConnection } from "./trackedConnection.ts"
-import * as Turn from "./turn.ts"
 
 /** Another session, in a transaction, for one that was lost before it had answered. */
 export type Renew = (cause: Cause.Cause<SqlError>) => Effect.Effect<TrackedConnection, SqlError>

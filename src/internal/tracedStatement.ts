@@ -79,13 +79,14 @@ class Traced<A> extends Base<A> implements Statement.Statement<A> {
     if (typeof text === "string") {
       return transaction === undefined ? home.send(fiber, text, params, form) : form.askOn(transaction[0], text, params)
     }
-    let compiled = params.every(isValue) ? home.texts.get(text) : undefined
+    const isOfValues = params.every(isValue)
+    let compiled = isOfValues ? home.texts.get(text) : undefined
     let values = params
     if (compiled === undefined) {
       const whole = this.statement.compile(form === home.forms.untransformed || form === home.forms.raw)
       compiled = whole[0]
       values = whole[1]
-      if (params.every(isValue)) home.texts.set(text, compiled)
+      if (isOfValues) home.texts.set(text, compiled)
     }
     return transaction === undefined
       ? home.send(fiber, compiled, values, form)

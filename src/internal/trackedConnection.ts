@@ -10,9 +10,10 @@ import type * as Tracer from "effect/Tracer"
 import type { Permit } from "./breakerMachine.ts"
 import * as Commits from "./commits.ts"
 import * as Deadline from "./deadline.ts"
+import { Delegate } from "./delegate.ts"
 import type * as Rider from "./rider.ts"
 import type { Session } from "./session.ts"
-import * as Turn from "./turn.ts"
+import * as Turn from "./statementTurn.ts"
 import * as UnitOfWork from "./unitOfWork.ts"
 import type { Failure, Signal } from "./verdict.ts"
 
@@ -63,10 +64,8 @@ export interface Statement {
  * The driver's connection, watched: each statement marks its session as owing an answer, and each failure is judged
  * by whether anything had been written. A statement that works pays two clock reads and some additions.
  */
-export class TrackedConnection implements PgConnection.PgConnection {
-  readonly [PgConnection.TypeId]: PgConnection.TypeId = PgConnection.TypeId
+export class TrackedConnection extends Delegate {
   readonly session: Session
-  readonly base: PgConnection.PgConnection
   readonly observer: Observer
   /** Takes a shared session out of circulation; nothing to do for an exclusive one. */
   readonly exclude: Effect.Effect<void, never, Scope.Scope>
@@ -93,33 +92,21 @@ export class TrackedConnection implements PgConnection.PgConnection {
     exclude: Effect.Effect<void, never, Scope.Scope> = Effect.void,
     turn?: Turn.Turn
   ) {
+    super(base)
     this.session = session
-    this.base = base
     this.observer = observer
     this.exclude = exclude
     this.turn = turn
   }
 
-  get config(): PgConnection.Config {
-    return this.base.config
-  }
-
-  get processId(): number {
-    return this.base.processId
-  }
-
-  get interrupt(): Effect.Effect<void> {
-    return this.base.interrupt
-  }
-
-  get pin(): Effect.Effect<PgConnection.PgConnection, never, Scope.Scope> {
+  override get pin(): Effect.Effect<PgConnection.PgConnection, never, Scope.Scope> {
     return Effect.map(
       Effect.andThen(this.exclude, this.base.pin),
       (pinned) => new TrackedConnection(this.session, pinned, this.observer)
     )
   }
 
-  query(
+  override query(
     sql: string,
     params?: ReadonlyArray<unknown>,
     prepare?: boolean
@@ -127,7 +114,7 @@ export class TrackedConnection implements PgConnection.PgConnection {
     return this.track(sql, this.base.query(sql, params, prepare))
   }
 
-  queryValues(
+  override queryValues(
     sql: string,
     params?: ReadonlyArray<unknown>,
     prepare?: boolean
@@ -148,7 +135,7 @@ export class TrackedConnection implements PgConnection.PgConnection {
   }
 
   /** Silence is watched while rows are asked for, and not while their consumer is busy with them. */
-  stream(sql: string, params?: ReadonlyArray<unknown>): Stream.Stream<PgConnection.Row, SqlError> {
+  override stream(sql: string, params?: ReadonlyArray<unknown>): Stream.Stream<PgConnection.Row, SqlError> {
     return Stream.unwrap(Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
       const outer = UnitOfWork.of(fiber)
       const deadlineAt = Deadline.unenforced(fiber, outer)
@@ -181,7 +168,7 @@ export class TrackedConnection implements PgConnection.PgConnection {
     }))
   }
 
-  listen(
+  override listen(
     channel: string
   ): Effect.Effect<Queue.Dequeue<PgConnection.Notification, SqlError>, SqlError, Scope.Scope> {
     return Effect.andThen(this.exclude, this.track("LISTEN", this.base.listen(channel)))
