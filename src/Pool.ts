@@ -236,6 +236,8 @@ export class Pool extends Context.Service<Pool, {
   readonly evictUnsafe: (session: PoolSession, reason: Metrics.CloseReason) => void
   /** True from the moment the pool's scope starts to close. */
   readonly isClosing: () => boolean
+  /** Succeeds then. */
+  readonly closing: Effect.Effect<void>
 }>()("effect-pg-pool/Pool") {}
 
 /**
@@ -1002,6 +1004,8 @@ export const make = Effect.fnUntraced(function*(
     )
   }
 
+  const isClosing = () => state.phase !== "Open"
+
   return Pool.of({
     name: metrics.pool,
     settings,
@@ -1029,7 +1033,8 @@ export const make = Effect.fnUntraced(function*(
     resume,
     warm,
     drain,
-    isClosing: () => state.phase !== "Open"
+    isClosing,
+    closing: state.changed.until(isClosing)
   })
 })
 
