@@ -22,8 +22,11 @@ type Run<A> = (tracked: TrackedConnection) => Effect.Effect<A, SqlError>
 export class Opening {
   tracked: TrackedConnection
   private readonly renew: Renew
-  /** Of the first statement. "Missed": the transaction has ended without one, and there is none any more. */
-  private state: "Ahead" | "Under way" | "Over" | "Missed" = "Ahead"
+  /**
+   * Of the first statement. "Refused": the server would not begin, and is not asked again, since a program that goes on would
+   * commit the rest of its transaction without the first part. "Missed": the transaction has ended without a statement.
+   */
+  private state: "Ahead" | "Under way" | "Over" | "Refused" | "Missed" = "Ahead"
   private bell: Bell.Bell | undefined
   /** Why there is no transaction although one was wanted. */
   private refusal: Cause.Cause<SqlError> | undefined
@@ -105,10 +108,10 @@ export class Opening {
         Effect.suspend(() => {
           if (this.state === "Over") return run(this.tracked)
           if (this.state === "Missed") return Effect.fail(Turn.over())
+          if (this.refusal !== undefined) return Effect.failCause(this.refusal)
           if (this.state === "Under way") return Effect.flatMap(this.settled, () => this.first(run, isBegunAlone))
           const { tracked } = this
           this.state = "Under way"
-          this.refusal = undefined
           tracked.transaction = "Open"
           const lead = isBegunAlone ? undefined : tracked.session.wire.lead()
           settle = (isSuccess) => this.settle(tracked, lead, isSuccess)
@@ -128,7 +131,9 @@ export class Opening {
       lead?.withdraw()
       const isBegun = lead?.outcome() === "Begun"
       if (isBegun || !isLost(tracked)) {
-        if (!isBegun && !Cause.hasInterrupts(cause)) this.refusal = cause
+        // A statement that could not even be sent has taken its BEGIN with it: the next one has another.
+        const isRefused = lead === undefined || lead.outcome() === "Refused"
+        if (isRefused && !Cause.hasInterrupts(cause)) this.refusal = cause
         return Effect.failCause(cause)
       }
       return Effect.flatMap(this.renew(cause), (renewed) => {
@@ -143,7 +148,11 @@ export class Opening {
     const hasBegun = lead?.outcome() === "Begun"
     const isBegun = isSuccess || hasBegun || this.tracked !== tracked
     // A session that is lost has no transaction to go on with, and whatever is said on it fails.
-    this.state = isBegun || tracked.session.wire.isDead() ? "Over" : "Ahead"
+    this.state = isBegun || tracked.session.wire.isDead()
+      ? "Over"
+      : this.refusal === undefined
+      ? "Ahead"
+      : "Refused"
     if (hasBegun) tracked.noteBegin()
     this.bell?.notify()
   }
