@@ -1,0 +1,154 @@
+import { assert, describe, it } from "@effect/vitest"
+import { FaultProxy } from "effect-pg-pool/testing"
+import * as Effect from "effect/Effect"
+import type * as Redacted from "effect/Redacted"
+import { SqlClient } from "effect/sql/SqlClient"
+import * as Pg from "../../src/index.ts"
+import { freshDatabase } from "./database.ts"
+import { makeLedger, putInAndCount } from "./ledger.ts"
+import { chance } from "./witness.ts"
+
+const directions: ReadonlyArray<FaultProxy.Direction> = ["to the server", "to the client"]
+
+/** ParseComplete, BindComplete and CommandComplete "BEGIN". */
+const answerToBegin = 21
+
+interface Cut {
+  readonly direction: FaultProxy.Direction
+  /** So many bytes get through in this direction, from the beginning of the transaction on. */
+  readonly after: number
+  /** Milliseconds by which the server learns of it later than the client. */
+  readonly lag: number
+}
+
+/** What has come through since the watch began, up to a cut. */
+interface Passed {
+  readonly bytes: Record<FaultProxy.Direction, number>
+  /** The length of the first request. */
+  first: number
+  isCommitSent: boolean
+  isCut: boolean
+}
+
+/** Keeps both ends from learning of each other, until each is told by hand. */
+const apart = FaultProxy.hold()
+
+/** A proxy that cuts a connection after some number of bytes, be it in the middle of a message. */
+const makeCutter = Effect.fnUntraced(function*(url: Redacted.Redacted) {
+  const proxy = yield* FaultProxy.make(url)
+  let planned: Cut | undefined
+  let passed: Passed
+  const watch = (cut: Cut | undefined): Passed => {
+    planned = cut
+    return passed = { bytes: { "to the server": 0, "to the client": 0 }, first: 0, isCommitSent: false, isCut: false }
+  }
+  watch(undefined)
+  const look = (direction: FaultProxy.Direction): FaultProxy.Look => (bytes, link) => {
+    if (direction === "to the server") {
+      if (passed.first === 0) passed.first = bytes.length
+      passed.isCommitSent ||= bytes.includes("COMMIT\0")
+    }
+    const room = planned?.direction === direction ? planned.after - passed.bytes[direction] : Infinity
+    passed.bytes[direction] += Math.min(room, bytes.length)
+    if (planned === undefined || bytes.length < room) return "pass"
+    const { lag } = planned
+    planned = undefined
+    passed.isCut = true
+    link.set(apart)
+    const end = () => {
+      link.cut("client")
+      if (lag === 0) link.cut("server")
+      else setTimeout(() => link.cut("server"), lag)
+    }
+    if (room === 0) end()
+    else link.deliver(bytes.subarray(0, room), direction, end)
+    return "drop"
+  }
+  for (const direction of directions) {
+    yield* direction === "to the server" ? proxy.onRequest(look(direction)) : proxy.onReply(look(direction))
+  }
+  return { url: proxy.url, watch }
+})
+
+const seeds = [1, 2, 3, 4]
+const turns = 200
+
+describe("a transaction whose connection is cut at a random byte", () => {
+  for (const multiplex of [false, true]) {
+    for (const prepare of [false, true]) {
+      it.live(
+        `is there once when acknowledged, not when failed, and unknown only if COMMIT was sent${
+          prepare ? "" : ", without names"
+        }${multiplex ? ", multiplexed" : ""}`,
+        () =>
+          Effect.gen(function*() {
+            const url = yield* freshDatabase
+            const ledger = yield* makeLedger(url)
+            const cutter = yield* makeCutter(url)
+            const options = {
+              url: cutter.url,
+              max: 1,
+              multiplex,
+              prepare,
+              breaker: false,
+              retryBudget: false,
+              retry: { base: 0, jitter: "none", attempts: 12 }
+            } as const satisfies Pg.Options
+            let cutsInBegin = 0
+            yield* Effect.gen(function*() {
+              const sql = yield* SqlClient
+              const transact = (id: string, cut: Cut | undefined) =>
+                Effect.gen(function*() {
+                  // There is a session, and it knows the statements that it will ever know.
+                  yield* sql`SELECT 1`
+                  const passed = cutter.watch(cut)
+                  let bodies = 0
+                  let isBodyDone = false
+                  const body = Effect.gen(function*() {
+                    bodies++
+                    yield* putInAndCount(id, bodies)
+                    isBodyDone = true
+                  })
+                  const story = () => `${id}: ${JSON.stringify(cut)}, passed ${JSON.stringify(passed)}`
+                  const told = yield* ledger.note(id, sql.withTransaction(body), { mayBeUnknown: true, story })
+                  cutter.watch(undefined)
+                  assert.strictEqual(bodies, 1, story())
+                  // A statement with a name is sent without its text, except for the first time.
+                  if (told === "unknown") assert.isTrue(isBodyDone && (prepare || passed.isCommitSent), story())
+                  const isBeforeBegin = cut !== undefined &&
+                    (cut.direction === "to the server" ? cut.after < passed.first : cut.after < answerToBegin)
+                  if (!passed.isCut || isBeforeBegin) assert.strictEqual(told, "acknowledged", story())
+                  if (passed.isCut && isBeforeBegin) cutsInBegin++
+                  return passed
+                })
+              yield* transact("known", undefined)
+              const { bytes, first } = yield* transact("measured", undefined)
+              for (const seed of seeds) {
+                const { below, pick } = chance(seed)
+                for (let turn = 0; turn < turns / seeds.length; turn++) {
+                  const direction = pick(directions)
+                  // The first exchange is where BEGIN rides, so half of the cuts are there.
+                  const most = below(2) === 0
+                    ? bytes[direction] + 1
+                    : direction === "to the server"
+                    ? first
+                    : 2 * answerToBegin
+                  yield* transact(`${seed}/${turn}`, {
+                    direction,
+                    after: below(most),
+                    lag: below(3) === 0 ? below(10) : 0
+                  })
+                }
+              }
+            }).pipe(Effect.provide(Pg.layer(options)))
+            assert.deepStrictEqual(yield* ledger.contradictions, [])
+            assert.isAbove(cutsInBegin, turns / 5)
+            for (const told of ["acknowledged", "failed", "unknown"] as const) {
+              assert.isAbove(ledger.told(told), 5, told)
+            }
+          }),
+        60_000
+      )
+    }
+  }
+})
