@@ -15,20 +15,22 @@ const answerToBegin = 21
 
 interface Cut {
   readonly direction: FaultProxy.Direction
-  /** So many bytes get through in this direction, from the beginning of the transaction on. */
+  /** So many bytes get through in this direction, from the beginning of the transaction or the last cut on. */
   readonly after: number
   /** Milliseconds by which the server learns of it later than the client. */
   readonly lag: number
 }
 
-/** What has come through since the watch began, up to a cut. */
+/** What has come through since the watch began. */
 interface Passed {
-  readonly bytes: Record<FaultProxy.Direction, number>
+  /** Since the last cut. */
+  bytes: Record<FaultProxy.Direction, number>
   /** The length of the first request. */
   first: number
-  isCommitSent: boolean
-  isCut: boolean
+  cuts: number
 }
+
+const none = (): Passed["bytes"] => ({ "to the server": 0, "to the client": 0 })
 
 /** Keeps both ends from learning of each other, until each is told by hand. */
 const apart = FaultProxy.hold()
@@ -36,24 +38,23 @@ const apart = FaultProxy.hold()
 /** A proxy that cuts a connection after some number of bytes, be it in the middle of a message. */
 const makeCutter = Effect.fnUntraced(function*(url: Redacted.Redacted) {
   const proxy = yield* FaultProxy.make(url)
-  let planned: Cut | undefined
+  let planned: ReadonlyArray<Cut> = []
   let passed: Passed
-  const watch = (cut: Cut | undefined): Passed => {
-    planned = cut
-    return passed = { bytes: { "to the server": 0, "to the client": 0 }, first: 0, isCommitSent: false, isCut: false }
+  const watch = (cuts: ReadonlyArray<Cut>): Passed => {
+    planned = cuts
+    return passed = { bytes: none(), first: 0, cuts: 0 }
   }
-  watch(undefined)
+  watch([])
   const look = (direction: FaultProxy.Direction): FaultProxy.Look => (bytes, link) => {
-    if (direction === "to the server") {
-      if (passed.first === 0) passed.first = bytes.length
-      passed.isCommitSent ||= bytes.includes("COMMIT\0")
-    }
-    const room = planned?.direction === direction ? planned.after - passed.bytes[direction] : Infinity
-    passed.bytes[direction] += Math.min(room, bytes.length)
-    if (planned === undefined || bytes.length < room) return "pass"
-    const { lag } = planned
-    planned = undefined
-    passed.isCut = true
+    if (direction === "to the server" && passed.first === 0) passed.first = bytes.length
+    const [cut] = planned
+    const room = cut?.direction === direction ? cut.after - passed.bytes[direction] : Infinity
+    passed.bytes[direction] += bytes.length
+    if (cut === undefined || bytes.length < room) return "pass"
+    const { lag } = cut
+    planned = planned.slice(1)
+    passed.bytes = none()
+    passed.cuts++
     link.set(apart)
     const end = () => {
       link.cut("client")
@@ -97,47 +98,61 @@ describe("a transaction whose connection is cut at a random byte", () => {
             let cutsInBegin = 0
             yield* Effect.gen(function*() {
               const sql = yield* SqlClient
-              const transact = (id: string, cut: Cut | undefined) =>
+              const pool = yield* Pg.Pool.Pool
+              const ask = Pg.Executor.idempotent(sql`SELECT 1`)
+              const transact = (id: string, cuts: ReadonlyArray<Cut>, isGivenUp = false) =>
                 Effect.gen(function*() {
                   // There is a session, and it knows the statements that it will ever know.
-                  yield* sql`SELECT 1`
-                  const passed = cutter.watch(cut)
+                  yield* ask
+                  const passed = cutter.watch(cuts)
                   let bodies = 0
                   let isBodyDone = false
                   const body = Effect.gen(function*() {
                     bodies++
                     yield* putInAndCount(id, bodies)
                     isBodyDone = true
+                    if (isGivenUp) yield* Effect.fail("given up")
                   })
-                  const story = () => `${id}: ${JSON.stringify(cut)}, passed ${JSON.stringify(passed)}`
+                  const story = () => `${id}: ${JSON.stringify(cuts)}, passed ${JSON.stringify(passed)}`
                   const told = yield* ledger.note(id, sql.withTransaction(body), { mayBeUnknown: true, story })
-                  cutter.watch(undefined)
+                  cutter.watch([])
                   assert.strictEqual(bodies, 1, story())
-                  // A statement with a name is sent without its text, except for the first time.
-                  if (told === "unknown") assert.isTrue(isBodyDone && (prepare || passed.isCommitSent), story())
-                  const isBeforeBegin = cut !== undefined &&
+                  // Nothing but COMMIT is sent after the body.
+                  if (told === "unknown") assert.isTrue(isBodyDone, story())
+                  const [cut] = cuts
+                  const isBeforeBegin = cut !== undefined && passed.cuts > 0 &&
                     (cut.direction === "to the server" ? cut.after < passed.first : cut.after < answerToBegin)
-                  if (!passed.isCut || isBeforeBegin) assert.strictEqual(told, "acknowledged", story())
-                  if (passed.isCut && isBeforeBegin) cutsInBegin++
+                  if (isBeforeBegin) cutsInBegin++
+                  if (isGivenUp) assert.strictEqual(told, "failed", story())
+                  else if (passed.cuts === 0 || (isBeforeBegin && passed.cuts === 1)) {
+                    assert.strictEqual(told, "acknowledged", story())
+                  }
                   return passed
                 })
-              yield* transact("known", undefined)
-              const { bytes, first } = yield* transact("measured", undefined)
+              yield* transact("known", [])
+              const { bytes, first } = yield* transact("measured", [])
+              const beginning = cutter.watch([])
+              yield* Effect.andThen(pool.evictAll, ask)
+              const login = beginning.bytes
               for (const seed of seeds) {
                 const { below, pick } = chance(seed)
                 for (let turn = 0; turn < turns / seeds.length; turn++) {
-                  const direction = pick(directions)
-                  // The first exchange is where BEGIN rides, so half of the cuts are there.
-                  const most = below(2) === 0
-                    ? bytes[direction] + 1
-                    : direction === "to the server"
-                    ? first
-                    : 2 * answerToBegin
-                  yield* transact(`${seed}/${turn}`, {
-                    direction,
-                    after: below(most),
-                    lag: below(3) === 0 ? below(10) : 0
-                  })
+                  const draw = (): Cut => {
+                    const direction = pick(directions)
+                    // The first exchange is where BEGIN rides, so half of the cuts are there.
+                    const most = below(2) === 0
+                      ? bytes[direction] + 1
+                      : direction === "to the server"
+                      ? first
+                      : 2 * answerToBegin
+                    return { direction, after: below(most), lag: below(3) === 0 ? below(10) : 0 }
+                  }
+                  const again = (): Cut => {
+                    const direction = pick(directions)
+                    return { direction, after: below(login[direction] + bytes[direction]), lag: 0 }
+                  }
+                  const cuts = below(3) === 0 ? [draw(), again()] : [draw()]
+                  yield* transact(`${seed}/${turn}`, cuts, below(6) === 0)
                 }
               }
             }).pipe(Effect.provide(Pg.layer(options)))
