@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
-import { SqlClient } from "effect/sql/SqlClient"
+import { BeginTransaction, SqlClient } from "effect/sql/SqlClient"
 import type { SqlError } from "effect/sql/SqlError"
 import * as Stream from "effect/Stream"
 import * as Pg from "../../src/index.ts"
@@ -82,6 +82,55 @@ for (const multiplex of [false, true]) {
           yield* Effect.exit(sql.withTransaction(Effect.map(failures, (errors) => seen.push(...errors.map(codeOf)))))
           assert.deepStrictEqual(seen, Array.from({ length: 4 }, () => syntaxError))
           assert.deepStrictEqual([yield* rows, server.begins], [0, 1])
+        }).pipe(Effect.provide(Pg.layer({ url, max: 1, multiplex })))
+      }))
+  })
+
+  describe(`what comes with BEGIN, when it is refused${multiplex ? ", multiplexed" : ""}`, () => {
+    const put = Effect.flatMap(SqlClient, (sql) => sql`INSERT INTO t VALUES (1)`)
+
+    it.live("is done without: the first statement, which the server has skipped, runs once", () =>
+      Effect.gen(function*() {
+        const { rows, url } = yield* makeTable
+        const proxy = yield* makeProxy(url)
+        let refused = 0
+        proxy.onRequest((request) => {
+          const at = request.indexOf("SELECT set_config(")
+          if (at >= 0 && refused++ === 0) request.write("SELECT net_config(", at, "latin1")
+          return "pass"
+        })
+        yield* Effect.gen(function*() {
+          const sql = yield* SqlClient
+          const limit = sql<{ limit: string }>`SELECT current_setting('statement_timeout') AS limit`
+          const [first] = yield* Pg.Executor.withDeadline(
+            sql.withTransaction(Effect.all([Effect.andThen(put, limit), put], { concurrency: 2 })),
+            "5 seconds"
+          )
+          // By itself it was not refused.
+          assert.notStrictEqual(first[0]!.limit, "15s")
+          assert.deepStrictEqual([yield* rows, refused], [2, 2])
+          yield* Effect.flip(Pg.Executor.withDeadline(
+            sql.withTransaction(Effect.andThen(put, Effect.fail("no"))),
+            "5 seconds"
+          ))
+          assert.strictEqual(yield* rows, 2)
+        }).pipe(Effect.provide(Pg.layer({ url: proxy.url, max: 1, multiplex })))
+      }))
+
+    it.live("costs no session when it was BEGIN itself that was refused", () =>
+      Effect.gen(function*() {
+        const { url } = yield* makeTable
+        yield* Effect.gen(function*() {
+          const sql = yield* SqlClient
+          const before = yield* sql`SELECT pg_backend_pid() AS pid`
+          for (let turn = 0; turn < 20; turn++) {
+            yield* Effect.flip(
+              Pg.Executor.withDeadline(sql.withTransaction(put), "5 seconds").pipe(
+                Effect.provideService(BeginTransaction, "BEGIN NONSENSE")
+              )
+            )
+            assert.deepStrictEqual(yield* sql`SELECT pg_backend_pid() AS pid`, before)
+          }
         }).pipe(Effect.provide(Pg.layer({ url, max: 1, multiplex })))
       }))
   })
