@@ -14,6 +14,8 @@ export interface Retirement {
   readonly standing: (session: Session, borrowers: number, at: number) => Standing
   /** Milliseconds. Others may share a session, so it is idle only without a borrower, whoever asks being one of them. */
   readonly idleFor: (session: Session, borrowers: number, at: number) => number
+  /** To be called of a session that goes back as it was lent: what it had to prove, it has to prove to the next one. */
+  readonly unused: (session: Session) => void
   /** Takes a session out of circulation: now when it is idle, when it comes back otherwise. */
   readonly evict: (session: Session, reason: CloseReason) => void
   /** Closes a session whoever still shares it; succeeds when none of them can reach the server by it any more. */
@@ -38,7 +40,7 @@ export interface Retirement {
 }
 
 export const make = <E>(state: PoolState<E>): Retirement => {
-  const { book, machine, runFork, settings } = state
+  const { book, machine, now, runFork, settings } = state
   const { members } = machine
 
   const idleFor: Retirement["idleFor"] = (session, borrowers, at) =>
@@ -97,6 +99,9 @@ export const make = <E>(state: PoolState<E>): Retirement => {
     },
     standing,
     idleFor,
+    unused: (session) => {
+      if (standing(session, 1, now()) === "Unproven") session.isDoubted = true
+    },
     evict,
     expel,
     evictAll: () => {
