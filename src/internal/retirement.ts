@@ -27,7 +27,10 @@ export interface Retirement {
   readonly retireIdle: (at: number) => void
   /** To be called of each session that arrives. */
   readonly arrived: (session: Session) => void
-  /** Whether `retireIdle` could find anything: not among those that are kept, before the first of them is too old. */
+  /**
+   * Whether `retireIdle` could find anything since its last look: not before the first session is too old, and not before
+   * one can have idled for too long, among more than those that are kept.
+   */
   readonly isDue: (at: number) => boolean
   /** Lets all go that nobody uses. */
   readonly retireUnused: (reason: CloseReason) => void
@@ -87,6 +90,8 @@ export const make = <E>(state: PoolState<E>): Retirement => {
 
   /** When the first of those grows too old that the last look has left, or that have come since. */
   let oldAt = Infinity
+  /** Since when those may have idled that the last look has left. Whoever was lent, or has come since, has not for longer. */
+  let coldSince = -Infinity
 
   return {
     staying,
@@ -124,12 +129,16 @@ export const make = <E>(state: PoolState<E>): Retirement => {
         if (verdict !== "Ready" && verdict !== "Unproven") retire(session, verdict)
       }
       oldAt = Infinity
-      for (const { expiresAt } of members) oldAt = Math.min(oldAt, expiresAt)
+      coldSince = at
+      for (const { borrowers, expiresAt, idleSince } of members) {
+        oldAt = Math.min(oldAt, expiresAt)
+        if (borrowers === 0) coldSince = Math.min(coldSince, idleSince)
+      }
     },
     arrived: ({ expiresAt }) => {
       oldAt = Math.min(oldAt, expiresAt)
     },
-    isDue: (at) => members.size > state.min || at >= oldAt,
+    isDue: (at) => at >= oldAt || (at - coldSince > settings.idleTimeout && members.size > state.min),
     retireUnused: (reason) => {
       for (const session of Array.from(members)) if (session.borrowers === 0) retire(session, reason)
     },
