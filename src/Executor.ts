@@ -400,7 +400,8 @@ export const make = Effect.fnUntraced(function*(
       return Effect.map(Effect.exit(pool.warm(1)), Exit.isSuccess)
     }),
     reached,
-    isOver: pool.isClosing
+    isOver: pool.isClosing,
+    over: pool.closing
   })
 
   const { recover } = Recovery.make({

@@ -226,6 +226,8 @@ export class Pool extends Context.Service<Pool, {
   readonly evictUnsafe: (session: PoolSession, reason: Metrics.CloseReason) => void
   /** True from the moment the pool's scope starts to close. */
   readonly isClosing: () => boolean
+  /** Succeeds then. */
+  readonly closing: Effect.Effect<void>
 }>()("effect-pg-pool/Pool") {}
 
 /**
@@ -644,6 +646,8 @@ export const make = Effect.fnUntraced(function*(
     )
   }
 
+  const isClosing = () => state.phase !== "Open"
+
   return Pool.of({
     name: metrics.pool,
     settings,
@@ -666,7 +670,8 @@ export const make = Effect.fnUntraced(function*(
     resume,
     warm,
     drain,
-    isClosing: () => state.phase !== "Open"
+    isClosing,
+    closing: state.changed.until(isClosing)
   })
 })
 
