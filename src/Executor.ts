@@ -567,10 +567,9 @@ export const make = Effect.fnUntraced(function*(
       const permit = UnitOfWork.of(fiber) === undefined && fiber.getRef(Deadlines.Deadline) === Infinity
         ? breaker.closedPermitUnsafe()
         : undefined
-      const held = permit === undefined ? undefined : holdExclusive(permit, restore)
-      if (held === undefined) return Held.hold(reserve(), restore)
-      return Effect.catchCause(held, (cause) => {
-        settle(permit!, cause)
+      if (permit === undefined) return Held.hold(reserve(), restore)
+      return Effect.catchCause(holdExclusive(permit, restore), (cause) => {
+        settle(permit, cause)
         return Held.hold(recoverStatement(cause, leaseExclusive, fiber), restore)
       })
     })
