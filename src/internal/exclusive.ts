@@ -1,4 +1,5 @@
 import type * as PgConnection from "@effect/sql-pg/PgConnection"
+import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
@@ -42,7 +43,7 @@ export interface Office<E> {
   readonly leaks: Leaks.Leaks | undefined
   readonly treat: <A>(error: A) => A
   readonly timedOut: (waited: number) => E
-  /** Counts the end of the wait of somebody who wants a session that may be shared. */
+  /** Counts the end of the wait for a session that may be shared. */
   readonly acquired: (exit: Exit.Exit<unknown, unknown>, since: number) => void
   /** Counts the end of a lease that began at that monotonic millisecond. */
   readonly returned: (since: number) => void
@@ -79,33 +80,38 @@ export const make = <E>(office: Office<E>): Exclusive<E> => {
   const { acquired, leaks, retirement, returned, state: { monotonic, settings }, takeBack, timedOut, treat } = office
   const isShared = settings.concurrency > 1
 
-  const pinned = (own: Own): Effect.Effect<Own> => {
-    const pin = own.pin = Scope.makeUnsafe()
-    return Effect.map(Scope.provide(own.session.driver.pin, pin), (driver) => {
-      own.driver = driver
-      return own
-    })
+  /**
+   * By a fiber of its own: the driver's wait for what others still have on the wire cannot be interrupted, so it goes on by
+   * itself when its borrower gives up. Nobody needs to be told of this pin, which the driver itself counts.
+   */
+  const pin = (own: Own): Fiber.Fiber<PgConnection.PgConnection> => {
+    own.pin = Scope.makeUnsafe()
+    return Effect.runForkWith(Context.make(Scope.Scope, own.pin))(own.session.driver.base.pin)
   }
 
-  /** Waits for what others still have on the wire. */
-  const pinnedInTime = (own: Own, { restore, since, timeout }: Borrower): Effect.Effect<Own, E> =>
-    // The driver's own wait cannot be interrupted, so it goes on by itself when its borrower gives up.
-    Effect.flatMap(Effect.forkDetach(pinned(own), { startImmediately: true }), (fiber): Effect.Effect<Own, E> => {
+  const pinned = (own: Own, { restore, since, timeout }: Borrower): Effect.Effect<Own, E> =>
+    Effect.suspend(() => {
+      const fiber = pin(own)
       const exit = fiber.pollUnsafe()
-      if (exit !== undefined) {
-        acquired(exit, since)
-        return exit
+      if (exit?._tag === "Success") {
+        if (isShared) acquired(exit, since)
+        own.driver = exit.value
+        return Effect.succeed(own)
       }
       const waited = () => Math.floor(monotonic() - since)
       const inTime = Effect.timeoutOrElse(Fiber.join(fiber), {
         duration: Math.max(0, timeout - waited()),
         orElse: () => Effect.fail(timedOut(waited()))
       })
-      return Effect.onExitPrimitive(restore(inTime), (exit) => {
-        acquired(exit, since)
+      const settled = Effect.onExitPrimitive(restore(inTime), (exit) => {
+        if (isShared) acquired(exit, since)
         if (exit._tag === "Success") return undefined
         const left = Effect.suspend(() => disown(own, takeBack) ?? Effect.void)
         return Effect.forkDetach(Effect.andThen(Fiber.await(fiber), left))
+      })
+      return Effect.map(settled, (driver) => {
+        own.driver = driver
+        return own
       })
     })
 
@@ -130,7 +136,7 @@ export const make = <E>(office: Office<E>): Exclusive<E> => {
   return {
     own: (session, borrower) => {
       const own = new Own(session, monotonic(), leaks?.begin(session, borrower.fiber), treat)
-      return isShared ? pinnedInTime(own, borrower) : borrower.isPinned ? pinned(own) : Effect.succeed(own)
+      return isShared || borrower.isPinned ? pinned(own, borrower) : Effect.succeed(own)
     },
     disown
   }
