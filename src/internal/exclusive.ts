@@ -76,6 +76,9 @@ export class Own {
   }
 }
 
+/** With nothing of its borrower's context, which the driver would copy. */
+const alone = Effect.runForkWith(Context.empty())
+
 export const make = <E>(office: Office<E>): Exclusive<E> => {
   const { acquired, leaks, retirement, returned, state: { monotonic, settings }, takeBack, timedOut, treat } = office
   const isShared = settings.concurrency > 1
@@ -123,14 +126,16 @@ export const make = <E>(office: Office<E>): Exclusive<E> => {
       takeBack(session)
     }
     if (pin === undefined) return ended()
-    const unpinned = Effect.suspend(() => Scope.closeUnsafe(pin, Exit.void) ?? Effect.void)
     // Statements of those who share the session may wait behind the pin, and would run in a transaction that was left open,
     // to be rolled back with it.
-    const isLeftOpen = isShared && !session.wire.isIdle()
-    return Effect.onExitPrimitive(
-      isLeftOpen ? Effect.andThen(retirement.expel(session, "invalid"), unpinned) : unpinned,
-      ended
-    )
+    if (isShared && !session.wire.isIdle()) {
+      const expelled = Effect.andThen(retirement.expel(session, "invalid"), Scope.close(pin, Exit.void))
+      return Effect.onExitPrimitive(expelled, ended)
+    }
+    const unpinned = Scope.closeUnsafe(pin, Exit.void)
+    if (unpinned === undefined) return ended()
+    const fiber = alone(unpinned)
+    return fiber.pollUnsafe() === undefined ? Effect.onExitPrimitive(Fiber.await(fiber), ended) : ended()
   }
 
   return {
