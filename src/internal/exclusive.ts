@@ -4,51 +4,42 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Scope from "effect/Scope"
+import type { Checkout, CheckoutOptions } from "./checkout.ts"
 import * as Discretion from "./discretion.ts"
 import type { Restore } from "./held.ts"
 import type * as Leaks from "./leaks.ts"
 import type { PoolState } from "./poolState.ts"
 import type { Retirement } from "./retirement.ts"
 import type { Session } from "./session.ts"
+import * as StatementSpan from "./statementSpan.ts"
+import type { Store } from "./store.ts"
+import type { Turns } from "./turns.ts"
 
 /** Sessions that somebody has for himself. */
 export interface Exclusive<E> {
+  /** Lends one until the scope closes. */
+  readonly reserve: (options?: CheckoutOptions) => Effect.Effect<Own, E, Scope.Scope>
   /**
-   * Makes a session that was lent exclusively its borrower's own, for which those who still share it have to be waited for.
-   * For whoever cannot be interrupted: a session that is not his in the end has been taken back.
+   * The same for whoever cannot be interrupted but where `restore` allows it: the session is his as soon as this succeeds. One
+   * that nobody could share is not pinned.
    */
-  readonly own: (session: Session, borrower: Borrower) => Effect.Effect<Own, E>
-  /** Ends what `own` has begun, and takes the session back. */
-  readonly disown: (own: Own, takeBack: TakeBack) => Effect.Effect<void> | undefined
+  readonly take: (restore: Restore) => Effect.Effect<Own, E>
+  readonly giveBack: (own: Own) => Effect.Effect<void> | undefined
 }
 
-type TakeBack = (session: Session) => void
-
-export interface Borrower {
+/** Somebody who cannot be interrupted but where `restore` allows it. */
+interface Borrower {
   readonly fiber: Fiber.Fiber<unknown, unknown>
-  /** Where he can be interrupted. */
   readonly restore: Restore
   /** Monotonic milliseconds at which he asked for a session. */
   readonly since: number
   /** Milliseconds from then on. */
   readonly timeout: number
-  /** Whether the driver has to know of him even if nobody shares the session. */
+  /** Whether the driver has to keep others from the session even if the pool lends it to nobody else. */
   readonly isPinned: boolean
 }
 
-/** What the room is a part of. */
-export interface Office<E> {
-  readonly state: PoolState<E>
-  readonly retirement: Retirement
-  readonly leaks: Leaks.Leaks | undefined
-  readonly treat: <A>(error: A) => A
-  readonly timedOut: (waited: number) => E
-  /** Counts the end of the wait for a session that may be shared. */
-  readonly acquired: (exit: Exit.Exit<unknown, unknown>, since: number) => void
-  /** Counts the end of a lease that began at that monotonic millisecond. */
-  readonly returned: (since: number) => void
-  readonly takeBack: TakeBack
-}
+type TakeBack = (session: Session) => void
 
 /** A session in the hands of the only one who has it. */
 export class Own {
@@ -79,9 +70,26 @@ export class Own {
 /** With nothing of its borrower's context, which the driver would copy. */
 const alone = Effect.runForkWith(Context.empty())
 
-export const make = <E>(office: Office<E>): Exclusive<E> => {
-  const { acquired, leaks, retirement, returned, state: { monotonic, settings }, takeBack, timedOut, treat } = office
+export const make = <E>(pool: {
+  readonly state: PoolState<E>
+  readonly checkouts: Checkout<E>
+  readonly retirement: Retirement
+  readonly turns: Turns<E>
+  readonly leaks: Leaks.Leaks | undefined
+  readonly store: Store
+  readonly treat: <A>(error: A) => A
+  readonly takeBack: (session: Session, isExclusive: boolean) => void
+  readonly timedOut: (waited: number, phase: "Queue") => E
+}): Exclusive<E> => {
+  const { checkouts, leaks, retirement, state, store, timedOut, treat, turns } = pool
+  const { checkout, countAcquire, takeReady, timeoutOf } = checkouts
+  const { monotonic, secondsSince, settings } = state
+
+  /** Whoever wants a session that others share has it when they have let go of it. */
   const isShared = settings.concurrency > 1
+
+  const takeBack = (session: Session) => pool.takeBack(session, true)
+  const giveBackInTurn = (session: Session) => turns.giveBack(session, true)
 
   /**
    * By a fiber of its own: the driver's wait for what others still have on the wire cannot be interrupted, so it goes on by
@@ -97,17 +105,17 @@ export const make = <E>(office: Office<E>): Exclusive<E> => {
       const fiber = pin(own)
       const exit = fiber.pollUnsafe()
       if (exit?._tag === "Success") {
-        if (isShared) acquired(exit, since)
+        if (isShared) countAcquire(exit, since)
         own.driver = exit.value
         return Effect.succeed(own)
       }
       const waited = () => Math.floor(monotonic() - since)
       const inTime = Effect.timeoutOrElse(Fiber.join(fiber), {
         duration: Math.max(0, timeout - waited()),
-        orElse: () => Effect.fail(timedOut(waited()))
+        orElse: () => Effect.fail(timedOut(waited(), "Queue"))
       })
       const settled = Effect.onExitPrimitive(restore(inTime), (exit) => {
-        if (isShared) acquired(exit, since)
+        if (isShared) countAcquire(exit, since)
         if (exit._tag === "Success") return undefined
         const left = Effect.suspend(() => disown(own, takeBack) ?? Effect.void)
         return Effect.forkDetach(Effect.andThen(Fiber.await(fiber), left))
@@ -118,10 +126,11 @@ export const make = <E>(office: Office<E>): Exclusive<E> => {
       })
     })
 
-  const disown: Exclusive<E>["disown"] = (own, takeBack) => {
+  /** Ends what `own` has begun, and takes the session back. */
+  const disown = (own: Own, takeBack: TakeBack): Effect.Effect<void> | undefined => {
     const { pin, session, since, watch } = own
     const ended = (): undefined => {
-      returned(since)
+      store.use.observe(secondsSince(since))
       if (watch !== undefined) leaks!.end(watch)
       takeBack(session)
     }
@@ -138,11 +147,39 @@ export const make = <E>(office: Office<E>): Exclusive<E> => {
     return fiber.pollUnsafe() === undefined ? Effect.onExitPrimitive(Fiber.await(fiber), ended) : ended()
   }
 
+  /**
+   * Makes a session that was lent exclusively its borrower's own, for which those who still share it have to be waited for.
+   * One that is not his in the end has been taken back.
+   */
+  const own = (session: Session, borrower: Borrower): Effect.Effect<Own, E> => {
+    const own = new Own(session, monotonic(), leaks?.begin(session, borrower.fiber), treat)
+    return isShared || borrower.isPinned ? pinned(own, borrower) : Effect.succeed(own)
+  }
+
   return {
-    own: (session, borrower) => {
-      const own = new Own(session, monotonic(), leaks?.begin(session, borrower.fiber), treat)
-      return isShared || borrower.isPinned ? pinned(own, borrower) : Effect.succeed(own)
-    },
-    disown
+    reserve: (options) =>
+      Effect.uninterruptibleMask((restore) =>
+        Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
+          const borrower = { fiber, restore, since: monotonic(), timeout: timeoutOf(options), isPinned: true }
+          return Effect.acquireRelease(
+            Effect.flatMap(checkout(options, true, restore), (session) => own(session, borrower)),
+            (own) => disown(own, takeBack) ?? Effect.void
+          )
+        })
+      ),
+    take: (restore) =>
+      Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>): Effect.Effect<Own, E> => {
+        const since = isShared ? monotonic() : 0
+        const borrower = { fiber, restore, since, timeout: settings.acquireTimeout, isPinned: false }
+        const ready = takeReady(true)
+        if (ready !== undefined) return own(ready, borrower)
+        return Effect.flatMap(
+          settings.beforeAcquire !== undefined || StatementSpan.isTraced(fiber)
+            ? checkout(undefined, true, restore)
+            : turns.take(restore),
+          (session) => own(session, borrower)
+        )
+      }),
+    giveBack: (own) => disown(own, giveBackInTurn)
   }
 }
