@@ -93,7 +93,7 @@ export const make = <E>(pool: {
 
   /**
    * By a fiber of its own: the driver's wait for what others still have on the wire cannot be interrupted, so it goes on by
-   * itself when its borrower gives up. Nobody needs to be told of this pin, which the driver itself counts.
+   * itself when its borrower gives up. Such a pin ends with the lease, so nobody has to count it.
    */
   const pin = (own: Own): Fiber.Fiber<PgConnection.PgConnection> => {
     own.pin = Scope.makeUnsafe()
@@ -116,9 +116,7 @@ export const make = <E>(pool: {
       })
       const settled = Effect.onExitPrimitive(restore(inTime), (exit) => {
         if (isShared) countAcquire(exit, since)
-        if (exit._tag === "Success") return undefined
-        const left = Effect.suspend(() => disown(own, takeBack) ?? Effect.void)
-        return Effect.forkDetach(Effect.andThen(Fiber.await(fiber), left))
+        return exit._tag === "Success" ? undefined : unpin(own, own.pin!, takeBack)
       })
       return Effect.map(settled, (driver) => {
         own.driver = driver
@@ -126,25 +124,31 @@ export const make = <E>(pool: {
       })
     })
 
+  const end = ({ session, since, watch }: Own, takeBack: TakeBack): undefined => {
+    store.use.observe(secondsSince(since))
+    if (watch !== undefined) leaks!.end(watch)
+    takeBack(session)
+  }
+
+  /** A pin that has not come about yet ends as soon as it does. */
+  const unpin = (own: Own, pin: Scope.Closeable, takeBack: TakeBack): Effect.Effect<void> | undefined => {
+    const unpinned = Scope.closeUnsafe(pin, Exit.void)
+    if (unpinned === undefined) return end(own, takeBack)
+    const fiber = alone(unpinned)
+    return fiber.pollUnsafe() === undefined
+      ? Effect.onExitPrimitive(Effect.asVoid(Fiber.await(fiber)), () => end(own, takeBack))
+      : end(own, takeBack)
+  }
+
   /** Ends what `own` has begun, and takes the session back. */
   const disown = (own: Own, takeBack: TakeBack): Effect.Effect<void> | undefined => {
-    const { pin, session, since, watch } = own
-    const ended = (): undefined => {
-      store.use.observe(secondsSince(since))
-      if (watch !== undefined) leaks!.end(watch)
-      takeBack(session)
-    }
-    if (pin === undefined) return ended()
+    const { pin, session } = own
+    if (pin === undefined) return end(own, takeBack)
+    if (!isShared || session.wire.isIdle()) return unpin(own, pin, takeBack)
     // Statements of those who share the session may wait behind the pin, and would run in a transaction that was left open,
     // to be rolled back with it.
-    if (isShared && !session.wire.isIdle()) {
-      const expelled = Effect.andThen(retirement.expel(session, "invalid"), Scope.close(pin, Exit.void))
-      return Effect.onExitPrimitive(expelled, ended)
-    }
-    const unpinned = Scope.closeUnsafe(pin, Exit.void)
-    if (unpinned === undefined) return ended()
-    const fiber = alone(unpinned)
-    return fiber.pollUnsafe() === undefined ? Effect.onExitPrimitive(Fiber.await(fiber), ended) : ended()
+    const expelled = Effect.andThen(retirement.expel(session, "invalid"), Scope.close(pin, Exit.void))
+    return Effect.onExitPrimitive(expelled, () => end(own, takeBack))
   }
 
   /**
