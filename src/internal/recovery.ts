@@ -66,8 +66,8 @@ const spread = 100
 const lastMoment = 5
 
 /** What a retry costs: nothing where the server is well, so that a race for a row cannot use up what an outage needs. */
-const costOf = ({ kind, retry }: Verdict): number =>
-  kind === "Contention" || retry === "Now" ? 0 : retry === "BackoffSlow" ? 2 : 1
+const costOf = ({ breaker, kind, retry }: Verdict): number =>
+  kind === "Contention" || (retry === "Now" && breaker !== "Failure") ? 0 : retry === "BackoffSlow" ? 2 : 1
 
 export interface Recovery<E0> {
   /** Entered only on failure: decides whether the attempt may be repeated, waits, and repeats it. */
