@@ -411,7 +411,7 @@ export const make = Effect.fnUntraced(function*(
       return failure !== undefined && isAway(failure) ? 0 : pool.connectPauseUnsafe()
     },
     connect: Effect.suspend(() => {
-      pool.reopenUnsafe()
+      pool.outOfTurnUnsafe()
       return Effect.map(Effect.exit(pool.warm(1)), Exit.isSuccess)
     }),
     reached,

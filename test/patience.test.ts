@@ -70,6 +70,25 @@ describe("a call that waits for the circuit", () => {
       assert.strictEqual((yield* breaker.state)._tag, "Closed")
     }))
 
+  it.effect("does not sleep through the return of a server that was away for too short a time to open the circuit", () =>
+    Effect.gen(function*() {
+      const { breaker, executor, read, server } = yield* setUp
+      server.manner = "refuses"
+      const calls = yield* Effect.forEach(
+        Array.from({ length: 20 }),
+        () => start(executor.run(read, patient("10 seconds")))
+      )
+      // Its next attempt is due 812 ms after the first.
+      yield* pass(500)
+      assert.deepInclude(yield* breaker.state, { _tag: "Closed" })
+      server.manner = "accepts"
+      yield* pass(100)
+      for (const call of calls) {
+        assert.isDefined(call.pollUnsafe())
+        yield* Fiber.join(call)
+      }
+    }))
+
   it.effect("finds sessions for all who wait, although the circuit lets in one at first", () =>
     Effect.gen(function*() {
       const { breaker, executor, server, sql } = yield* setUp
