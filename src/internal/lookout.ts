@@ -35,15 +35,17 @@ export interface Surroundings {
   readonly reached: (waiting: number) => Effect.Effect<void>
   /** Nobody will ever be let in again. */
   readonly isOver: () => boolean
+  /** Succeeds when that has come. */
+  readonly over: Effect.Effect<void>
 }
 
-const longestPause = 2_000
 /** The shortest pause, and the share of an outage by which it may be noticed too late that it is over. */
 const usual = { shortest: 50, share: 0.02 }
 /** A connect to a port at which nobody listens costs no server a process. */
 const refused = { shortest: 20, share: 0.01 }
-/** Who is told that a server is starting is told so for the first time once: that is worth a few connects. */
+/** That a server has begun to start is news: it may be there in a moment. */
 const starting = { shortest: 20, share: 0.5 }
+const longestPause = 2_000
 
 const pause = ({ share, shortest }: typeof usual, lasted: number): number =>
   Math.min(Math.max(lasted * share, shortest), longestPause)
@@ -57,15 +59,15 @@ export const pauseAfter = (away: number, sign?: Sign, startingFor = 0): number =
     : pause(usual, away)
 
 export const make = (surroundings: Surroundings): Lookout => {
-  const { connect, draw, isOutOfReach, isOver, leastPause, now, reached, runFork, sign } = surroundings
+  const { connect, draw, isOutOfReach, isOver, leastPause, now, over, reached, runFork, sign } = surroundings
   const bell = Bell.make()
   let waiting = 0
-  let watch: Fiber.Fiber<void> | undefined
+  let watch: { fiber: Fiber.Fiber<void> | undefined } | undefined
   let awaySince: number | undefined
   let startingSince: number | undefined
   let lastLook: number | undefined
-  /** How many times it has come back. */
-  let returns = 0
+  /** Watches that have come to an end: the server is back, or there is nothing more to look out for. */
+  let ends = 0
 
   const isNeeded = (): boolean => {
     const isNeeded = isOutOfReach() && !isOver()
@@ -73,17 +75,8 @@ export const make = (surroundings: Surroundings): Lookout => {
     return isNeeded
   }
 
-  const come = Effect.sync(() => {
-    watch = undefined
-    awaySince = startingSince = lastLook = undefined
-    returns++
-    bell.notify()
-  })
-
-  const welcome = Effect.andThen(Effect.suspend(() => reached(waiting)), come)
-
   const look: Effect.Effect<void> = Effect.suspend(() => {
-    if (!isNeeded()) return isOver() ? come : welcome
+    if (!isNeeded()) return isOver() ? Effect.void : reached(waiting)
     const at = now()
     awaySince ??= at
     const said = sign()
@@ -97,30 +90,50 @@ export const make = (surroundings: Surroundings): Lookout => {
         lastLook = now()
         return connect
       })),
-      Effect.flatMap((isThere) => isThere ? welcome : look)
+      Effect.flatMap((isThere) => isThere ? reached(waiting) : look)
     )
   })
+
+  /**
+   * However a watch ends, even by a defect, whoever waits looks for himself, and the next who comes begins another one. Nobody
+   * waits for a pause or a connect of it once the pool closes.
+   */
+  const begin = (): void => {
+    const own: { fiber: Fiber.Fiber<void> | undefined } = watch = { fiber: undefined }
+    const kept = Effect.ignoreCause(Effect.raceFirst(look, over), {
+      log: "Unhandled",
+      message: "Unhandled error while looking out for the server"
+    })
+    own.fiber = runFork(Effect.onExitPrimitive(kept, () => {
+      if (watch !== own) return undefined
+      watch =
+        awaySince =
+        startingSince =
+        lastLook =
+          undefined
+      ends++
+      bell.notify()
+      return undefined
+    }))
+  }
 
   const leave = Effect.sync(() => {
     waiting--
     if (waiting > 0 || watch === undefined) return
-    watch.interruptUnsafe()
+    const { fiber } = watch
     watch = undefined
+    fiber?.interruptUnsafe()
   })
 
   return {
     isNeeded,
     wait: (millis) =>
       Effect.uninterruptibleMask((restore) => {
-        const seen = returns
+        const seen = ends
         waiting++
-        if (watch === undefined) {
-          const begun = runFork(look)
-          // There may have been nothing to look out for.
-          if (begun.pollUnsafe() === undefined) watch = begun
-        }
+        if (watch === undefined) begin()
         return Effect.ensuring(
-          restore(Effect.asVoid(Effect.timeoutOption(bell.until(() => returns > seen), millis))),
+          restore(Effect.asVoid(Effect.timeoutOption(bell.until(() => ends > seen), millis))),
           leave
         )
       })
