@@ -196,8 +196,8 @@ export class Pool extends Context.Service<Pool, {
   readonly fleet: Effect.Effect<Option.Option<FleetReport>>
   /** Milliseconds until the next connect is tried after failed ones, 0 when it may be tried now. */
   readonly connectPauseUnsafe: () => number
-  /** Lets the next connect be tried now, whatever is left of the pause after failed ones. */
-  readonly reopenUnsafe: () => void
+  /** Lets the next connect be tried now, whatever is left of the pause after failed ones, which is not changed if it fails. */
+  readonly outOfTurnUnsafe: () => void
   /** Why the last connect failed, when none has worked since. */
   readonly lastConnectFailureUnsafe: () => AcquireError | undefined
   /** Sessions that have ended here, and not yet on the server: their places are taken. */
@@ -583,7 +583,7 @@ export const make = Effect.fnUntraced(function*(
     statsUnsafe,
     fleet: Effect.sync(() => Option.fromUndefinedOr(fleet?.report())),
     connectPauseUnsafe: connector.pause,
-    reopenUnsafe: connector.reopen,
+    outOfTurnUnsafe: connector.outOfTurn,
     lastConnectFailureUnsafe: connector.lastFailure,
     leavingUnsafe: () => connector.taken() - connector.connecting() - members.size,
     vitalSignsUnsafe: vitalSigns.read,

@@ -18,8 +18,12 @@ import type { Circumstances, Failure, Signal } from "./verdict.ts"
 
 export interface CheckoutOptions {
   readonly prove?: boolean | undefined
+  readonly provedFor?: number | undefined
   readonly timeout?: number | undefined
 }
+
+/** Milliseconds for which an answer of a session is proof enough for a circuit that recovers. */
+const freshFor = 500
 
 /** Who lets calls in. */
 interface Gate<C> {
@@ -99,7 +103,7 @@ export const make = <C, E>(court: Court<C, E>) => {
     permit.probe
       ? { prove: true, timeout: Math.min(breaker.probeTimeout, usual?.timeout ?? Infinity) }
       : permit.ramp
-      ? { ...usual, prove: true }
+      ? { ...usual, prove: true, provedFor: freshFor }
       : usual
 
   /** A probe is settled as soon as the server has answered, and not when the caller's work ends. */
