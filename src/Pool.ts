@@ -518,7 +518,7 @@ export const make = Effect.fnUntraced(function*(
 
   const giveBackUnsafe = (session: Session.Session, seconds: number = lentFor(session)): void => {
     store.use.observe(seconds)
-    turns.giveBack(session, false)
+    takeBack(session, false)
   }
 
   const hasNone = () => machine.top === undefined && (!isPinnedLater || machine.isCrammed)
@@ -664,7 +664,7 @@ export const make = Effect.fnUntraced(function*(
       }),
     giveBack: (session, since) => {
       store.use.observe(secondsSince(Number(since) / 1e6))
-      turns.giveBack(session, true)
+      takeBack(session, true)
     }
   }
 
