@@ -400,7 +400,8 @@ export const make = Effect.fnUntraced(function*(
       return Effect.map(Effect.exit(pool.warm(1)), Exit.isSuccess)
     }),
     reached,
-    isOver: pool.isClosing
+    isOver: pool.isClosing,
+    over: pool.closing
   })
 
   const { recover } = Recovery.make({
@@ -543,6 +544,8 @@ export const make = Effect.fnUntraced(function*(
     examined: (claim, permit, f) => pool.examinedUnsafe(claim, underPermit(permit, f)),
     tracked: trackUnder,
     borrow,
+    enforce: (work, deadlineAt) => enforce(work, deadlineAt),
+    overseer,
     recover: (cause, permit, f, fiber) => {
       settle(permit, cause)
       return recoverStatement(cause, borrowAdmitted(f), fiber)
@@ -564,9 +567,10 @@ export const make = Effect.fnUntraced(function*(
 
   const hold = (restore: Held.Restore): Effect.Effect<Held.Held, SqlError> =>
     Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
-      const permit = UnitOfWork.of(fiber) === undefined && fiber.getRef(Deadlines.Deadline) === Infinity
-        ? breaker.closedPermitUnsafe()
-        : undefined
+      const unit = UnitOfWork.of(fiber)
+      const isPlain = unit?.acquireTimeout === undefined && Deadlines.unenforced(fiber, unit) === Infinity
+      const permit = isPlain ? breaker.closedPermitUnsafe() : undefined
+      if (unit !== undefined) UnitOfWork.oversee(unit, overseer)
       const held = permit === undefined ? undefined : holdExclusive(permit, restore)
       if (held === undefined) return Held.hold(reserve(), restore)
       return Effect.catchCause(held, (cause) => {
@@ -635,6 +639,36 @@ export const make = Effect.fnUntraced(function*(
     return error
   }
 
+  const attemptOnce = <A, E, R>(
+    work: Effect.Effect<A, E, R>,
+    own: UnitOfWork.UnitOfWork,
+    number: number,
+    attemptTimeout: number | undefined
+  ): Effect.Effect<A, E | Errors.StatementTimeout, R> => {
+    const once = UnitOfWork.run(work, own, number)
+    if (attemptTimeout === undefined) return once
+    const permit = breaker.closedPermitUnsafe()
+    let late: { readonly session: Session | undefined } | undefined
+    const noteLateness = () => {
+      late = whomItWaitsFor(own)
+      UnitOfWork.expire(own, () => timedOut(attemptTimeout, own))
+    }
+    return TimeLimit.within(once, attemptTimeout, () => own, noteLateness, () => {
+      if (late !== undefined && permit !== undefined) {
+        const source = evidence.sourceOfSilence(late.session)
+        breaker.settleUnsafe(permit, "Failure", now(), { code: "ETIMEDOUT", source })
+      }
+      return attemptTimedOut(attemptTimeout, own, late?.session)
+    })
+  }
+
+  const exposeRemembering = <E>(error: E): E | SqlError | Errors.PoolError => {
+    if (!isSqlError(error)) return error
+    const exposed = expose(error)
+    History.remember(exposed, Errors.historyOf(error))
+    return exposed
+  }
+
   const unit = <A, E, R>(
     work: Effect.Effect<A, E, R>,
     options: RunOptions
@@ -642,14 +676,12 @@ export const make = Effect.fnUntraced(function*(
     Effect.withFiber((fiber) => {
       const outer = UnitOfWork.of(fiber)
       if (outer !== undefined) UnitOfWork.oversee(outer, overseer)
-      const inTransaction = fiber.getRef(UnitOfWork.InTransaction)
       const idempotent = options.idempotent ?? fiber.getRef(UnitOfWork.Idempotent)
-      const startedAt = now()
       const attemptTimeout = timeLimit("attemptTimeout", options.attemptTimeout)
-      const ownDeadlineAt = Math.min(
-        startedAt + (timeLimit("deadline", options.deadline) ?? Infinity),
-        fiber.getRef(Deadlines.Deadline)
-      )
+      const allowed = timeLimit("deadline", options.deadline) ?? Infinity
+      const set = fiber.getRef(Deadlines.Deadline)
+      const startedAt = allowed === Infinity && set === Infinity ? 0 : now()
+      const ownDeadlineAt = Math.min(startedAt + allowed, set)
       const isOwnTighter = ownDeadlineAt < (outer?.deadlineAt ?? Infinity)
       const terms: UnitOfWork.Terms = {
         retry: options.retry ?? outer?.retry,
@@ -657,63 +689,52 @@ export const make = Effect.fnUntraced(function*(
         acquireTimeout: timeLimit("acquireTimeout", options.acquireTimeout) ?? outer?.acquireTimeout,
         waitsForCircuit: options.waitForCircuit ?? outer?.waitsForCircuit ?? false
       }
+      const isRepeatable = idempotent && (terms.retry ?? defaultRetry) !== false
       const history: Array<Errors.Attempt> = []
-      let current = UnitOfWork.make(terms, outer)
-      const attempt = (number: number): Effect.Effect<A, E | Errors.StatementTimeout, R> =>
+      let current = UnitOfWork.make(terms, outer, isRepeatable)
+      const again = (number: number) =>
         Effect.suspend(() => {
-          const own = current = UnitOfWork.make(terms, outer)
-          own.isRepeatable = idempotent && (terms.retry ?? defaultRetry) !== false
-          const once = Effect.provideService(UnitOfWork.run(work, own), UnitOfWork.CurrentAttempt, number)
-          if (attemptTimeout === undefined) return once
-          const permit = breaker.closedPermitUnsafe()
-          let late: { readonly session: Session | undefined } | undefined
-          const noteLateness = () => {
-            late = whomItWaitsFor(own)
-            UnitOfWork.expire(own, () => timedOut(attemptTimeout, own))
-          }
-          return TimeLimit.within(once, attemptTimeout, () => own, noteLateness, () => {
-            if (late !== undefined && permit !== undefined) {
-              const source = evidence.sourceOfSilence(late.session)
-              breaker.settleUnsafe(permit, "Failure", now(), { code: "ETIMEDOUT", source })
-            }
-            return attemptTimedOut(attemptTimeout, own, late?.session)
-          })
+          current = UnitOfWork.make(terms, outer, isRepeatable)
+          return attemptOnce(work, current, number, attemptTimeout)
         })
-      const all = Effect.catchCause(attempt(1), (cause) =>
-        recover(cause, attempt, {
-          ...terms,
-          retry: terms.retry ?? defaultRetry,
-          idempotent,
-          inTransaction,
-          waitForCircuitUntil: waitForCircuitUntil(terms),
-          isTraceless: () => current.effects === 0,
-          // Whatever was refused in here was refused to one of its parts.
-          onRefusal: () => {}
-        }, history))
-      const allowed = Math.max(0, ownDeadlineAt - startedAt)
-      const lateError = () => {
-        const isDoubtful = history.some(({ effect }) => effect === "Unknown")
-        const effect = isDoubtful ? "Unknown" : UnitOfWork.effectOf(current)
-        return new Errors.DeadlineExceeded({ deadline: allowed, effect })
-      }
-      const outOfTime = () => {
-        const error = lateError()
-        History.remember(error, history)
-        Deadlines.miss(allowed, current, error, overseer)
-        return error
-      }
-      const bounded = !isOwnTighter
-        ? all
-        : allowed === 0
-        ? Effect.suspend(() => Effect.fail(outOfTime()))
-        : TimeLimit.within(all, allowed, () => current, () => UnitOfWork.expire(current, lateError), outOfTime)
-      return Effect.mapError(bounded, (error) => {
-        if (!isSqlError(error)) return error
-        const exposed = expose(error)
-        History.remember(exposed, Errors.historyOf(error))
-        return exposed
-      }) as Effect.Effect<A, E | RunError, R>
+      const all = Effect.catchCause(attemptOnce(work, current, 1, attemptTimeout), (cause) =>
+        Effect.mapError(
+          recover(cause, again, {
+            ...terms,
+            retry: terms.retry ?? defaultRetry,
+            idempotent,
+            inTransaction: fiber.getRef(UnitOfWork.InTransaction),
+            waitForCircuitUntil: waitForCircuitUntil(terms),
+            isTraceless: () => current.effects === 0,
+            // Whatever was refused in here was refused to one of its parts.
+            onRefusal: () => {}
+          }, history),
+          exposeRemembering
+        )) as Effect.Effect<A, E | RunError, R>
+      return isOwnTighter ? boundUnit(all, Math.max(0, ownDeadlineAt - startedAt), () => current, history) : all
     })
+
+  /** Work whose attempts add to `history`, and of which `current` is the last. */
+  const boundUnit = <A, E, R>(
+    work: Effect.Effect<A, E, R>,
+    allowed: number,
+    current: () => UnitOfWork.UnitOfWork,
+    history: ReadonlyArray<Errors.Attempt>
+  ): Effect.Effect<A, E | Errors.DeadlineExceeded, R> => {
+    const lateError = () => {
+      const isDoubtful = history.some(({ effect }) => effect === "Unknown")
+      const effect = isDoubtful ? "Unknown" : UnitOfWork.effectOf(current())
+      return new Errors.DeadlineExceeded({ deadline: allowed, effect })
+    }
+    const outOfTime = () => {
+      const error = lateError()
+      History.remember(error, history)
+      Deadlines.miss(allowed, current(), error, overseer)
+      return error
+    }
+    if (allowed === 0) return Effect.suspend(() => Effect.fail(outOfTime()))
+    return TimeLimit.within(work, allowed, current, () => UnitOfWork.expire(current(), lateError), outOfTime)
+  }
 
   // ---------------------------------------------------------------------------------------------------------------
   // a COMMIT whose answer was lost

@@ -7,7 +7,6 @@
  * @since 0.1.0
  */
 import type * as PgConnection from "@effect/sql-pg/PgConnection"
-import * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import type * as Duration from "effect/Duration"
@@ -23,18 +22,18 @@ import * as Os from "node:os"
 import * as Errors from "./Errors.ts"
 import * as Address from "./internal/address.ts"
 import * as Census from "./internal/census.ts"
+import * as Checkout from "./internal/checkout.ts"
 import * as Connector from "./internal/connector.ts"
 import * as Discretion from "./internal/discretion.ts"
-import * as Errand from "./internal/errand.ts"
 import type * as FleetPlan from "./internal/fleet.ts"
 import * as FleetSize from "./internal/fleetSize.ts"
+import type { Restore } from "./internal/held.ts"
 import * as Hosts from "./internal/hosts.ts"
 import * as Leaks from "./internal/leaks.ts"
-import * as Liveness from "./internal/liveness.ts"
+import * as Lending from "./internal/lending.ts"
 import * as Lodger from "./internal/lodger.ts"
 import * as Logbook from "./internal/logbook.ts"
 import * as LogFields from "./internal/logFields.ts"
-import { millis } from "./internal/millis.ts"
 import * as PoolMachine from "./internal/poolMachine.ts"
 import * as PoolSettings from "./internal/poolSettings.ts"
 import * as PoolSpans from "./internal/poolSpans.ts"
@@ -44,9 +43,7 @@ import * as Returns from "./internal/returns.ts"
 import type * as Session from "./internal/session.ts"
 import * as Shutdown from "./internal/shutdown.ts"
 import * as Sizing from "./internal/sizing.ts"
-import type * as Spans from "./internal/spans.ts"
 import * as StatementSpan from "./internal/statementSpan.ts"
-import * as Store from "./internal/store.ts"
 import * as Supply from "./internal/supply.ts"
 import * as Turns from "./internal/turns.ts"
 import * as VitalSigns from "./internal/vitalSigns.ts"
@@ -121,14 +118,7 @@ export type AcquireError =
  * @category models
  * @since 0.1.0
  */
-export interface CheckoutOptions {
-  /** Prove the session by a round trip before it is handed out. Default: only when it has been idle for long. */
-  readonly prove?: boolean | undefined
-  /** Bounds that round trip. Default: the pool's `validationTimeout`. */
-  readonly proveWithin?: Duration.Input | undefined
-  /** Bounds this checkout. Default: the pool's `acquireTimeout`. */
-  readonly timeout?: Duration.Input | undefined
-}
+export interface CheckoutOptions extends Checkout.CheckoutOptions {}
 
 /**
  * The pool service.
@@ -236,6 +226,8 @@ export class Pool extends Context.Service<Pool, {
   readonly evictUnsafe: (session: PoolSession, reason: Metrics.CloseReason) => void
   /** True from the moment the pool's scope starts to close. */
   readonly isClosing: () => boolean
+  /** Succeeds then. */
+  readonly closing: Effect.Effect<void>
 }>()("effect-pg-pool/Pool") {}
 
 /**
@@ -340,11 +332,6 @@ export const sizeForFleet = (
   fleet: FleetSize.optionOf(fleet)
 })
 
-/** How many new sessions in a row `beforeAcquire` may refuse in a pool that is smaller. */
-const fewestRefusals = 3
-
-type Waiter = PoolMachine.Waiter<Session.Session, AcquireError>
-
 /**
  * Makes a pool in the current scope. Nothing is opened until the first checkout, and a dead database does not make it
  * fail: only impossible options do.
@@ -367,17 +354,40 @@ export const make = Effect.fnUntraced(function*(
   const now = () => clock.currentTimeMillisUnsafe()
   const monotonicNanos = () => clock.monotonicTimeNanosUnsafe()
   const monotonic = () => Number(clock.monotonicTimeNanosUnsafe()) / 1e6
-  const secondsSince = (since: number) => (monotonic() - since) / 1000
-  /** The wall clock may be set back. */
-  const elapsed = (since: number) => Math.max(0, now() - since)
 
   const treat = Discretion.treatmentOf(settings.errorText)
+  const state = PoolState.make<AcquireError>(settings, now, monotonic, runFork, book)
+  const { elapsed, machine, secondsSince } = state
+  const { members } = machine
+
+  const statsUnsafe = (): Stats => Census.take(state, connector.connecting())
+
+  const closed = () => new Errors.PoolClosed()
+
+  const saturated = (by: "Length" | "Lateness", waited: number) =>
+    new Errors.PoolSaturated({
+      by,
+      waited,
+      waiting: machine.waiting,
+      maxWaiting: settings.maxWaiting === Infinity ? null : settings.maxWaiting,
+      stats: statsUnsafe()
+    })
+
+  const timedOut = (waited: number, phase: Errors.AcquireTimeout["phase"] = Census.lineFor(state)) => {
+    const lastConnectFailure = connector.lastFailure()
+    const error = new Errors.AcquireTimeout({
+      phase,
+      waited,
+      stats: statsUnsafe(),
+      lastConnectFailure: lastConnectFailure === undefined ? null : Errors.failureOf(lastConnectFailure)
+    })
+    book.write("acquireTimeout", () => LogFields.waitedInVain(error))
+    return error
+  }
+
   const hookFailed = (hook: string, cause: unknown, text = Discretion.wordsOf(cause, settings.errorText)) =>
     new Errors.HookFailed({ hook, cause: Discretion.seal(cause), text })
 
-  const state = PoolState.make<AcquireError>(settings, now, monotonic, runFork, book)
-  const { machine } = state
-  const { members } = machine
   const retirement = Retirement.make(state)
   const vitalSigns = VitalSigns.make(state, () => clock.monotonicTimeNanosUnsafe())
   const supply = Supply.make(state, retirement, () => connector, (waited) => saturated("Lateness", waited))
@@ -450,189 +460,47 @@ export const make = Effect.fnUntraced(function*(
     },
     onPlace: supply.pump
   })
-  /** Checkouts under way: in line, or with a session that is being looked at. */
-  let attempts = 0
   const usage = (session: Session.Session): PoolSettings.SessionUsage => {
     const at = now()
     return { age: at - session.openedAt, idleFor: retirement.idleFor(session, 1, at), uses: session.uses }
   }
-  const { takeBack } = Returns.make(state, retirement, usage, supply.pump, () => turns.rest())
+  const rest = () => turns.rest()
+  const { takeBack } = Returns.make(state, retirement, usage, supply.pump, rest)
   const leaks = settings.leakThreshold === undefined
     ? undefined
     : Leaks.make({ threshold: settings.leakThreshold, book, now, runFork })
 
+  const exclude = (session: Session.Session): Effect.Effect<void, never, Scope.Scope> =>
+    Effect.acquireRelease(
+      Effect.sync(() => PoolMachine.exclude(machine, session)),
+      () =>
+        Effect.sync(() => {
+          PoolMachine.include(machine, session)
+          supply.pump()
+        })
+    )
+
+  const rooms = { state, retirement, supply, connector, store, dispatcher, takeBack, timedOut }
+  const checkouts = Checkout.make<AcquireError>({
+    ...rooms,
+    spans,
+    usage,
+    exclude,
+    lent: fleet?.lent,
+    rest,
+    closed,
+    saturated,
+    hookFailed
+  })
+  const { checkout, countAcquire, takeReady, timeoutOf } = checkouts
+  const { lease, turns, ...lending } = Lending.make<AcquireError>({ ...rooms, checkouts, leaks })
+
   // ---------------------------------------------------------------------------------------------------------------
-  // checkout
+  // exclusive leases
   // ---------------------------------------------------------------------------------------------------------------
 
   /** Whoever wants a session that others share has it when they have let go of it. */
   const isPinnedLater = settings.concurrency > 1
-
-  const countRefusal = <E extends AcquireError>(error: E): Effect.Effect<never, E> => {
-    const refused = Exit.fail(error)
-    Store.countAcquire(store, 0, refused)
-    return refused
-  }
-
-  const countAcquire = (exit: Exit.Exit<unknown, unknown>, since: number): void =>
-    Store.countAcquire(store, secondsSince(since), exit)
-
-  /** The whole way of a healthy borrower: the session that came back last, if nobody waits and nothing speaks against it. */
-  const takeReady = (isExclusive: boolean): Session.Session | undefined => {
-    const { bottom, head, isSuspended } = machine
-    if (head !== undefined || isSuspended || state.phase !== "Open" || settings.beforeAcquire !== undefined) {
-      return undefined
-    }
-    if (machine.top === undefined && (isExclusive || !isPinnedLater)) return undefined
-    const at = now()
-    const top = machine.top ?? supply.deeper(at)
-    if (top === undefined || (isExclusive && top.borrowers > 0)) return undefined
-    if (retirement.standing(top, 0, at) !== "Ready") return undefined
-    if (
-      bottom !== undefined && bottom !== top && at - bottom.idleSince > settings.idleTimeout && retirement.isDue(at)
-    ) {
-      retirement.retireIdle(at)
-      // One that nobody has used yet may have been idle for as long as the others.
-      if (!top.isMember) return undefined
-    }
-    if (!isExclusive || !isPinnedLater) store.acquire.acquired.observe(0)
-    supply.servedAtOnce(at)
-    PoolMachine.lend(machine, top, at, isExclusive)
-    return countUse(top)
-  }
-
-  const countUse = (session: Session.Session): Session.Session => {
-    if (++session.uses >= settings.maxUses && elapsed(session.openedAt) >= settings.minAgeForUses) {
-      retirement.evict(session, "uses")
-    }
-    if (fleet !== undefined) fleet.lent(session)
-    return session
-  }
-
-  const takeUnsafe = (): Session.Session | undefined => {
-    if (leaks !== undefined) return undefined
-    const session = takeReady(false)
-    if (session !== undefined && !isPinnedLater) session.lastTook = 0
-    return session
-  }
-
-  const giveBackUnsafe = (session: Session.Session, seconds: number = lentFor(session)): void => {
-    store.use.observe(seconds)
-    takeBack(session, false)
-  }
-
-  const hasNone = () => machine.top === undefined && (!isPinnedLater || machine.isCrammed)
-
-  const use = <A, E, R>(
-    f: (session: Session.Session) => Effect.Effect<A, E, R>,
-    options?: CheckoutOptions
-  ): Effect.Effect<A, E | AcquireError, R> =>
-    Effect.suspend(() => {
-      // Whoever has to wait pays for nothing that the others need.
-      if (options === undefined && (machine.head !== undefined || hasNone())) return useInTurn(f)
-      let lent: Session.Session | undefined
-      let since: number | undefined
-      // Whoever is interrupted between two steps must have the way back laid before the session is taken.
-      return Effect.onExitPrimitive(
-        Effect.suspend((): Effect.Effect<A, E | AcquireError, R> => {
-          if (options === undefined) lent = takeUnsafe()
-          if (lent === undefined) return options === undefined ? useInTurn(f) : useAfterWait(f, options)
-          if (isPinnedLater) since = monotonic()
-          return f(lent)
-        }),
-        () => {
-          if (lent === undefined) return undefined
-          giveBackUnsafe(lent, since === undefined ? undefined : secondsSince(since))
-          return undefined
-        }
-      )
-    })
-
-  /** One that nobody shares was lent for as long as its statement took, which has looked at the clock. */
-  const lentFor = ({ lastTook, lentSince }: Session.Session): number =>
-    lastTook > 0 ? lastTook : elapsed(lentSince) / 1000
-
-  /** A hook or a leak watch is no part of the line. */
-  const needsMore = leaks !== undefined || settings.beforeAcquire !== undefined
-
-  const standUnsafe: Pool["Service"]["standUnsafe"] = (passenger) => needsMore ? undefined : turns.stand(passenger)
-
-  /** The way of a borrower who has to wait, and of whom nothing else has to be known. */
-  const useInTurn = <A, E, R>(
-    f: (session: Session.Session) => Effect.Effect<A, E, R>
-  ): Effect.Effect<A, E | AcquireError, R> =>
-    needsMore
-      ? useAfterWait(f, undefined)
-      : Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) =>
-        StatementSpan.isTraced(fiber) ? useAfterWait(f, undefined) : turns.use(f)
-      )
-
-  /** Whoever comes to the line finds nothing to do there while all places are taken and all sessions lent. */
-  const isExhausted = () => machine.top === undefined && connector.taken() >= state.max
-
-  const turns = Turns.make<AcquireError>({
-    state,
-    dispatcher,
-    obstacle: () => state.phase === "Open" ? overfull() : new Errors.PoolClosed(),
-    arrived: () => {
-      if (!isExhausted()) {
-        retirement.retireIdle(now())
-        supply.pump()
-      }
-      store.peakWaiting = Math.max(store.peakWaiting, machine.waiting)
-    },
-    timedOut: (waited) => timedOut(Math.floor(waited), undefined),
-    isWorthy: (session) => {
-      const verdict = retirement.standing(session, 1, now())
-      return verdict === "Ready" || (verdict === "Unproven" && session.borrowers > 1)
-    },
-    examined: (claim, f) => examinedUnsafe(claim, f),
-    exchanged: (claim, restore) => checkoutOf(claim, restore),
-    waited: (millis, exit) =>
-      exit === undefined
-        ? store.acquire.acquired.observe(millis / 1000)
-        : Store.countAcquire(store, millis / 1000, exit),
-    lent: (session) => {
-      if (!isPinnedLater) session.lastTook = 0
-      countUse(session)
-    },
-    returned: (session, since) => store.use.observe(isPinnedLater ? secondsSince(since) : lentFor(session)),
-    takeBack
-  })
-
-  const useAfterWait = <A, E, R>(
-    f: (session: Session.Session) => Effect.Effect<A, E, R>,
-    options: CheckoutOptions | undefined
-  ): Effect.Effect<A, E | AcquireError, R> =>
-    Effect.scopedWith((scope) => Effect.flatMap(Scope.provide(get(options), scope), f))
-
-  const get = (options?: CheckoutOptions): Effect.Effect<Session.Session, AcquireError, Scope.Scope> =>
-    Effect.uninterruptibleMask((restore) =>
-      Effect.flatMap(Effect.scope, (scope) => lease(scope, false, checkout(options, false, restore)))
-    )
-
-  const examinedUnsafe: Pool["Service"]["examinedUnsafe"] = (claim, f) =>
-    Effect.scopedWith((scope) => Effect.flatMap(Scope.provide(examined(claim), scope), f))
-
-  const examined = (claim: Turns.Claim): Effect.Effect<Session.Session, AcquireError, Scope.Scope> =>
-    Effect.uninterruptibleMask((restore) =>
-      Effect.flatMap(Effect.scope, (scope) => lease(scope, false, checkoutOf(claim, restore)))
-    )
-
-  /** From here on the session belongs to the scope. */
-  const lease = (scope: Scope.Scope, isExclusive: boolean, checkout: Effect.Effect<Session.Session, AcquireError>) =>
-    Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) =>
-      Effect.flatMap(checkout, (session) => {
-        const hold = leaks?.begin(session, fiber)
-        const since = monotonic()
-        const giveBack = Effect.sync(() => {
-          store.use.observe(secondsSince(since))
-          if (hold !== undefined) leaks!.end(hold)
-          takeBack(session, isExclusive)
-        })
-        return Effect.as(Scope.addFinalizer(scope, giveBack), session)
-      })
-    )
 
   const reserve = (options?: CheckoutOptions): Effect.Effect<Lease, AcquireError, Scope.Scope> =>
     Effect.uninterruptibleMask((restore) =>
@@ -710,233 +578,9 @@ export const make = Effect.fnUntraced(function*(
   const leaveToOthers = (session: Session.Session): Effect.Effect<void> =>
     Effect.suspend(() => session.wire.isIdle() ? Effect.void : retirement.expel(session, "invalid"))
 
-  /**
-   * Everything that may take time before a session is in its borrower's hands, under one bound. Whoever asks must not be
-   * interruptible: the session is theirs as soon as this succeeds.
-   */
-  const checkout = (
-    options: CheckoutOptions | undefined,
-    isExclusive: boolean,
-    restore: Restore
-  ): Effect.Effect<Session.Session, AcquireError> =>
-    Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>): Effect.Effect<Session.Session, AcquireError> => {
-      if (state.phase !== "Open") return countRefusal(new Errors.PoolClosed())
-      const ready = options?.prove === true ? undefined : takeReady(isExclusive)
-      if (ready !== undefined) return Effect.succeed(ready)
-      const full = overfull()
-      if (full !== undefined) return countRefusal(full)
-      return search(PoolMachine.makeWaiter(machine, monotonic(), isExclusive), options, fiber, restore)
-    })
-
-  /** The same for somebody who has come to the head of the line, with what was handed out there. */
-  const checkoutOf = (claim: Turns.Claim, restore: Restore): Effect.Effect<Session.Session, AcquireError> =>
-    Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
-      const waiter: Waiter = PoolMachine.makeWaiter(machine, claim.since, claim.isExclusive, claim.ticket)
-      waiter.session = claim.take()
-      return search(waiter, undefined, fiber, restore)
-    })
-
-  const overfull = (): Errors.PoolSaturated | undefined =>
-    settings.maxWaiting < Infinity && supply.deeper(now()) === undefined &&
-      PoolMachine.queueing(machine, state.max) >= settings.maxWaiting
-      ? saturated("Length", 0)
-      : undefined
-
-  const search = (
-    waiter: Waiter,
-    options: CheckoutOptions | undefined,
-    fiber: Fiber.Fiber<unknown, unknown>,
-    restore: Restore
-  ): Effect.Effect<Session.Session, AcquireError> => {
-    const { isExclusive, since } = waiter
-    const attempt: Attempt = { waiter, spentOn: undefined, refused: 0, phases: new Set() }
-    const trace = spans.begin(fiber, waiter)
-    const waited = () => Math.floor(monotonic() - since)
-    attempts++
-    const worthy = Effect.timeoutOrElse(firstWorthy(attempt, options), {
-      duration: Math.max(0, timeoutOf(options) - waited()),
-      orElse: () => Effect.fail(timedOut(waited(), attempt.spentOn ?? (attempt.refused > 0 ? "Hook" : undefined)))
-    })
-    return Effect.onExitPrimitive(restore(worthy), (exit) => {
-      if (exit._tag === "Failure" || !isExclusive || !isPinnedLater) countAcquire(exit, since)
-      if (trace !== undefined) tellOfWait(trace, attempt, waited(), exit)
-      if (exit._tag === "Failure") abandon(waiter)
-      attempts--
-      turns.rest()
-      if (state.phase !== "Open") state.changed.notify()
-      return undefined
-    })
-  }
-
-  /** A hook that is content is no wait. */
-  const tellOfWait = (
-    since: Spans.Beginning,
-    { phases }: Attempt,
-    waited: number,
-    exit: Exit.Exit<unknown, AcquireError>
-  ): void => {
-    const error = Exit.findErrorOption(exit)
-    if (Option.isSome(error) && error.value._tag === "AcquireTimeout") phases.add(error.value.phase)
-    else if (Exit.isFailure(exit) && phases.size === 0) phases.add(lineFor())
-    if (Exit.isFailure(exit) || phases.size > (phases.has("Hook") ? 1 : 0)) {
-      spans.acquired(since, phases, waited, exit)
-    }
-  }
-
-  const abandon = (waiter: Waiter): void => {
-    PoolMachine.dequeue(machine, waiter)
-    const { session } = waiter
-    waiter.session = undefined
-    if (session !== undefined) takeBack(session, waiter.isExclusive)
-  }
-
-  /** Stands in line until a session is there, in `waiter.session`, which is the waiter's from that moment on. */
-  const stand = ({ phases, waiter }: Attempt): Effect.Effect<Session.Session, AcquireError> =>
-    Effect.callback((resume) => {
-      // Nobody is served, nor refused, any more.
-      if (state.phase === "Closed") return resume(Effect.fail(new Errors.PoolClosed()))
-      let isArriving = true
-      waiter.onServed = (refusal) => {
-        const answer = refusal === undefined ? Effect.sync(() => waiter.session!) : Effect.fail(refusal)
-        if (isArriving) return resume(answer)
-        phases.add(waiter.session === undefined ? lineFor() : waiter.session.uses === 0 ? "Connect" : "Queue")
-        dispatcher.scheduleTask(() => resume(answer), 0)
-      }
-      PoolMachine.enqueue(machine, waiter)
-      retirement.retireIdle(now())
-      supply.pump()
-      store.peakWaiting = Math.max(store.peakWaiting, machine.waiting)
-      isArriving = false
-      return Effect.sync(() => PoolMachine.dequeue(machine, waiter))
-    })
-
-  /** Takes sessions until one is worth handing out. Whoever gets one that is not goes back to the head of the line. */
-  const firstWorthy = (
-    attempt: Attempt,
-    options: CheckoutOptions | undefined
-  ): Effect.Effect<Session.Session, AcquireError> =>
-    Effect.flatMap(
-      attempt.waiter.session === undefined ? stand(attempt) : Effect.succeed(attempt.waiter.session),
-      (session) => {
-        const again = (reason: Metrics.CloseReason) => {
-          retirement.evict(session, reason)
-          abandon(attempt.waiter)
-          return firstWorthy(attempt, options)
-        }
-        const at = now()
-        const verdict = retirement.standing(session, 1, at)
-        if (verdict !== "Ready" && verdict !== "Unproven") return again(verdict)
-        // One in use is watched by its statements. A new one may only have been proved by a pooler.
-        const isProved = session.borrowers > 1 || (verdict === "Ready" && options?.prove !== true)
-        if (isProved) return welcome(session, attempt, again)
-        const isNew = session.uses === 0 && at - session.openedAt < settings.validateAfter
-        attempt.spentOn = "Validate"
-        attempt.phases.add("Validate")
-        return Effect.flatMap(
-          Effect.scoped(Effect.andThen(exclude(session), Liveness.prove(session, proofTimeoutOf(options)))),
-          (objection) => {
-            attempt.spentOn = undefined
-            session.isDoubted = settings.validateAlways
-            if (objection === undefined) return welcome(session, attempt, again)
-            retirement.evictOlderThan(session)
-            // A pooler without a server opens sessions, and answers nothing.
-            if (isNew) connector.disproved(objection)
-            return again("invalid")
-          }
-        )
-      }
-    )
-
-  const welcome = (
-    session: Session.Session,
-    attempt: Attempt,
-    again: (reason: Metrics.CloseReason) => Effect.Effect<Session.Session, AcquireError>
-  ): Effect.Effect<Session.Session, AcquireError> => {
-    const hook = settings.beforeAcquire
-    if (hook === undefined) return Effect.succeed(countUse(session))
-    const failed = (cause: unknown, text?: string) => {
-      retirement.evict(session, "invalid")
-      return Effect.fail(hookFailed("beforeAcquire", cause, text))
-    }
-    // A hook that wants none must not have sessions opened and closed for as long as its borrower waits.
-    const refuse = (reason: Metrics.CloseReason) => {
-      if (session.uses === 0) attempt.refused++
-      if (attempt.refused <= Math.max(state.max, fewestRefusals)) return again(reason)
-      const why = `${attempt.refused} new sessions in a row refused, or lost while it was at work`
-      return failed(new Error(why), why)
-    }
-    const work = Effect.suspend(() => hook(session.connection, usage(session)))
-    attempt.spentOn = "Hook"
-    attempt.phases.add("Hook")
-    // A shared session is others' as well, so its socket stays.
-    const welcomed = settings.concurrency === 1
-      ? Errand.run(work, session.wire)
-      : Effect.onInterrupt(work, () => Effect.sync(() => retirement.evict(session, "invalid")))
-    // A hook that waits for something else would not hear that the pool has closed.
-    const lost = Effect.flatMap(state.changed.until(session.wire.isDead), () => Effect.fail("the session is gone"))
-    return Effect.matchCauseEffect(Effect.raceFirst(welcomed, lost), {
-      onSuccess: (answer) => {
-        attempt.spentOn = undefined
-        return answer === false ? refuse("invalid") : Effect.succeed(countUse(session))
-      },
-      onFailure: (cause) => {
-        attempt.spentOn = undefined
-        // Its session has died under it, which says nothing of the hook.
-        return session.wire.isDead() ? refuse("error") : failed(Cause.squash(cause))
-      }
-    })
-  }
-
-  /** What those in line wait for. */
-  const lineFor = (): "Suspended" | "Queue" | "Connect" => {
-    if (machine.isSuspended) return "Suspended"
-    const { active, max } = statsUnsafe()
-    return active >= max ? "Queue" : "Connect"
-  }
-
-  const timeoutOf = (options: CheckoutOptions | undefined): number =>
-    options?.timeout === undefined ? settings.acquireTimeout : millis(options.timeout)
-
-  const proofTimeoutOf = (options: CheckoutOptions | undefined): number =>
-    options?.proveWithin === undefined ? settings.validationTimeout : millis(options.proveWithin)
-
-  const timedOut = (waited: number, phase: Errors.AcquireTimeout["phase"] | undefined) => {
-    const stats = statsUnsafe()
-    const lastConnectFailure = connector.lastFailure()
-    const error = new Errors.AcquireTimeout({
-      phase: phase ?? lineFor(),
-      waited,
-      stats,
-      lastConnectFailure: lastConnectFailure === undefined ? null : Errors.failureOf(lastConnectFailure)
-    })
-    book.write("acquireTimeout", () => LogFields.waitedInVain(error))
-    return error
-  }
-
   // ---------------------------------------------------------------------------------------------------------------
   // control
   // ---------------------------------------------------------------------------------------------------------------
-
-  const statsUnsafe = (): Stats => Census.take(state, connector.connecting())
-
-  const saturated = (by: "Length" | "Lateness", waited: number) =>
-    new Errors.PoolSaturated({
-      by,
-      waited,
-      waiting: machine.waiting,
-      maxWaiting: settings.maxWaiting === Infinity ? null : settings.maxWaiting,
-      stats: statsUnsafe()
-    })
-
-  const exclude = (session: Session.Session): Effect.Effect<void, never, Scope.Scope> =>
-    Effect.acquireRelease(
-      Effect.sync(() => PoolMachine.exclude(machine, session)),
-      () =>
-        Effect.sync(() => {
-          PoolMachine.include(machine, session)
-          supply.pump()
-        })
-    )
 
   const resize = (size: { readonly max?: number | undefined; readonly min?: number | undefined }) =>
     Effect.suspend(() => PoolSettings.resize(state, size)).pipe(
@@ -959,11 +603,11 @@ export const make = Effect.fnUntraced(function*(
 
   const warm = (count: number): Effect.Effect<void, AcquireError> =>
     Effect.suspend(() => {
-      if (state.phase !== "Open") return Effect.fail(new Errors.PoolClosed())
+      if (state.phase !== "Open") return Effect.fail(closed())
       const startedAt = now()
       return supply.warm(count).pipe(Effect.timeoutOrElse({
         duration: settings.acquireTimeout,
-        orElse: () => Effect.fail(timedOut(elapsed(startedAt), undefined))
+        orElse: () => Effect.fail(timedOut(elapsed(startedAt)))
       }))
     })
 
@@ -972,8 +616,8 @@ export const make = Effect.fnUntraced(function*(
     supply,
     retirement,
     connector,
-    attempts: () => attempts + turns.attempts(),
-    closed: () => new Errors.PoolClosed()
+    attempts: () => checkouts.attempts() + turns.attempts(),
+    closed
   })
 
   const isUp = () => connector.lastFailure() === undefined || members.size > 0
@@ -1002,15 +646,12 @@ export const make = Effect.fnUntraced(function*(
     )
   }
 
+  const isClosing = () => state.phase !== "Open"
+
   return Pool.of({
     name: metrics.pool,
     settings,
-    use,
-    takeUnsafe,
-    giveBackUnsafe,
-    standUnsafe,
-    examinedUnsafe,
-    get,
+    ...lending,
     reserve,
     exclusiveUnsafe,
     exclude,
@@ -1029,22 +670,10 @@ export const make = Effect.fnUntraced(function*(
     resume,
     warm,
     drain,
-    isClosing: () => state.phase !== "Open"
+    isClosing,
+    closing: state.changed.until(isClosing)
   })
 })
-
-type Restore = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
-
-/** One checkout that could not be served at once. */
-interface Attempt {
-  readonly waiter: Waiter
-  /** What is at work on the session at hand. */
-  spentOn: "Validate" | "Hook" | undefined
-  /** New sessions that the hook did not want, or that died under it. */
-  refused: number
-  /** What it has had to wait for. */
-  readonly phases: Set<PoolSpans.Phase>
-}
 
 /**
  * Provides a {@link Pool}. Fails only for impossible options, never for a database that is down.

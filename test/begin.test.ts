@@ -1,5 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
+import type { Fiber } from "effect/Fiber"
 import * as Begin from "../src/internal/begin.ts"
 import type { TrackedConnection } from "../src/internal/trackedConnection.ts"
 import { ResolveCommit } from "../src/internal/unitOfWork.ts"
@@ -21,11 +22,15 @@ const sessionOf = (refused: ReadonlyArray<readonly [text: string, sqlState: stri
   return { session: session as unknown as TrackedConnection, sent }
 }
 
+/** By itself, as the context wants it. */
+const beginner = ({ orderOf }: Begin.Begin) => (session: TrackedConnection) =>
+  Effect.withFiber((fiber: Fiber<unknown, unknown>) => orderOf(fiber).alone(session))
+
 describe("settings that belong to each transaction", () => {
   it.effect("are sent with BEGIN", () =>
     Effect.gen(function*() {
       const { sent, session } = sessionOf([])
-      const { begin } = Begin.make([setting])
+      const begin = beginner(Begin.make([setting]))
       yield* begin(session)
       assert.deepStrictEqual(sent, [`BEGIN; ${setting}`])
     }))
@@ -33,7 +38,7 @@ describe("settings that belong to each transaction", () => {
   it.effect("are done without on a server that does not know them, which is asked once", () =>
     Effect.gen(function*() {
       const { sent, session } = sessionOf([["lock_timeout", "42704"]])
-      const { begin } = Begin.make([setting])
+      const begin = beginner(Begin.make([setting]))
       yield* begin(session)
       yield* begin(session)
       assert.deepStrictEqual(sent, [`BEGIN; ${setting}`, "ROLLBACK", "BEGIN", "BEGIN"])
@@ -42,7 +47,7 @@ describe("settings that belong to each transaction", () => {
   it.effect("stay when it is the number of the transaction that the server refuses", () =>
     Effect.gen(function*() {
       const { sent, session } = sessionOf([["pg_current_xact_id", "42883"]])
-      const { begin } = Begin.make([setting])
+      const begin = beginner(Begin.make([setting]))
       yield* begin(session)
       yield* begin(session)
       assert.deepStrictEqual(sent, [
@@ -56,8 +61,9 @@ describe("settings that belong to each transaction", () => {
   it.effect("do not cost the number of the transaction when it is they that are refused", () =>
     Effect.gen(function*() {
       const { sent, session } = sessionOf([["lock_timeout", "42704"]])
-      const { begin, inquiryOf } = Begin.make([setting])
-      yield* begin(session)
+      const made = Begin.make([setting])
+      const { inquiryOf } = made
+      yield* beginner(made)(session)
       assert.deepStrictEqual(sent, [`BEGIN; ${setting}; SELECT`, "ROLLBACK", "BEGIN; SELECT"])
       assert.strictEqual(inquiryOf(session)?.ticket?.xid, "7")
     }).pipe(Effect.provideService(ResolveCommit, true)))

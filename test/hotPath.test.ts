@@ -226,6 +226,68 @@ describe.each([
     }))
 })
 
+describe.each([
+  { mode: "on a session of its own", multiplex: false },
+  { mode: "on a shared session", multiplex: true }
+])("a healthy statement inside of a run, $mode,", ({ multiplex }) => {
+  it.live("is made of nothing more than one outside", () =>
+    Effect.gen(function*() {
+      const { counted, ours, unasked } = yield* setUp
+      const own = yield* ours("next turn", { multiplex })
+      const sql = Context.get(own, SqlClient)
+      const { run } = Context.get(own, Pg.Executor.Executor)
+      const options = { retry: unasked, idempotent: true, waitForCircuit: true, acquireTimeout: "5 seconds" } as const
+      const manyInside = (options: Pg.Executor.RunOptions) =>
+        Effect.replicateEffect(run(statementOf(sql, 1), options), statements, { discard: true })
+      yield* many(sql)
+      const outside = yield* counted(many(sql))
+      assert.deepStrictEqual(yield* counted(run(many(sql), options)), outside)
+      assert.deepStrictEqual(yield* counted(manyInside(options)), outside)
+    }))
+
+  it.live("shares one timer with all whose time is bounded, and has one fiber for that", () =>
+    Effect.gen(function*() {
+      const { counted, ours } = yield* setUp
+      const own = yield* ours("next turn", { multiplex })
+      const sql = Context.get(own, SqlClient)
+      const { run } = Context.get(own, Pg.Executor.Executor)
+      const atOnce = (one: Effect.Effect<unknown, unknown>) =>
+        Effect.all(Array.from({ length: 10 }, () => one), { concurrency: "unbounded", discard: true })
+      yield* atOnce(statementOf(sql, 1))
+      const unbounded = yield* counted(atOnce(statementOf(sql, 1)))
+      for (const bound of [{ deadline: "5 seconds" }, { attemptTimeout: "5 seconds" }] as const) {
+        const seen = yield* counted(atOnce(run(statementOf(sql, 1), bound)))
+        assert.strictEqual(seen.fibers - unbounded.fibers, 10 + 1)
+        assert.strictEqual(seen.sleeps - unbounded.sleeps, 1)
+        assert.strictEqual(seen.timers - unbounded.timers, 1)
+      }
+    }))
+
+  // As above: the steps of one turn can be counted.
+  if (!multiplex) {
+    it.live("takes few steps more than one outside", () =>
+      Effect.gen(function*() {
+        const { ours } = yield* setUp
+        const own = yield* ours("at once", { multiplex })
+        const sql = Context.get(own, SqlClient)
+        const { run } = Context.get(own, Pg.Executor.Executor)
+        yield* many(sql)
+        const stepsOf = (work: Effect.Effect<unknown, unknown>) =>
+          Effect.gen(function*() {
+            const before = yield* here
+            yield* work
+            return (yield* here).steps - before.steps
+          })
+        const outside = yield* stepsOf(statementOf(sql, 1))
+        assert.isAtMost((yield* stepsOf(run(statementOf(sql, 1)))) - outside, 6)
+        const two = Effect.andThen(statementOf(sql, 1), statementOf(sql, 1))
+        assert.isAtMost((yield* stepsOf(run(two))) - (yield* stepsOf(two)), 6)
+        const { frames } = yield* around((work) => run(work))
+        assert.isAtMost(frames, 2)
+      }))
+  }
+})
+
 const waiting = 10
 
 describe.each([
@@ -270,32 +332,48 @@ describe.each([
     }))
 })
 
+type AsCaller = (
+  held: Effect.Effect<void, unknown>,
+  executor: Pg.Executor.Executor["Service"]
+) => Effect.Effect<void, unknown>
+
 describe("callers who wait for a session of their own", () => {
-  it.live("have one timer and one fiber together, and few frames", () =>
-    Effect.gen(function*() {
-      const { counted, ours } = yield* setUp
-      const own = yield* ours("next turn", { max: 1 })
-      const { hold } = Context.get(own, Pg.Executor.Executor)
-      const { statsUnsafe } = Context.get(own, Pg.Pool.Pool)
-      yield* many(Context.get(own, SqlClient))
-      const held = Effect.uninterruptibleMask((restore) =>
-        Effect.flatMap(hold(restore), ({ release }) =>
-          Effect.onExit(
-            Effect.yieldNow,
-            (exit) => release(exit) ?? Effect.void
-          ))
-      )
-      let frames = 0
-      const seen = yield* counted(Effect.gen(function*() {
-        const callers = yield* Effect.replicateEffect(Effect.forkChild(held, { startImmediately: true }), 1 + waiting)
-        assert.strictEqual(statsUnsafe().waiting, waiting)
-        frames = framesOf(callers.at(-1)!)
-        yield* Fiber.joinAll(callers)
-      }))
-      assert.isAtMost(frames, 8)
-      assert.isAtMost(seen.timers, 1)
-      assert.isAtMost(seen.fibers - 1 - waiting, 1)
-      assert.strictEqual(seen["random numbers"], 0)
-      assert.strictEqual(seen.judgements, 0)
-    }))
+  it.live.each(
+    [
+      ["as they are", 8, (held) => held],
+      ["inside of a run", 10, (held, { run }) => run(held)]
+    ] as const satisfies ReadonlyArray<readonly [string, number, AsCaller]>
+  )(
+    "%s have one timer and one fiber together, and at most %d frames",
+    ([, most, asCaller]) =>
+      Effect.gen(function*() {
+        const { counted, ours } = yield* setUp
+        const own = yield* ours("next turn", { max: 1 })
+        const executor = Context.get(own, Pg.Executor.Executor)
+        const { statsUnsafe } = Context.get(own, Pg.Pool.Pool)
+        yield* many(Context.get(own, SqlClient))
+        const held = Effect.uninterruptibleMask((restore) =>
+          Effect.flatMap(executor.hold(restore), ({ release }) =>
+            Effect.onExit(
+              Effect.yieldNow,
+              (exit) => release(exit) ?? Effect.void
+            ))
+        )
+        let frames = 0
+        const seen = yield* counted(Effect.gen(function*() {
+          const callers = yield* Effect.replicateEffect(
+            Effect.forkChild(asCaller(held, executor), { startImmediately: true }),
+            1 + waiting
+          )
+          assert.strictEqual(statsUnsafe().waiting, waiting)
+          frames = framesOf(callers.at(-1)!)
+          yield* Fiber.joinAll(callers)
+        }))
+        assert.isAtMost(frames, most)
+        assert.isAtMost(seen.timers, 1)
+        assert.isAtMost(seen.fibers - 1 - waiting, 1)
+        assert.strictEqual(seen["random numbers"], 0)
+        assert.strictEqual(seen.judgements, 0)
+      })
+  )
 })

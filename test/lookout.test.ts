@@ -4,6 +4,7 @@ import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import { MaxOpsBeforeYield } from "effect/Scheduler"
 import { TestClock } from "effect/testing"
+import * as Bell from "../src/internal/bell.ts"
 import * as Lookout from "../src/internal/lookout.ts"
 
 /** A server that is away until it is said to be back. */
@@ -11,24 +12,31 @@ const setUp = Effect.gen(function*() {
   const clock = yield* Clock.Clock
   const now = () => clock.currentTimeMillisUnsafe()
   const connects: Array<number> = []
-  const server = { isAway: true, isOver: false, leastPause: 0, greetings: 0 }
+  const server = { isAway: true, isOver: false, leastPause: 0, greetings: 0, isSilent: false, isBroken: false }
+  const closing = Bell.make()
   const lookout = Lookout.make({
     now,
     draw: () => 0.5,
     runFork: Effect.runForkWith(yield* Effect.context<never>()),
     isOutOfReach: () => server.isAway,
     leastPause: () => server.leastPause,
-    connect: Effect.sync(() => {
+    connect: Effect.suspend(() => {
       connects.push(now())
-      return !server.isAway
+      return server.isSilent ? Effect.never : Effect.succeed(!server.isAway)
     }),
-    reached: Effect.sync(() => {
+    reached: Effect.suspend(() => {
       server.greetings++
+      return server.isBroken ? Effect.die("broken") : Effect.void
     }),
-    isOver: () => server.isOver
+    isOver: () => server.isOver,
+    over: closing.until(() => server.isOver)
   })
+  const close = () => {
+    server.isOver = true
+    closing.notify()
+  }
   const wait = (millis: number) => Effect.forkChild(lookout.wait(millis), { startImmediately: true })
-  return { connects, lookout, server, wait }
+  return { close, connects, lookout, server, wait }
 })
 
 const isDone = (fiber: Fiber.Fiber<void>) => fiber.pollUnsafe() !== undefined
@@ -94,15 +102,44 @@ describe("a lookout", () => {
       assert.strictEqual(connects.length, 10)
     }))
 
-  it.effect("ends when nobody will be let in any more", () =>
+  for (const isSilent of [false, true]) {
+    it.effect(`ends at once when the pool closes, in ${isSilent ? "a connect without an answer" : "a pause"}`, () =>
+      Effect.gen(function*() {
+        const { close, connects, lookout, server, wait } = yield* setUp
+        server.leastPause = isSilent ? 0 : 60_000
+        server.isSilent = isSilent
+        const fiber = yield* wait(60_000)
+        yield* TestClock.adjust(100)
+        close()
+        yield* TestClock.adjust(0)
+        assert.isTrue(isDone(fiber))
+        assert.strictEqual(server.greetings, 0)
+        assert.isFalse(lookout.isNeeded())
+        // Nor does anybody wait who comes after that.
+        const late = yield* wait(60_000)
+        yield* TestClock.adjust(0)
+        assert.isTrue(isDone(late))
+        yield* TestClock.adjust("2 minutes")
+        assert.strictEqual(connects.length, isSilent ? 1 : 0)
+      }))
+  }
+
+  it.effect("that breaks down leaves nobody waiting, and the next who waits has another", () =>
     Effect.gen(function*() {
-      const { server, wait } = yield* setUp
-      const fiber = yield* wait(60_000)
-      yield* TestClock.adjust(100)
-      server.isOver = true
+      const { connects, server, wait } = yield* setUp
+      server.isBroken = true
+      const fibers = [yield* wait(60_000), yield* wait(60_000)]
+      server.isAway = false
       yield* TestClock.adjust(50)
-      assert.isTrue(isDone(fiber))
-      assert.strictEqual(server.greetings, 0)
+      assert.isTrue(fibers.every(isDone))
+      server.isAway = true
+      server.isBroken = false
+      const next = yield* wait(60_000)
+      yield* TestClock.adjust(100)
+      assert.deepStrictEqual([connects.length, isDone(next)], [3, false])
+      server.isAway = false
+      yield* TestClock.adjust(50)
+      assert.isTrue(isDone(next))
     }))
 
   it.effect("is not needed while nothing has failed", () =>

@@ -17,14 +17,14 @@ const notice = message("N", "SWARNING\0VWARNING\0C25001\0Mthere is already a tra
 const report = message("S", "TimeZone\0UTC\0")
 
 /** Feeds chunks as a session does: to the vanguard until it knows, and then to the driver. */
-const feed = (chunks: ReadonlyArray<Uint8Array>) => {
-  const vanguard = Vanguard.make()
+const feed = (chunks: ReadonlyArray<Uint8Array>, luggage: ReadonlyArray<string> = []) => {
+  const vanguard = Vanguard.make(luggage)
   const driver: Array<Uint8Array> = []
   for (const chunk of chunks) {
-    if (vanguard.outcome() === "Unanswered") vanguard.take(chunk, (rest) => driver.push(rest))
+    if (!vanguard.isDone()) vanguard.take(chunk, (rest) => driver.push(rest))
     else driver.push(chunk)
   }
-  return { outcome: vanguard.outcome(), driver: Buffer.concat(driver) }
+  return { outcome: vanguard.outcome(), driver: Buffer.concat(driver), row: vanguard.row() }
 }
 
 /** The bytes in one piece, cut in two at every place, and one by one. */
@@ -59,13 +59,57 @@ describe("the answer to a BEGIN that went ahead", () => {
       assert.deepStrictEqual(driver, refusal)
     }
     for (const chunks of waysToCut(Buffer.concat([message("1", ""), message("2", ""), refusal]))) {
-      assert.deepStrictEqual(feed(chunks), { outcome: "Refused", driver: refusal })
+      assert.deepStrictEqual(feed(chunks), { outcome: "Refused", driver: refusal, row: undefined })
     }
   })
 
   it("that has not come in full is none", () => {
     for (let end = 1; end < begun.length; end++) {
-      assert.deepStrictEqual(feed([begun.subarray(0, end)]), { outcome: "Unanswered", driver: Buffer.alloc(0) })
+      assert.deepStrictEqual(feed([begun.subarray(0, end)]), {
+        outcome: "Unanswered",
+        driver: Buffer.alloc(0),
+        row: undefined
+      })
+    }
+  })
+})
+
+describe("what comes with a BEGIN that went ahead", () => {
+  const luggage = ["SET LOCAL lock_timeout = 1", "SELECT 7, NULL, ''"]
+  const set = Buffer.concat([message("1", ""), message("2", ""), message("C", "SET\0")])
+
+  it("is sent under the statement's own Sync", () => {
+    const { frame } = Vanguard.make(luggage)
+    const types: Array<string> = []
+    for (let at = 0; at < frame.length; at += 1 + Buffer.from(frame).readInt32BE(at + 1)) {
+      types.push(String.fromCharCode(frame[at]!))
+    }
+    assert.strictEqual(types.join(""), "PBEPBEPBE")
+  })
+
+  it("is taken out with its first row, wherever it is cut", () => {
+    const bytes = Buffer.from("0003000000013" + "7ffffffff00000000", "hex")
+    const selected = Buffer.concat([message("1", ""), message("2", ""), encode("D", bytes), message("C", "SELECT 1\0")])
+    for (const chunks of waysToCut(Buffer.concat([begun, set, report, selected, own]))) {
+      assert.deepStrictEqual(feed(chunks, luggage), {
+        outcome: "Begun",
+        driver: Buffer.concat([report, own]),
+        row: ["7", null, ""]
+      })
+    }
+  })
+
+  it("hinders the statement when it is refused, and the refusal is the statement's", () => {
+    for (const before of [begun, Buffer.concat([begun, set]), Buffer.concat([begun, set, message("1", "")])]) {
+      for (const chunks of waysToCut(Buffer.concat([before, refusal]))) {
+        assert.deepStrictEqual(feed(chunks, luggage), { outcome: "Hindered", driver: refusal, row: undefined })
+      }
+    }
+  })
+
+  it("is not there when BEGIN is refused", () => {
+    for (const chunks of waysToCut(refusal)) {
+      assert.deepStrictEqual(feed(chunks, luggage), { outcome: "Refused", driver: refusal, row: undefined })
     }
   })
 })

@@ -5,17 +5,31 @@ import { BeginTransaction } from "effect/sql/SqlClient"
 import type { SqlError } from "effect/sql/SqlError"
 import * as CommitFate from "./commitFate.ts"
 import { Deadline } from "./deadline.ts"
+import type * as Rider from "./rider.ts"
 import type { TrackedConnection } from "./trackedConnection.ts"
 import * as UnitOfWork from "./unitOfWork.ts"
 
+/** Statements of ours between BEGIN and the first statement. */
+export interface Luggage {
+  readonly statements: ReadonlyArray<string>
+  /** To be told once the transaction has begun with them. */
+  readonly answered: (connection: TrackedConnection, row: () => Rider.Answer["row"]) => void
+}
+
+/** A BEGIN as the context wants it: the statement, whether its COMMIT may have to be looked up, and the deadline. */
+export interface Order {
+  /** Sends it by itself, and hears in time of what the server refuses. */
+  readonly alone: (connection: TrackedConnection) => Effect.Effect<unknown, SqlError>
+  /**
+   * What is to come with it when it goes along with the first statement. `undefined`: a statement of the caller's own goes by
+   * itself, since the server may refuse it.
+   */
+  readonly luggage: (() => Luggage) | undefined
+}
+
 /** How the transactions of one client are begun. */
 export interface Begin {
-  /** As the context wants it: the statement, whether its COMMIT may have to be looked up, and the deadline. */
-  readonly begin: (connection: TrackedConnection) => Effect.Effect<unknown, SqlError>
-  /** Whether the context wants nothing of it that could be refused, so that it may go along with the first statement. */
-  readonly isPlain: (fiber: Fiber.Fiber<unknown, unknown>) => boolean
-  /** Without anything that the context wants. */
-  readonly beginPlainly: (connection: TrackedConnection) => Effect.Effect<unknown, SqlError>
+  readonly orderOf: (fiber: Fiber.Fiber<unknown, unknown>) => Order
   /** What tells its transaction from others; `undefined` when nobody asked for that. */
   readonly inquiryOf: (connection: TrackedConnection) => { readonly ticket: CommitFate.Ticket | undefined } | undefined
 }
@@ -77,50 +91,67 @@ export const make = (settings: ReadonlyArray<string>): Begin => {
       return tracked.queryWithRider(statement, rider)
     })
 
-  const isPlain: Begin["isPlain"] = (fiber) =>
-    !canSet && fiber.getRef(BeginTransaction) === undefined && !fiber.getRef(UnitOfWork.ResolveCommit) &&
-    deadlineOf(fiber) === Infinity
+  const empty: Luggage = { statements: [], answered: () => {} }
+  const plain: Order = { alone: (tracked) => send(tracked, undefined), luggage: () => empty }
 
-  const begin = (tracked: TrackedConnection): Effect.Effect<unknown, SqlError> =>
-    Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
-      const statement = fiber.getRef(BeginTransaction)
-      const isToBeResolved = fiber.getRef(UnitOfWork.ResolveCommit)
-      const deadlineAt = deadlineOf(fiber)
-      if (!isToBeResolved && deadlineAt === Infinity && !canSet) return send(tracked, statement)
-      const left = deadlineAt === Infinity
-        ? Infinity
-        : deadlineAt - fiber.getRef(Clock.Clock).currentTimeMillisUnsafe()
-      const attempt = (wantsTicket: boolean, wantsSettings: boolean): Effect.Effect<unknown, SqlError> => {
-        if (isToBeResolved) inquiries.set(tracked, { ticket: undefined })
-        const columns = columnsFor(wantsTicket, left)
-        const rider = [
-          ...(wantsSettings ? settings : []),
-          ...(columns.length === 0 ? [] : [`SELECT ${columns.join(", ")}`])
-        ]
-        if (rider.length === 0) return send(tracked, statement)
-        return Effect.flatMap(sendWith(tracked, statement ?? "BEGIN", rider), (answer) => {
-          const ticket = wantsTicket ? CommitFate.ticketOf(answer?.row) : undefined
-          if (isToBeResolved) inquiries.set(tracked, { ticket })
-          const refusedBy = answer?.refusedBy
-          const isSettingRefused = wantsSettings &&
-            (wantsTicket ? refusedBy === unknownSetting : refusedBy !== undefined)
-          if (isSettingRefused) canSet &&= !isForGood(refusedBy)
-          else if (ticket !== undefined || !wantsTicket) return Effect.void
-          else canIdentify &&= !isForGood(refusedBy)
-          // The refusal has failed the transaction.
-          return Effect.andThen(
-            tracked.query("ROLLBACK"),
-            isSettingRefused ? attempt(wantsTicket, false) : attempt(false, wantsSettings)
-          )
-        })
+  const orderOf: Begin["orderOf"] = (fiber) => {
+    const statement = fiber.getRef(BeginTransaction)
+    const isToBeResolved = fiber.getRef(UnitOfWork.ResolveCommit)
+    const deadlineAt = deadlineOf(fiber)
+    if (!isToBeResolved && deadlineAt === Infinity && !canSet) {
+      return statement === undefined ? plain : { alone: (tracked) => send(tracked, statement), luggage: undefined }
+    }
+    const clock = fiber.getRef(Clock.Clock)
+    const riderOf = (wantsTicket: boolean, wantsSettings: boolean): ReadonlyArray<string> => {
+      const left = deadlineAt === Infinity ? Infinity : deadlineAt - clock.currentTimeMillisUnsafe()
+      const columns = columnsFor(wantsTicket, left)
+      return [
+        ...(wantsSettings ? settings : []),
+        ...(columns.length === 0 ? [] : [`SELECT ${columns.join(", ")}`])
+      ]
+    }
+    const attempt = (
+      tracked: TrackedConnection,
+      wantsTicket: boolean,
+      wantsSettings: boolean
+    ): Effect.Effect<unknown, SqlError> => {
+      if (isToBeResolved) inquiries.set(tracked, { ticket: undefined })
+      const rider = riderOf(wantsTicket, wantsSettings)
+      if (rider.length === 0) return send(tracked, statement)
+      return Effect.flatMap(sendWith(tracked, statement ?? "BEGIN", rider), (answer) => {
+        const ticket = wantsTicket ? CommitFate.ticketOf(answer?.row) : undefined
+        if (isToBeResolved) inquiries.set(tracked, { ticket })
+        const refusedBy = answer?.refusedBy
+        const isSettingRefused = wantsSettings &&
+          (wantsTicket ? refusedBy === unknownSetting : refusedBy !== undefined)
+        if (isSettingRefused) canSet &&= !isForGood(refusedBy)
+        else if (ticket !== undefined || !wantsTicket) return Effect.void
+        else canIdentify &&= !isForGood(refusedBy)
+        // The refusal has failed the transaction.
+        return Effect.andThen(
+          tracked.query("ROLLBACK"),
+          isSettingRefused ? attempt(tracked, wantsTicket, false) : attempt(tracked, false, wantsSettings)
+        )
+      })
+    }
+    return {
+      alone: (tracked) => Effect.suspend(() => attempt(tracked, isToBeResolved && canIdentify, canSet)),
+      luggage: statement !== undefined ? undefined : () => {
+        const wantsTicket = isToBeResolved && canIdentify
+        return {
+          statements: riderOf(wantsTicket, canSet),
+          answered: (tracked, row) => {
+            if (isToBeResolved) inquiries.set(tracked, { ticket: wantsTicket ? CommitFate.ticketOf(row()) : undefined })
+          }
+        }
       }
-      return Effect.suspend(() => attempt(isToBeResolved && canIdentify, canSet))
-    })
+    }
+  }
 
   const inquiryOf: Begin["inquiryOf"] = (tracked) => {
     const inquiry = inquiries.get(tracked)
     return inquiry !== undefined && tracked.hasEndedByHand ? { ticket: undefined } : inquiry
   }
 
-  return { begin, isPlain, beginPlainly: (tracked) => send(tracked, undefined), inquiryOf }
+  return { orderOf, inquiryOf }
 }

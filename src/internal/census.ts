@@ -13,3 +13,10 @@ export const take = <E>({ machine, max, min, now }: PoolState<E>, connecting: nu
   const total = machine.members.size
   return { total, idle: total - active, active, waiting: machine.waiting, connecting, max, min, oldestLease }
 }
+
+/** What those in line wait for. */
+export const lineFor = <E>(state: PoolState<E>): "Suspended" | "Queue" | "Connect" => {
+  if (state.machine.isSuspended) return "Suspended"
+  const { active, max } = take(state, 0)
+  return active >= max ? "Queue" : "Connect"
+}

@@ -158,10 +158,14 @@ export const make = (
     ): Transactions.Lease<InTransaction> => ({ connection: new SqlConnection(opening), release })
 
     /** Until BEGIN has succeeded, another session will do. */
-    const begin = source.reserve(transactions.begin)
+    const begin = (restore: Held.Restore, order: Begin.Order) =>
+      Effect.map(
+        Held.hold(source.reserve(order.alone), restore),
+        ({ release, tracked }) => lease(Opening.Opening.begun(tracked, order), release)
+      )
 
     /** The same, where BEGIN goes along with the first statement. */
-    const beginLater = (restore: Held.Restore, isInside: boolean) =>
+    const beginLater = (restore: Held.Restore, order: Begin.Order, isInside: boolean) =>
       Effect.map(source.hold(restore), (first) => {
         let held: Held.Held | undefined = first
         const letGo: Held.Held["release"] = (exit) => {
@@ -177,7 +181,7 @@ export const make = (
                 // The whole of it is begun anew, not a part.
                 Held.hold(
                   Effect.provideService(
-                    source.renew(cause, transactions.beginPlainly),
+                    source.renew(cause, order.alone),
                     UnitOfWork.InTransaction,
                     isInside
                   ),
@@ -187,20 +191,18 @@ export const make = (
               )
             )
           )
-        return lease(new Opening.Opening(first.tracked, renew), letGo)
+        return lease(new Opening.Opening(first.tracked, order, renew), letGo)
       })
 
     // BEGIN belongs to the checkout.
     const acquire = (restore: Held.Restore): Effect.Effect<Transactions.Lease<InTransaction>, SqlError> =>
       TransactionSpan.edge(
-        Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) =>
-          transactions.isPlain(fiber)
-            ? beginLater(restore, fiber.getRef(UnitOfWork.InTransaction))
-            : Effect.map(
-              Held.hold(begin, restore),
-              ({ release, tracked }) => lease(Opening.Opening.begun(tracked), release)
-            )
-        )
+        Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
+          const order = transactions.orderOf(fiber)
+          return order.luggage === undefined
+            ? begin(restore, order)
+            : beginLater(restore, order, fiber.getRef(UnitOfWork.InTransaction))
+        })
       )
 
     const { afterCommit, withTransaction: inTransaction } = Transactions.make<InTransaction>({

@@ -1,7 +1,7 @@
 /**
- * The way of a healthy statement, from the program to the server and back, in one object and two frames of its fiber. What
- * is not healthy goes the long way: a deadline or a unit of work around the statement, a circuit that is not closed, a pool
- * without a session at hand, and whatever comes after a failure.
+ * The way of a healthy statement, from the program to the server and back, in one object and two frames of its fiber. It
+ * counts in the unit of work around it. What is not healthy goes the long way: a circuit that is not closed, a wait with a
+ * bound of its own, and whatever comes after a failure.
  */
 import type * as PgConnection from "@effect/sql-pg/PgConnection"
 import * as Cause from "effect/Cause"
@@ -47,6 +47,10 @@ export interface Airline {
   readonly tracked: (session: Session, permit: Permit) => TrackedConnection
   /** The long way, which ends in the same. */
   readonly borrow: <A>(f: (connection: TrackedConnection) => Effect.Effect<A, SqlError>) => Effect.Effect<A, SqlError>
+  /** Ends work at a deadline, in milliseconds of the wall clock. */
+  readonly enforce: <A, E, R>(work: Effect.Effect<A, E, R>, deadlineAt: number) => Effect.Effect<A, E | SqlError, R>
+  /** Who works for the units of its statements. */
+  readonly overseer: UnitOfWork.Overseer
   /** What comes after a failure that has been judged. */
   readonly recover: <A>(
     cause: Cause.Cause<unknown>,
@@ -75,13 +79,14 @@ Base.prototype = Effectable.Prototype<Flight>({
   }
 })
 
-/** One statement, which nobody but its caller bounds. */
+/** One statement, which nobody bounds but its caller, and who is around that. */
 class Flight extends Base implements Statement, Turns.Passenger {
   private readonly airline: Airline
   private readonly params: ReadonlyArray<unknown>
   private readonly form: Form<any>
   readonly sql: string
   readonly permit: Permit
+  readonly unit: UnitOfWork.UnitOfWork | undefined
   /** While it has one. */
   private session: Session | undefined = undefined
   /** While it waits, and while it has a session for which it has waited. */
@@ -90,17 +95,21 @@ class Flight extends Base implements Statement, Turns.Passenger {
   startedAt = 0n
   mark = 0
 
-  constructor(airline: Airline, sql: string, params: ReadonlyArray<unknown>, form: Form<any>, permit: Permit) {
+  constructor(
+    airline: Airline,
+    sql: string,
+    params: ReadonlyArray<unknown>,
+    form: Form<any>,
+    permit: Permit,
+    unit: UnitOfWork.UnitOfWork | undefined
+  ) {
     super()
     this.airline = airline
     this.sql = sql
     this.params = params
     this.form = form
     this.permit = permit
-  }
-
-  get unit(): undefined {
-    return undefined
+    this.unit = unit
   }
 
   get counts(): boolean {
@@ -117,23 +126,25 @@ class Flight extends Base implements Statement, Turns.Passenger {
 
   /** To be entered when `end` has been laid: a fiber can be interrupted between any two steps. */
   begin(fiber: Fiber.Fiber<unknown, unknown>): Effect.Effect<unknown, SqlError> {
-    const { airline, form, params, sql } = this
+    const { airline, form, params, sql, unit } = this
     const session = airline.take()
     if (session !== undefined) return this.board(session, fiber)
-    this.place = airline.stand(this)
+    // One watch turns away those who wait for as long as is usual, and nobody else.
+    this.place = unit?.acquireTimeout === undefined ? airline.stand(this) : undefined
     return this.place === undefined
       ? airline.borrow(inForm(sql, params, form))
       : this.place
   }
 
   board(session: Session, fiber: Fiber.Fiber<unknown, unknown>): Effect.Effect<unknown, SqlError> {
-    const { airline, form, params, permit, sql } = this
+    const { airline, form, params, permit, sql, unit } = this
     const connection = airline.tracked(session, permit)
     this.session = session
     this.connection = connection
     this.startedAt = connection.observer.monotonicNanos()
     this.mark = session.wire.mark()
     session.busy++
+    if (unit !== undefined) UnitOfWork.setOut(unit, session)
     return Effect.matchCauseEffect(form.ask(connection.base, sql, params), {
       onSuccess: form.take,
       onFailure: (cause) => this.fail(cause, fiber)
@@ -153,10 +164,11 @@ class Flight extends Base implements Statement, Turns.Passenger {
   }
 
   end(exit: Exit.Exit<unknown, unknown>): void {
-    const { airline, connection, place, session } = this
+    const { airline, connection, place, session, unit } = this
     if (session !== undefined) {
       this.session = undefined
       session.busy--
+      if (unit !== undefined) UnitOfWork.addAwaited(unit, session, -1)
       connection.end(this, exit)
       if (place === undefined) airline.giveBack(session, session.lastTook)
     }
@@ -178,14 +190,24 @@ class Flight extends Base implements Statement, Turns.Passenger {
   }
 }
 
-export const make = (airline: Airline): Send => (fiber, sql, params, form) => {
-  const permit = UnitOfWork.of(fiber) === undefined && fiber.getRef(Deadline.Deadline) === Infinity
-    ? airline.closedPermit()
-    : undefined
-  if (permit === undefined) return airline.borrow(inForm(sql, params, form))
-  const flight = new Flight(airline, sql, params, form, permit)
-  return Effect.onExitPrimitive(flight as Effect.Effect<any, SqlError>, (exit) => {
-    flight.end(exit)
-    return undefined
-  })
+export const make = (airline: Airline): Send => {
+  const send: Send = (fiber, sql, params, form) => {
+    const unit = UnitOfWork.of(fiber)
+    const deadlineAt = Deadline.unenforced(fiber, unit)
+    if (deadlineAt !== Infinity) {
+      return airline.enforce(
+        Effect.withFiber((bounded: Fiber.Fiber<unknown, unknown>) => send(bounded, sql, params, form)),
+        deadlineAt
+      )
+    }
+    const permit = airline.closedPermit()
+    if (permit === undefined) return airline.borrow(inForm(sql, params, form))
+    if (unit !== undefined) UnitOfWork.oversee(unit, airline.overseer)
+    const flight = new Flight(airline, sql, params, form, permit, unit)
+    return Effect.onExitPrimitive(flight as Effect.Effect<any, SqlError>, (exit) => {
+      flight.end(exit)
+      return undefined
+    })
+  }
+  return send
 }

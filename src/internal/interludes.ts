@@ -11,6 +11,8 @@ import * as Vanguard from "./vanguard.ts"
 /** A BEGIN that waits for the driver's next write, or went with it. */
 export interface Lead {
   readonly outcome: () => Vanguard.Outcome
+  /** The first row of what came with it. */
+  readonly row: () => Rider.Answer["row"]
   /** To be called when the statement that it was for has ended: it does not go with another one. */
   readonly withdraw: () => void
 }
@@ -23,7 +25,7 @@ export interface Interludes {
   /** What the driver writes, with what is to travel along. */
   readonly laden: (chunk: Uint8Array) => Uint8Array
   /** See `Wire.lead`. */
-  readonly lead: () => Lead
+  readonly lead: (luggage: ReadonlyArray<string>) => Lead
   /** See `Wire.ride`; whoever stops waiting for an answer that is on its way calls `onLost`. */
   readonly ride: (statements: ReadonlyArray<string>, onLost: () => void) => Effect.Effect<Rider.Answer | undefined>
   /** Sends a reset; a server that refuses it is told of to `onRefused`. */
@@ -98,19 +100,20 @@ export const make = (duplex: Duplex, wire: {
       wire.onChunk()
       first.take(answer, (rest) => {
         // At once: the driver's part may end its statement.
-        if (first.outcome() !== "Unanswered") stopLooking()
+        if (first.isDone()) stopLooking()
         passOn(rest)
       })
-      if (first.outcome() !== "Unanswered") stopLooking()
+      if (first.isDone()) stopLooking()
     })
-    return Buffer.concat([Vanguard.frame, chunk])
+    return Buffer.concat([first.frame, chunk])
   }
 
   return {
-    lead: () => {
-      const next = vanguard = Vanguard.make()
+    lead: (luggage) => {
+      const next = vanguard = Vanguard.make(luggage)
       return {
         outcome: next.outcome,
+        row: next.row,
         withdraw: () => {
           if (vanguard === next) vanguard = undefined
         }

@@ -30,6 +30,8 @@ export interface Surroundings {
   readonly reached: Effect.Effect<void>
   /** Nobody will ever be let in again. */
   readonly isOver: () => boolean
+  /** Succeeds when that has come. */
+  readonly over: Effect.Effect<void>
 }
 
 const shortestPause = 50
@@ -41,14 +43,14 @@ const share = 0.02
 export const pauseAfter = (away: number): number => Math.min(Math.max(away * share, shortestPause), longestPause)
 
 export const make = (surroundings: Surroundings): Lookout => {
-  const { connect, draw, isOutOfReach, isOver, leastPause, now, reached, runFork } = surroundings
+  const { connect, draw, isOutOfReach, isOver, leastPause, now, over, reached, runFork } = surroundings
   const bell = Bell.make()
   let waiting = 0
-  let watch: Fiber.Fiber<void> | undefined
+  let watch: { fiber: Fiber.Fiber<void> | undefined } | undefined
   let awaySince: number | undefined
   let lastLook: number | undefined
-  /** How many times it has come back. */
-  let returns = 0
+  /** Watches that have come to an end: the server is back, or there is nothing more to look out for. */
+  let ends = 0
 
   const isNeeded = (): boolean => {
     const isNeeded = isOutOfReach() && !isOver()
@@ -56,17 +58,8 @@ export const make = (surroundings: Surroundings): Lookout => {
     return isNeeded
   }
 
-  const come = Effect.sync(() => {
-    watch = undefined
-    awaySince = lastLook = undefined
-    returns++
-    bell.notify()
-  })
-
-  const welcome = Effect.andThen(reached, come)
-
   const look: Effect.Effect<void> = Effect.suspend(() => {
-    if (!isNeeded()) return isOver() ? come : welcome
+    if (!isNeeded()) return isOver() ? Effect.void : reached
     const at = now()
     awaySince ??= at
     // A fleet must not come all at once.
@@ -78,30 +71,46 @@ export const make = (surroundings: Surroundings): Lookout => {
         lastLook = now()
         return connect
       })),
-      Effect.flatMap((isThere) => isThere ? welcome : look)
+      Effect.flatMap((isThere) => isThere ? reached : look)
     )
   })
+
+  /**
+   * However a watch ends, even by a defect, whoever waits looks for himself, and the next who comes begins another one. Nobody
+   * waits for a pause or a connect of it once the pool closes.
+   */
+  const begin = (): void => {
+    const own: { fiber: Fiber.Fiber<void> | undefined } = watch = { fiber: undefined }
+    const kept = Effect.ignoreCause(Effect.raceFirst(look, over), {
+      log: "Unhandled",
+      message: "Unhandled error while looking out for the server"
+    })
+    own.fiber = runFork(Effect.onExitPrimitive(kept, () => {
+      if (watch !== own) return undefined
+      watch = awaySince = lastLook = undefined
+      ends++
+      bell.notify()
+      return undefined
+    }))
+  }
 
   const leave = Effect.sync(() => {
     waiting--
     if (waiting > 0 || watch === undefined) return
-    watch.interruptUnsafe()
+    const { fiber } = watch
     watch = undefined
+    fiber?.interruptUnsafe()
   })
 
   return {
     isNeeded,
     wait: (millis) =>
       Effect.uninterruptibleMask((restore) => {
-        const seen = returns
+        const seen = ends
         waiting++
-        if (watch === undefined) {
-          const begun = runFork(look)
-          // There may have been nothing to look out for.
-          if (begun.pollUnsafe() === undefined) watch = begun
-        }
+        if (watch === undefined) begin()
         return Effect.ensuring(
-          restore(Effect.asVoid(Effect.timeoutOption(bell.until(() => returns > seen), millis))),
+          restore(Effect.asVoid(Effect.timeoutOption(bell.until(() => ends > seen), millis))),
           leave
         )
       })

@@ -3,6 +3,7 @@ import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import type { SqlError } from "effect/sql/SqlError"
 import * as Stream from "effect/Stream"
+import type * as Begin from "./begin.ts"
 import * as Bell from "./bell.ts"
 import type { Lead } from "./interludes.ts"
 import * as Turn from "./statementTurn.ts"
@@ -21,21 +22,26 @@ type Run<A> = (tracked: TrackedConnection) => Effect.Effect<A, SqlError>
  */
 export class Opening {
   tracked: TrackedConnection
+  private readonly order: Begin.Order
   private readonly renew: Renew
-  /** Of the first statement. "Missed": the transaction has ended without one, and there is none any more. */
-  private state: "Ahead" | "Under way" | "Over" | "Missed" = "Ahead"
+  /**
+   * Of the first statement. "Refused": the server would not begin, and is not asked again, since a program that goes on would
+   * commit the rest of its transaction without the first part. "Missed": the transaction has ended without a statement.
+   */
+  private state: "Ahead" | "Under way" | "Over" | "Refused" | "Missed" = "Ahead"
   private bell: Bell.Bell | undefined
   /** Why there is no transaction although one was wanted. */
   private refusal: Cause.Cause<SqlError> | undefined
 
-  constructor(tracked: TrackedConnection, renew: Renew) {
+  constructor(tracked: TrackedConnection, order: Begin.Order, renew: Renew) {
     this.tracked = tracked
+    this.order = order
     this.renew = renew
   }
 
   /** One whose transaction has been begun by now. */
-  static begun(tracked: TrackedConnection): Opening {
-    const opening = new Opening(tracked, Effect.failCause)
+  static begun(tracked: TrackedConnection, order: Begin.Order): Opening {
+    const opening = new Opening(tracked, order, Effect.failCause)
     opening.state = "Over"
     return opening
   }
@@ -105,13 +111,17 @@ export class Opening {
         Effect.suspend(() => {
           if (this.state === "Over") return run(this.tracked)
           if (this.state === "Missed") return Effect.fail(Turn.over())
+          if (this.refusal !== undefined) return Effect.failCause(this.refusal)
           if (this.state === "Under way") return Effect.flatMap(this.settled, () => this.first(run, isBegunAlone))
           const { tracked } = this
           this.state = "Under way"
-          this.refusal = undefined
           tracked.transaction = "Open"
-          const lead = isBegunAlone ? undefined : tracked.session.wire.lead()
-          settle = (isSuccess) => this.settle(tracked, lead, isSuccess)
+          const luggage = isBegunAlone ? undefined : this.order.luggage?.()
+          const lead = luggage && tracked.session.wire.lead(luggage.statements)
+          settle = (isSuccess) => {
+            if (lead?.outcome() === "Begun") luggage!.answered(tracked, lead.row)
+            this.settle(tracked, lead, isSuccess)
+          }
           return this.open(run, tracked, lead)
         }),
         (exit) => {
@@ -123,12 +133,15 @@ export class Opening {
   }
 
   private open<A>(run: Run<A>, tracked: TrackedConnection, lead: Lead | undefined): Effect.Effect<A, SqlError> {
-    const opened = lead === undefined ? Effect.flatMap(tracked.query("BEGIN"), () => run(tracked)) : run(tracked)
+    const opened = lead === undefined ? Effect.flatMap(this.order.alone(tracked), () => run(tracked)) : run(tracked)
     return Effect.catchCause(opened, (cause) => {
       lead?.withdraw()
-      const isBegun = lead?.outcome() === "Begun"
-      if (isBegun || !isLost(tracked)) {
-        if (!isBegun && !Cause.hasInterrupts(cause)) this.refusal = cause
+      const outcome = lead?.outcome()
+      if (outcome === "Hindered" && !Cause.hasInterrupts(cause)) return this.openAlone(run, tracked, cause)
+      if (outcome === "Begun" || outcome === "Hindered" || !isLost(tracked)) {
+        // A statement that could not even be sent has taken its BEGIN with it: the next one has another.
+        const isRefused = outcome === undefined || outcome === "Refused"
+        if (isRefused && !Cause.hasInterrupts(cause)) this.refusal = cause
         return Effect.failCause(cause)
       }
       return Effect.flatMap(this.renew(cause), (renewed) => {
@@ -138,12 +151,32 @@ export class Opening {
     })
   }
 
+  /** After a refusal of what came with BEGIN, which has failed the transaction before the statement: without that. */
+  private openAlone<A>(
+    run: Run<A>,
+    tracked: TrackedConnection,
+    cause: Cause.Cause<SqlError>
+  ): Effect.Effect<A, SqlError> {
+    this.refusal = cause
+    return Effect.flatMap(Effect.andThen(tracked.query("ROLLBACK"), this.order.alone(tracked)), () => {
+      this.refusal = undefined
+      return run(tracked)
+    })
+  }
+
   private settle(tracked: TrackedConnection, lead: Lead | undefined, isSuccess: boolean): void {
     lead?.withdraw()
-    const hasBegun = lead?.outcome() === "Begun"
+    const outcome = lead?.outcome()
+    const hasBegun = outcome === "Begun" || outcome === "Hindered"
     const isBegun = isSuccess || hasBegun || this.tracked !== tracked
     // A session that is lost has no transaction to go on with, and whatever is said on it fails.
-    this.state = isBegun || tracked.session.wire.isDead() ? "Over" : "Ahead"
+    this.state = tracked.session.wire.isDead()
+      ? "Over"
+      : this.refusal !== undefined
+      ? "Refused"
+      : isBegun
+      ? "Over"
+      : "Ahead"
     if (hasBegun) tracked.noteBegin()
     this.bell?.notify()
   }

@@ -14,6 +14,10 @@ export interface PoolState<E> {
   readonly now: () => number
   /** Milliseconds that never go back. */
   readonly monotonic: () => number
+  /** Milliseconds since a time of the wall clock, which may have been set back. */
+  readonly elapsed: (since: number) => number
+  /** Seconds since a time of {@link monotonic}. */
+  readonly secondsSince: (since: number) => number
   readonly runFork: <A, E2>(effect: Effect.Effect<A, E2>) => Fiber.Fiber<A, E2>
   readonly book: Logbook
   /** Rings when sessions or borrowers have come or gone. */
@@ -37,6 +41,8 @@ export const make = <E>(
   machine: PoolMachine.make(settings.concurrency, settings.depth),
   now,
   monotonic,
+  elapsed: (since) => Math.max(0, now() - since),
+  secondsSince: (since) => (monotonic() - since) / 1000,
   runFork,
   book,
   changed: Bell.make(),

@@ -36,16 +36,22 @@ export interface Answer {
 const inTransaction = "T"
 const none = new Uint8Array(0)
 
-/** Parse, Bind and Execute of unnamed statements without parameters, and one Sync. Their results should be text. */
-const encode = (statements: ReadonlyArray<string>): Uint8Array =>
-  Buffer.concat([
-    ...statements.flatMap((sql) => [
-      Result.getOrThrow(PgProtocol.encodeParse({ name: "", query: sql, parameterTypes: [] })),
-      Result.getOrThrow(PgProtocol.encodeBind({ portal: "", statement: "", parameters: [] })),
-      PgProtocol.encodeExecute({ portal: "", maxRows: 0 })
-    ]),
-    PgProtocol.encodeSync()
-  ])
+/** Parse, Bind and Execute of unnamed statements without parameters. Their results should be text. */
+export const encode = (statements: ReadonlyArray<string>): Uint8Array =>
+  Buffer.concat(statements.flatMap((sql) => [
+    Result.getOrThrow(PgProtocol.encodeParse({ name: "", query: sql, parameterTypes: [] })),
+    Result.getOrThrow(PgProtocol.encodeBind({ portal: "", statement: "", parameters: [] })),
+    PgProtocol.encodeExecute({ portal: "", maxRows: 0 })
+  ]))
+
+/** The columns of the first row among messages of the server. */
+export const firstRow = (messages: ReadonlyArray<Uint8Array>): Answer["row"] => {
+  for (const message of PgProtocol.makeParser().push(Buffer.concat(messages))) {
+    if (message._tag !== "DataRow") continue
+    return message.values.map((value) => value === null ? null : Buffer.from(value).toString("utf8"))
+  }
+  return undefined
+}
 
 /** Statements that ride along with one that opens a transaction, and run inside of it. */
 export const make = (statements: ReadonlyArray<string>): Rider => {
@@ -54,7 +60,7 @@ export const make = (statements: ReadonlyArray<string>): Rider => {
   const taken: Array<Uint8Array> = []
   let cyclesSeen = 0
   return {
-    frame: encode(statements),
+    frame: Buffer.concat([encode(statements), PgProtocol.encodeSync()]),
     take: (chunk) => {
       let start = 0
       if (cyclesSeen === 0) {
@@ -72,16 +78,7 @@ export const make = (statements: ReadonlyArray<string>): Rider => {
     },
     isDone: () => cyclesSeen === 2,
     refusedBy: () => cyclesSeen < 2 ? undefined : messages.lastError()?.code,
-    answer: () => {
-      // Outside of the transaction, what it found out is about another one.
-      if (cyclesSeen < 2 || messages.transactionStatus() !== inTransaction) return undefined
-      let row: ReadonlyArray<string | null> | undefined
-      for (const message of PgProtocol.makeParser().push(Buffer.concat(taken))) {
-        if (message._tag === "DataRow") {
-          row ??= message.values.map((value) => value === null ? null : Buffer.from(value).toString("utf8"))
-        }
-      }
-      return row
-    }
+    // Outside of the transaction, what it found out is about another one.
+    answer: () => cyclesSeen < 2 || messages.transactionStatus() !== inTransaction ? undefined : firstRow(taken)
   }
 }

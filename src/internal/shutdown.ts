@@ -64,6 +64,7 @@ export const make = <E>(pool: {
   const end: Shutdown["end"] = (grace) =>
     Effect.gen(function*() {
       state.phase = "Closed"
+      changed.notify()
       supply.refuseAll(closed())
       supply.close()
       retirement.retireUnused("shutdown")

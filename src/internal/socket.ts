@@ -70,10 +70,10 @@ export interface Wire {
   /** Hears of it when the server reports a setting from now on. */
   readonly onParameter: (listener: () => void) => void
   /**
-   * Sends a BEGIN ahead of the driver's next statement, in the same write and under the same Sync. Call when the session
-   * is idle and whoever asks is the only one to use it.
+   * Sends a BEGIN ahead of the driver's next statement, and what is to come with it, in the same write and under the same
+   * Sync. Call when the session is idle and whoever asks is the only one to use it.
    */
-  readonly lead: () => Interludes.Lead
+  readonly lead: (luggage: ReadonlyArray<string>) => Interludes.Lead
   /**
    * Sends statements along with the driver's next one, which has to open a transaction, and hands back what became of
    * them: `undefined` when the session ended. Whoever stops waiting for it while it is under way loses the session.
@@ -116,7 +116,7 @@ const isAnswerToCancel = ({ code, message }: PgProtocol.ErrorFields): boolean =>
   code === "57014" && !/timeout/i.test(message ?? "")
 
 /** Nothing goes ahead where nothing can go. */
-const unsent: Interludes.Lead = { outcome: () => "Unanswered", withdraw: () => {} }
+const unsent: Interludes.Lead = { outcome: () => "Unanswered", row: () => undefined, withdraw: () => {} }
 
 /** A COMMIT is left to come to its end, which statement_timeout does not bound: so many farewells for it. */
 const commitPatience = 5
@@ -428,7 +428,7 @@ export const make = (options: {
     onParameter: (listener) => {
       hearOfParameter = listener
     },
-    lead: () => interludes?.lead() ?? unsent,
+    lead: (luggage) => interludes?.lead(luggage) ?? unsent,
     ride: (statements) =>
       Effect.suspend(() => {
         if (socket === undefined || interludes === undefined || isGone) return Effect.undefined

@@ -1,8 +1,10 @@
 import * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
+import type * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
+import * as Alarms from "./alarms.ts"
 import type { Session } from "./session.ts"
 import type { UnitOfWork } from "./unitOfWork.ts"
 
@@ -19,6 +21,24 @@ const cancelGrace = (sessions: Iterable<Session>): number => {
   for (const { connectTook } of sessions) slowest = Math.max(slowest, connectTook)
   return Math.min(Math.max(leastGrace, 3 * slowest), mostGrace)
 }
+
+/** Succeeds with the end of a fiber, or with nothing after so many milliseconds. */
+const endOf = <A, E>(
+  fiber: Fiber.Fiber<A, E>,
+  millis: number,
+  clock: Clock.Clock
+): Effect.Effect<Exit.Exit<A, E> | undefined> =>
+  Effect.callback((resume) => {
+    const alarm = Alarms.set(clock, millis, () => resume(Effect.succeed(undefined)))
+    const stopListening = fiber.addObserver((exit) => {
+      alarm.stop()
+      resume(Effect.succeed(exit))
+    })
+    return Effect.sync(() => {
+      alarm.stop()
+      stopListening()
+    })
+  })
 
 /**
  * Interrupts the work when its time is up, and destroys the sockets of those sessions that still owe it an answer.
@@ -68,14 +88,11 @@ export const within = <A, E, R, E2>(
     Effect.withFiber((parent: Fiber.Fiber<unknown, unknown>) => {
       const clock = parent.getRef(Clock.Clock)
       const endsAt = clock.currentTimeMillisUnsafe() + millis
-      return Effect.flatMap(
-        Effect.forkChild(restore(work), { startImmediately: true }),
-        (fiber) =>
-          restore(Effect.timeoutOption(Fiber.await(fiber), millis)).pipe(
-            Effect.onInterrupt(() => leave(fiber, endsAt, clock)),
-            Effect.flatMap((exit): Effect.Effect<A, E | E2> => exit._tag === "Some" ? exit.value : cutOff(fiber))
-          )
-      )
+      const fiber = Effect.runForkWith(parent.context as Context.Context<R>)(work)
+      return fiber.pollUnsafe() ?? Effect.matchCauseEffect(restore(endOf(fiber, millis, clock)), {
+        onSuccess: (exit): Effect.Effect<A, E | E2> => exit ?? cutOff(fiber),
+        onFailure: (interrupted) => Effect.andThen(leave(fiber, endsAt, clock), Effect.failCause(interrupted))
+      })
     })
   )
 }

@@ -124,13 +124,25 @@ export class TrackedConnection extends Delegate {
 
   /** A query without a name, and with it in the same write statements of ours, whose first row is the answer. */
   queryWithRider(sql: string, rider: ReadonlyArray<string>): Effect.Effect<Rider.Answer | undefined, SqlError> {
-    const both = Effect.flatMap(
-      Effect.forkChild(this.session.wire.ride(rider), { startImmediately: true }),
-      (riding) =>
-        Effect.andThen(this.base.query(sql, [], false), Fiber.join(riding)).pipe(
-          Effect.onExit((exit) => exit._tag === "Success" ? Effect.void : Fiber.interrupt(riding))
-        )
-    )
+    const { wire } = this.session
+    const both = Effect.suspend(() => {
+      const mark = wire.mark()
+      return Effect.flatMap(
+        Effect.forkChild(wire.ride(rider), { startImmediately: true }),
+        (riding) =>
+          Effect.exit(this.base.query(sql, [], false)).pipe(
+            // After a refusal, too, the answer to the rest is on its way. A pooler whose client leaves before it has come gives
+            // it to the next one (PgBouncer 1.18).
+            Effect.flatMap((exit) => {
+              if (exit._tag === "Success") return Fiber.join(riding)
+              const failed = Effect.failCause(exit.cause)
+              const isAnswered = wire.mark() !== mark && !wire.isDead()
+              return isAnswered ? Effect.andThen(Fiber.join(riding), failed) : failed
+            }),
+            Effect.onExit((exit) => exit._tag === "Success" ? Effect.void : Fiber.interrupt(riding))
+          )
+      )
+    })
     return this.track(sql, both)
   }
 

@@ -48,11 +48,14 @@ export interface UnitOfWork extends Terms {
   overseer: Overseer | undefined
   lateness: Lateness | undefined
   /** Whether all of it is repeated even when nobody knows what it has done. */
-  isRepeatable: boolean
+  readonly isRepeatable: boolean
 }
 
-export const make = (terms: Terms, outer: UnitOfWork | undefined): UnitOfWork => ({
-  ...terms,
+export const make = (terms: Terms, outer: UnitOfWork | undefined, isRepeatable = false): UnitOfWork => ({
+  retry: terms.retry,
+  deadlineAt: terms.deadlineAt,
+  acquireTimeout: terms.acquireTimeout,
+  waitsForCircuit: terms.waitsForCircuit,
   outer,
   effects: 0,
   hasStarted: false,
@@ -60,7 +63,7 @@ export const make = (terms: Terms, outer: UnitOfWork | undefined): UnitOfWork =>
   awaited: new Map(),
   overseer: undefined,
   lateness: undefined,
-  isRepeatable: false
+  isRepeatable
 })
 
 export const addEffects = (unit: UnitOfWork, count: 1 | -1): void => {
@@ -122,21 +125,42 @@ export const addAwaited = (unit: UnitOfWork, session: Session, count: 1 | -1): v
   }
 }
 
+/** A statement that counts by itself is sent, and its answer is owed from now on. */
+export const setOut = (unit: UnitOfWork, session: Session): void => {
+  start(unit)
+  addEffects(unit, 1)
+  addAwaited(unit, session, 1)
+}
+
 /**
  * Units under way in this process. Most programs have none most of the time, and a statement then need not look for
  * its own, which would cost it more than all of its bookkeeping.
  */
 let underWay = 0
 
-/** Runs an effect as a unit of work. */
-export const run = <A, E, R>(effect: Effect.Effect<A, E, R>, unit: UnitOfWork): Effect.Effect<A, E, R> =>
-  Effect.suspend(() => {
-    underWay++
-    return Effect.onExitPrimitive(Effect.provideService(effect, Current, unit), () => {
+/** Runs an effect as a unit of work, as its attempt of that number. To be run once. */
+export const run = <A, E, R>(effect: Effect.Effect<A, E, R>, unit: UnitOfWork, attempt?: number) => {
+  let fiber: Fiber<unknown, unknown> | undefined
+  let around: Context.Context<never>
+  // The way back stands before anything has changed: a fiber can be interrupted between any two steps.
+  return Effect.onExitPrimitive(
+    Effect.withFiber((own: Fiber<unknown, unknown>): Effect.Effect<A, E, R> => {
+      fiber = own
+      around = own.context
+      const inside = Context.add(around, Current, unit)
+      const isToldAlready = attempt === undefined || own.getRef(CurrentAttempt) === attempt
+      underWay++
+      own.setContext(isToldAlready ? inside : Context.add(inside, CurrentAttempt, attempt))
+      return effect
+    }),
+    () => {
+      if (fiber === undefined) return undefined
       underWay--
+      fiber.setContext(around)
       return undefined
-    })
-  })
+    }
+  )
+}
 
 /** Runs an effect as nobody's unit of work. */
 export const detached = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>

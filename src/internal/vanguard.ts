@@ -1,33 +1,37 @@
-import * as PgProtocol from "@effect/sql-pg/PgProtocol"
-import * as Result from "effect/Result"
-
-/** What became of a BEGIN that went ahead of a statement. */
-export type Outcome = "Unanswered" | "Begun" | "Refused"
+import * as Rider from "./rider.ts"
 
 /**
- * A BEGIN in front of the driver's next statement, in the same write and under the same Sync: a server that refuses it
- * skips the statement as well. Its answer is taken out of the stream, and the driver sees its own statement's alone; a
- * refusal is left in, since it is that statement's answer, too.
+ * What became of a BEGIN that went ahead of a statement. `Hindered`: it was done, and what came with it was refused, so that
+ * the server has skipped the statement.
+ */
+export type Outcome = "Unanswered" | "Begun" | "Hindered" | "Refused"
+
+/**
+ * A BEGIN in front of the driver's next statement, in the same write and under the same Sync, and between them what the pool
+ * wants to have in the transaction: a server that refuses any of it skips the statement as well. Its answer is taken out of
+ * the stream, and the driver sees its own statement's alone; a refusal is left in, since it is that statement's answer, too.
  */
 export interface Vanguard {
+  readonly frame: Uint8Array
   /** The outcome so far. */
   readonly outcome: () => Outcome
-  /** Passes on what is not an answer to BEGIN. Must be fed everything that comes in until it has an outcome. */
+  /** Whether all of it has been answered. */
+  readonly isDone: () => boolean
+  /** The first row of what came with BEGIN. */
+  readonly row: () => Rider.Answer["row"]
+  /** Passes on what is not an answer to it. Must be fed everything that comes in until it is done. */
   readonly take: (chunk: Uint8Array, passOn: (rest: Uint8Array) => void) => void
 }
 
 const parseComplete = 0x31
 const bindComplete = 0x32
+const dataRow = 0x44
 const commandComplete = 0x43
 const errorResponse = 0x45
 const headerLength = 5
 
 /** Unnamed, so that no name can have been lost: the driver would send its own statement again, without a BEGIN. */
-export const frame: Uint8Array = Buffer.concat([
-  Result.getOrThrow(PgProtocol.encodeParse({ name: "", query: "BEGIN", parameterTypes: [] })),
-  Result.getOrThrow(PgProtocol.encodeBind({ portal: "", statement: "", parameters: [] })),
-  PgProtocol.encodeExecute({ portal: "", maxRows: 0 })
-])
+const begin = Rider.encode(["BEGIN"])
 
 /** ParseComplete, BindComplete and CommandComplete "BEGIN", as they come in one piece. */
 const answer = Buffer.from("31000000043200000004430000000a424547494e00", "hex")
@@ -38,14 +42,23 @@ const isAnswer = (chunk: Uint8Array): boolean => {
   return true
 }
 
-export const make = (): Vanguard => {
+export const make = (luggage: ReadonlyArray<string> = []): Vanguard => {
   let outcome: Outcome = "Unanswered"
   const header = new Uint8Array(headerLength)
   let fill = 0
   let bodyLeft = 0
-  let isFresh = true
+  let isFresh = luggage.length === 0
+  /** Statements whose end has not come. */
+  let left = 1 + luggage.length
+  const taken: Array<Uint8Array> = []
 
-  const isOwn = (type: number): boolean => type === parseComplete || type === bindComplete || type === commandComplete
+  const isOwn = (type: number): boolean =>
+    type === parseComplete || type === bindComplete || type === commandComplete || type === dataRow
+
+  const pass = (part: Uint8Array, passOn: (rest: Uint8Array) => void): void => {
+    if (!isOwn(header[0]!)) passOn(part)
+    else if (header[0] === dataRow) taken.push(new Uint8Array(part))
+  }
 
   /** Whatever else a server says at any time, a notice or a setting, is not ours. */
   const takeSlowly: Vanguard["take"] = (chunk, passOn) => {
@@ -55,29 +68,37 @@ export const make = (): Vanguard => {
         header[fill++] = chunk[offset++]!
         if (fill < headerLength) continue
         bodyLeft = Math.max(0, (header[1]! << 24 | header[2]! << 16 | header[3]! << 8 | header[4]!) - 4)
-        if (!isOwn(header[0]!)) passOn(header.slice())
+        pass(header.slice(), passOn)
       }
       const step = Math.min(bodyLeft, chunk.length - offset)
-      if (step > 0 && !isOwn(header[0]!)) passOn(chunk.subarray(offset, offset + step))
+      if (step > 0) pass(chunk.subarray(offset, offset + step), passOn)
       bodyLeft -= step
       offset += step
       if (bodyLeft > 0) return
       fill = 0
-      if (header[0] === commandComplete) outcome = "Begun"
-      else if (header[0] === errorResponse) outcome = "Refused"
-      else continue
-      return passOn(chunk.subarray(offset))
+      if (header[0] === commandComplete) {
+        outcome = "Begun"
+        left--
+      } else if (header[0] === errorResponse) {
+        outcome = outcome === "Begun" ? "Hindered" : "Refused"
+        left = 0
+      }
+      if (left === 0) return passOn(chunk.subarray(offset))
     }
   }
 
   return {
+    frame: luggage.length === 0 ? begin : Buffer.concat([begin, Rider.encode(luggage)]),
     outcome: () => outcome,
+    isDone: () => left === 0,
+    row: () => Rider.firstRow(taken),
     take: (chunk, passOn) => {
       if (!isFresh || !isAnswer(chunk)) {
         isFresh = false
         return takeSlowly(chunk, passOn)
       }
       outcome = "Begun"
+      left = 0
       passOn(chunk.subarray(answer.length))
     }
   }

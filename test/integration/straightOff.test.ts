@@ -5,6 +5,7 @@ import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
+import * as Schedule from "effect/Schedule"
 import * as Scheduler from "effect/Scheduler"
 import { SqlClient } from "effect/sql/SqlClient"
 import * as Statement from "effect/sql/Statement"
@@ -227,5 +228,165 @@ describe("the text of a healthy statement", () => {
         assert.deepStrictEqual(yield* instead, [{ two: 2 } as never])
         assert.deepStrictEqual(yield* statement, [{ one: 1 }])
       }).pipe(Effect.provide(Pg.layer({ url })))
+    }))
+})
+
+/** How work ended: what its caller is told, and of which effect. */
+const endOf = <A, E, R>(work: Effect.Effect<A, E, R>) =>
+  Effect.map(Effect.exit(work), (exit) => {
+    const error: unknown = Exit.isFailure(exit) ? Cause.squash(exit.cause) : undefined
+    const { effect, history } = { effect: "none", history: [], ...error as Partial<Pg.Errors.RetriesExhausted> }
+    return [
+      failureOf(exit).replace(/within \d+ ms/, "in time"),
+      effect,
+      history.map(({ attempt, kind }) => `${attempt}: ${kind}`)
+    ]
+  })
+
+/** What was counted of statements, and of calls that failed: how many sessions a cut has cost is chance. */
+const countedOfStatements = Effect.map(
+  counted,
+  (lines) => lines.filter((line) => /^db_(?:query|pool_(?:errors|retries))/.test(line))
+)
+
+describe.each(modes)("a healthy statement inside of a run, on a %s pool,", (_name, multiplex) => {
+  const { run } = Pg.Executor
+
+  /** Somebody else has the only session for as long as the work runs. */
+  const inLine = <A, E, R>(work: Effect.Effect<A, E, R>) =>
+    Effect.flatMap(SqlClient, (sql) => Effect.scoped(Effect.andThen(sql.reserve, work)))
+
+  const terms = {
+    "": {},
+    "that may be repeated": { idempotent: true },
+    "that waits for the circuit": { waitForCircuit: true },
+    "that is not repeated": { retry: false },
+    "with a bound for waits": { acquireTimeout: "5 seconds" },
+    "under a deadline": { deadline: "20 seconds" },
+    "whose attempts are bounded": { attemptTimeout: "20 seconds" }
+  } as const satisfies Record<string, Pg.Executor.RunOptions>
+
+  it.live.each(Object.entries(terms))(
+    "ends and is counted as one that goes the long way: one %s",
+    ([, options]) =>
+      Effect.gen(function*() {
+        const url = yield* freshDatabase
+        const witness = yield* makeWitness(url)
+        const lose = (statement: Effect.Effect<unknown, unknown, Pg.Executor.Executor>) =>
+          Effect.gen(function*() {
+            const fiber = yield* Effect.forkChild(statement, { startImmediately: true })
+            yield* asleep(witness)
+            yield* Effect.flatMap(witness.sessions, witness.terminate)
+            return yield* endOf(Fiber.join(fiber))
+          })
+        const program = Effect.gen(function*() {
+          const sql = yield* warm
+          // Whoever comes next to a shared session waits for it.
+          const slow = sql`SELECT pg_sleep(${multiplex ? 1.5 : 20})`
+          const soon = { ...options, retry: false as const }
+          const ends = [
+            yield* endOf(run(sql`SELECT ${1}::int AS one`, options)),
+            yield* endOf(run(sql`SELECT 1 / 0`, options)),
+            yield* endOf(run(sql`SELECT ${"seven"}::int`, options)),
+            yield* endOf(run(slow, { ...soon, deadline: 300 })),
+            yield* endOf(run(slow, { ...soon, attemptTimeout: 300 })),
+            yield* endOf(run(Effect.andThen(sql`SELECT 1`, slow), { ...soon, deadline: 300 })),
+            yield* endOf(inLine(run(sql`SELECT 1`, { ...soon, deadline: 100 }))),
+            yield* endOf(inLine(run(sql`SELECT 1`, { ...soon, attemptTimeout: 100 }))),
+            yield* endOf(inLine(run(sql`SELECT 1`, { ...soon, acquireTimeout: 100 }))),
+            yield* lose(run(sql`SELECT pg_sleep(0.3)`, options))
+          ]
+          yield* sql`SELECT 1`
+          return { ends, counted: yield* countedOfStatements }
+        })
+        const on = (work: typeof program) => Effect.scoped(Effect.provide(work, Pg.layer({ url, max: 1, multiplex })))
+        const short = yield* on(program)
+        const long = yield* on(theLongWay(program))
+        assert.deepStrictEqual(short, long)
+        assert.include(short.ends[1]![0], "22012")
+        assert.deepStrictEqual(short.ends.map(([, effect]) => effect).slice(3, 8), [
+          "Unknown",
+          "Unknown",
+          "Unknown",
+          "NotRun",
+          "NotRun"
+        ])
+      })
+  )
+
+  it.live("owes its unit nothing when it is interrupted, at whatever step", () =>
+    Effect.gen(function*() {
+      const url = yield* freshDatabase
+      yield* Effect.gen(function*() {
+        const sql = yield* warm
+        const pool = yield* Pg.Pool.Pool
+        const pid = sql`SELECT pg_backend_pid() AS pid`
+        const before = yield* pid
+        for (let steps = 0; steps < 14; steps++) {
+          const cutShort = Effect.gen(function*() {
+            const fiber = yield* Effect.forkChild(
+              Effect.provideService(sql`SELECT ${steps}::int AS steps`, Scheduler.MaxOpsBeforeYield, 3),
+              { startImmediately: steps % 2 === 0 }
+            )
+            for (let step = 0; step < steps; step++) yield* Effect.yieldNow
+            yield* Fiber.interrupt(fiber)
+            const { active, waiting } = pool.statsUnsafe()
+            assert.deepStrictEqual({ active, waiting }, { active: 0, waiting: 0 }, `after ${steps} steps`)
+            // A session that still owed it an answer would lose its socket when its time is up.
+            return yield* Effect.never
+          })
+          const [ended] = yield* endOf(run(cutShort, { deadline: 30 }))
+          assert.include(ended, "deadline")
+        }
+        yield* Effect.sleep(150)
+        assert.deepStrictEqual(yield* pid, before)
+      }).pipe(Effect.provide(Pg.layer({ url, max: 1, multiplex })))
+    }))
+
+  it.live("whose session is lost is repeated once, and none that has been answered with it", () =>
+    Effect.gen(function*() {
+      const url = yield* freshDatabase
+      const witness = yield* makeWitness(url)
+      yield* witness.query("CREATE TABLE seen (times int)")
+      yield* Effect.gen(function*() {
+        const sql = yield* warm
+        let runs = 0
+        const work = Effect.gen(function*() {
+          runs++
+          yield* sql`INSERT INTO seen VALUES (${runs})`
+          yield* Pg.Executor.idempotent(sql`SELECT pg_sleep(0.3)`)
+        })
+        const fiber = yield* Effect.forkChild(run(work), { startImmediately: true })
+        yield* asleep(witness)
+        yield* Effect.flatMap(witness.sessions, witness.terminate)
+        yield* Fiber.join(fiber)
+        assert.strictEqual(runs, 1)
+        assert.strictEqual(yield* witness.value("SELECT count(*)::int FROM seen"), 1)
+        const { snapshotUnsafe } = yield* Pg.Metrics.Metrics
+        const retries = Object.values(snapshotUnsafe().retries).reduce((sum, count) => sum + count, 0)
+        assert.strictEqual(retries, 1)
+      }).pipe(Effect.provide(Pg.layer({ url, max: 2, multiplex })))
+    }))
+
+  it.live("that has failed without a trace lets its unit be repeated, and one that has been answered does not", () =>
+    Effect.gen(function*() {
+      const url = yield* freshDatabase
+      yield* Effect.gen(function*() {
+        const sql = yield* warm
+        const runsOf = (before: Effect.Effect<unknown, unknown>) =>
+          Effect.gen(function*() {
+            let runs = 0
+            const transient = sql.withTransaction(sql.unsafe("DO $$ BEGIN RAISE SQLSTATE '40001'; END $$"))
+            const work = Effect.suspend(() => {
+              runs++
+              return Effect.andThen(Effect.exit(before), transient)
+            })
+            yield* Effect.exit(run(work, { retry: Schedule.recurs(1) }))
+            return runs
+          })
+        assert.strictEqual(yield* runsOf(Effect.void), 2)
+        assert.strictEqual(yield* runsOf(sql`SELECT 1 / 0`), 2)
+        assert.strictEqual(yield* runsOf(sql`SELECT 1`), 1)
+      }).pipe(Effect.provide(Pg.layer({ url, max: 2, multiplex })))
     }))
 })
