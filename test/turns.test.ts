@@ -92,6 +92,25 @@ describe("a thousand borrowers in line", () => {
       assert.deepStrictEqual(served, Array.from({ length: 1000 }, (_, index) => index))
     }))
 
+  it.live("go on together, when all sessions that come back in this turn of the event loop are there", () =>
+    Effect.gen(function*() {
+      const { pool } = yield* setUp({ max: 2 })
+      yield* pool.warm(2)
+      const sessions = [pool.takeUnsafe()!, pool.takeUnsafe()!]
+      const said: Array<string> = []
+      const waiters: Array<Fiber.Fiber<unknown, unknown>> = []
+      for (const name of ["first", "second"]) {
+        const work = Effect.sync(() => said.push(name))
+        waiters.push(yield* Effect.forkChild(pool.use(() => work), { startImmediately: true }))
+      }
+      for (const session of sessions) {
+        pool.giveBackUnsafe(session)
+        said.push("back")
+      }
+      yield* Effect.forEach(waiters, Fiber.join)
+      assert.deepStrictEqual(said, ["back", "back", "first", "second"])
+    }))
+
   it.effect("may all be done at once without running out of stack", () =>
     Effect.gen(function*() {
       const { pool } = yield* setUp({ max: 1 })
@@ -333,8 +352,6 @@ describe("a statement that is asked for by hand", () => {
   it.live("has the session at once or not at all, and serves who waits when it gives it back", () =>
     Effect.gen(function*() {
       const { pool, store } = yield* setUp({ max: 1 })
-      // The first use has been woken up, and whoever it wakes up waits until it pauses.
-      yield* Effect.yieldNow
       const session = pool.takeUnsafe()
       assert.isDefined(session)
       assert.isUndefined(pool.takeUnsafe())
@@ -346,7 +363,8 @@ describe("a statement that is asked for by hand", () => {
       assert.strictEqual(pool.statsUnsafe().waiting, 1)
       const before = store.use.snapshot().count
       pool.giveBackUnsafe(session!)
-      assert.isTrue(isServed, "before giveBackUnsafe returns")
+      assert.strictEqual(pool.statsUnsafe().waiting, 0)
+      assert.isFalse(isServed, "before all that is there has been given back")
       yield* Fiber.join(next)
       assert.strictEqual(store.use.snapshot().count - before, 2)
     }))

@@ -1,4 +1,5 @@
 /** What is promised of the pool's performance, and whether a run has held it. */
+import { isMultiplexed } from "../load/contender.ts"
 import { axes, growthOf, steepest, suiteOf } from "../scaling/axes.ts"
 import type { LoadRow, Row } from "./row.ts"
 import { whole } from "./text.ts"
@@ -265,19 +266,25 @@ const ofRecovery = (rows: ReadonlyArray<FaultRow>): ReadonlyArray<Verdict> => {
 }
 
 const ofScaling = (rows: ReadonlyArray<LoadRow>): ReadonlyArray<Verdict> =>
-  axes.map((axis) =>
-    bounded(
-      `8. Cost against ${axis.title.toLowerCase()}: nothing worse than linear (slope at most ${steepest})`,
-      [ours, oursMultiplexed].flatMap((contender) => {
+  axes.map((axis) => {
+    const growths = (contenders: ReadonlyArray<string>): ReadonlyArray<Found> =>
+      contenders.flatMap((contender) => {
         const own = rows.filter((row) => row.suite === suiteOf(axis) && row.contender === contender)
         return own.length < 3
           ? []
-          : [{ value: growthOf(axis, own), where: contender === ours ? "plain" : "multiplexed" }]
-      }),
+          : [{ value: growthOf(axis, own), where: isMultiplexed(contender) ? "multiplexed" : "plain" }]
+      })
+    // What the kernel and the server do to one at the end of an axis, they do to the other.
+    const theirs = growths(["PgClient", "PgClient, multiplexed"]).map(({ value }) => value.toFixed(2))
+    return bounded(
+      `8. Cost against ${axis.title.toLowerCase()}: nothing worse than linear (slope at most ${steepest})`,
+      growths([ours, oursMultiplexed]),
       steepest,
-      "at most"
+      "at most",
+      undefined,
+      theirs.length === 0 ? "" : `; PgClient ${theirs.join(", ")}`
     )
-  )
+  })
 
 export const judge = (measured: Measured): ReadonlyArray<Verdict> => [
   ...ofLoad(measured.load ?? []),

@@ -39,8 +39,6 @@ interface Borrower {
   readonly isPinned: boolean
 }
 
-type TakeBack = (session: Session) => void
-
 /** A session in the hands of the only one who has it. */
 export class Own {
   readonly session: Session
@@ -81,15 +79,12 @@ export const make = <E>(pool: {
   readonly takeBack: (session: Session, isExclusive: boolean) => void
   readonly timedOut: (waited: number, phase: "Queue") => E
 }): Exclusive<E> => {
-  const { checkouts, leaks, retirement, state, store, timedOut, treat, turns } = pool
+  const { checkouts, leaks, retirement, state, store, takeBack, timedOut, treat, turns } = pool
   const { checkout, countAcquire, takeReady, timeoutOf } = checkouts
   const { monotonic, secondsSince, settings } = state
 
   /** Whoever wants a session that others share has it when they have let go of it. */
   const isShared = settings.concurrency > 1
-
-  const takeBack = (session: Session) => pool.takeBack(session, true)
-  const giveBackInTurn = (session: Session) => turns.giveBack(session, true)
 
   /**
    * By a fiber of its own: the driver's wait for what others still have on the wire cannot be interrupted, so it goes on by
@@ -116,7 +111,7 @@ export const make = <E>(pool: {
       })
       const settled = Effect.onExitPrimitive(restore(inTime), (exit) => {
         if (isShared) countAcquire(exit, since)
-        return exit._tag === "Success" ? undefined : unpin(own, own.pin!, takeBack)
+        return exit._tag === "Success" ? undefined : unpin(own, own.pin!)
       })
       return Effect.map(settled, (driver) => {
         own.driver = driver
@@ -124,31 +119,31 @@ export const make = <E>(pool: {
       })
     })
 
-  const end = ({ session, since, watch }: Own, takeBack: TakeBack): undefined => {
+  const end = ({ session, since, watch }: Own): undefined => {
     store.use.observe(secondsSince(since))
     if (watch !== undefined) leaks!.end(watch)
-    takeBack(session)
+    takeBack(session, true)
   }
 
   /** A pin that has not come about yet ends as soon as it does. */
-  const unpin = (own: Own, pin: Scope.Closeable, takeBack: TakeBack): Effect.Effect<void> | undefined => {
+  const unpin = (own: Own, pin: Scope.Closeable): Effect.Effect<void> | undefined => {
     const unpinned = Scope.closeUnsafe(pin, Exit.void)
-    if (unpinned === undefined) return end(own, takeBack)
+    if (unpinned === undefined) return end(own)
     const fiber = alone(unpinned)
     return fiber.pollUnsafe() === undefined
-      ? Effect.onExitPrimitive(Effect.asVoid(Fiber.await(fiber)), () => end(own, takeBack))
-      : end(own, takeBack)
+      ? Effect.onExitPrimitive(Effect.asVoid(Fiber.await(fiber)), () => end(own))
+      : end(own)
   }
 
   /** Ends what `own` has begun, and takes the session back. */
-  const disown = (own: Own, takeBack: TakeBack): Effect.Effect<void> | undefined => {
+  const disown = (own: Own): Effect.Effect<void> | undefined => {
     const { pin, session } = own
-    if (pin === undefined) return end(own, takeBack)
-    if (!isShared || session.wire.isIdle()) return unpin(own, pin, takeBack)
+    if (pin === undefined) return end(own)
+    if (!isShared || session.wire.isIdle()) return unpin(own, pin)
     // Statements of those who share the session may wait behind the pin, and would run in a transaction that was left open,
     // to be rolled back with it.
     const expelled = Effect.andThen(retirement.expel(session, "invalid"), Scope.close(pin, Exit.void))
-    return Effect.onExitPrimitive(expelled, () => end(own, takeBack))
+    return Effect.onExitPrimitive(expelled, () => end(own))
   }
 
   /**
@@ -167,7 +162,7 @@ export const make = <E>(pool: {
           const borrower = { fiber, restore, since: monotonic(), timeout: timeoutOf(options), isPinned: true }
           return Effect.acquireRelease(
             Effect.flatMap(checkout(options, true, restore), (session) => own(session, borrower)),
-            (own) => disown(own, takeBack) ?? Effect.void
+            (own) => disown(own) ?? Effect.void
           )
         })
       ),
@@ -184,6 +179,6 @@ export const make = <E>(pool: {
           (session) => own(session, borrower)
         )
       }),
-    giveBack: (own) => disown(own, giveBackInTurn)
+    giveBack: disown
   }
 }

@@ -66,7 +66,7 @@ export const make = <E>(pool: {
 
   const giveBackUnsafe = (session: Session, seconds: number = lentFor(session)): void => {
     store.use.observe(seconds)
-    turns.giveBack(session, false)
+    takeBack(session, false)
   }
 
   /** One that nobody shares was lent for as long as its statement took, which has looked at the clock. */

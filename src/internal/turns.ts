@@ -22,11 +22,6 @@ export interface Turns<E> {
    * it, and has to give it back.
    */
   readonly take: (restore: Restore) => Effect.Effect<Session, E>
-  /**
-   * Takes a session back, and lets those whom that serves go on before it returns: what they send goes out with what else
-   * is sent now. Whoever gives back as one of them has to pause first.
-   */
-  readonly giveBack: (session: Session, isExclusive: boolean) => void
   /** How many are in line, or have been served and do not know it yet. */
   readonly attempts: () => number
   /** To be called when nobody has a session any more. */
@@ -203,7 +198,7 @@ class Turn<E> extends Base implements PoolMachine.Waiter<Session, E>, Claim, Pla
     this.session = undefined
     if (this.isLent) line.office.returned(session, this.since)
     else line.office.unused(session)
-    line.giveBack(session, this.isExclusive)
+    line.office.takeBack(session, this.isExclusive)
   }
 }
 
@@ -214,8 +209,6 @@ class Line<E> implements Turns<E> {
   underway = 0
   private woken: Array<Turn<E>> = []
   private arriving: Turn<E> | undefined = undefined
-  private isWaking = false
-  private isWakeScheduled = false
   private watch: Fiber.Fiber<void> | undefined = undefined
 
   constructor(office: Office<E>) {
@@ -269,47 +262,29 @@ class Line<E> implements Turns<E> {
     if (turn.isQueued && this.watch === undefined) this.keepWatch()
   }
 
-  /** The machine is still at work when somebody is served. */
+  /**
+   * Those who are served go on together, when all answers that are there have been read: the machine is still at work, and
+   * a write between two answers costs more than one after the other.
+   */
   wake(turn: Turn<E>): void {
     // It is not waiting yet, and goes on when it has been served.
     if (turn === this.arriving) return turn.resume(turn)
     this.woken.push(turn)
-    if (!this.isWaking) this.wakeLater()
+    if (this.woken.length === 1) this.office.dispatcher.scheduleTask(this.wakeAll, 0)
   }
 
-  giveBack(session: Session, isExclusive: boolean): void {
-    // Whoever goes on may be done in no time, and give back in turn.
-    if (this.isWaking) return this.office.takeBack(session, isExclusive)
-    this.isWaking = true
-    try {
-      this.office.takeBack(session, isExclusive)
-    } finally {
-      this.wakeAll()
-    }
-  }
-
-  private wakeAll(): void {
-    this.isWaking = true
+  private readonly wakeAll = (): void => {
     let count = 0
     try {
+      // Whoever goes on may be done in no time, and serve somebody in turn.
       while (count < this.woken.length) {
         const turn = this.woken[count++]!
         turn.resume(turn)
       }
     } finally {
-      this.isWaking = false
       this.woken.splice(0, count)
-      if (this.woken.length > 0) this.wakeLater()
+      if (this.woken.length > 0) this.office.dispatcher.scheduleTask(this.wakeAll, 0)
     }
-  }
-
-  private wakeLater(): void {
-    if (this.isWakeScheduled) return
-    this.isWakeScheduled = true
-    this.office.dispatcher.scheduleTask(() => {
-      this.isWakeScheduled = false
-      this.wakeAll()
-    }, 0)
   }
 
   /** Those who wait as long as is usual give up in the order in which they came, so the first of them says when. */
