@@ -586,10 +586,9 @@ export const make = Effect.fnUntraced(function*(
       const isPlain = unit?.acquireTimeout === undefined && Deadlines.unenforced(fiber, unit) === Infinity
       const permit = isPlain ? breaker.closedPermitUnsafe() : undefined
       if (unit !== undefined) UnitOfWork.oversee(unit, overseer)
-      const held = permit === undefined ? undefined : holdExclusive(permit, restore)
-      if (held === undefined) return Held.hold(reserve(), restore)
-      return Effect.catchCause(held, (cause) => {
-        settle(permit!, cause)
+      if (permit === undefined) return Held.hold(reserve(), restore)
+      return Effect.catchCause(holdExclusive(permit, restore), (cause) => {
+        settle(permit, cause)
         return Held.hold(recoverStatement(cause, leaseExclusive, fiber), restore)
       })
     })
