@@ -900,7 +900,7 @@ export interface TransactionOptions extends RunOptions {
   /**
    * Looks up what became of a COMMIT whose answer was lost, by `pg_xact_status`: one that was applied is a success, one
    * that was rolled back is repeated like any other loss. It needs PostgreSQL 13 or newer and costs a transaction id per
-   * transaction, and the round trip of BEGIN, with whose answer the id comes, and which else goes with the first statement. What the server cannot tell, after a failover
+   * transaction, which comes with the answer to BEGIN. What the server cannot tell, after a failover
    * say, stays an `OutcomeUnknown`, whose `unresolved` says why. It is asked until the deadline, or for the
    * `acquireTimeout`. Default: what the surrounding work says, else false.
    *
@@ -940,7 +940,9 @@ const refuseNested = ({ accessMode, deferrable, isolation }: TransactionOptions)
  * Runs an effect in a transaction of the `SqlClient` in the context, all of it again when that may help and nothing of it
  * is left: after a serialization failure (40001) or a deadlock (40P01), and after a connection was lost before COMMIT
  * was sent, which the server answers by rolling back. What the effect does elsewhere is repeated with it, and it can ask
- * {@link CurrentAttempt}. A part of a transaction is never repeated. The retries are those of `run`.
+ * {@link CurrentAttempt}. A part of a transaction is never repeated, but for its first statement, which goes with BEGIN: when
+ * the connection is lost before BEGIN is answered, both go to another session. Either way a rollback does not undo everything:
+ * sequences go on, and what was done outside of the database stays. The retries are those of `run`.
  *
  * Inside another transaction it is a savepoint: it is rolled back by itself and never repeated by itself.
  *

@@ -1,5 +1,6 @@
 /** Sessions that were opened together, over half an hour of the test's clock. The server is in this process. */
 import { assert, describe, it } from "@effect/vitest"
+import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import { TestClock } from "effect/testing"
@@ -131,5 +132,91 @@ describe("a session that nobody comes across, as those that are used lie above i
         }),
         Pg.Metrics.layer()
       )))
+    }))
+})
+
+/** How often somebody goes through the sessions of a pool, one of which is given, while the work runs. */
+const scansOf = <A, E, R>(session: Pg.Pool.PoolSession, work: Effect.Effect<A, E, R>) =>
+  Effect.suspend(() => {
+    const { prototype } = Set
+    const original = Object.getOwnPropertyDescriptor(prototype, Symbol.iterator)!
+    let count = 0
+    Object.defineProperty(prototype, Symbol.iterator, {
+      ...original,
+      value(this: Set<unknown>) {
+        if (this.has(session)) count++
+        return this.values()
+      }
+    })
+    return Effect.map(
+      Effect.ensuring(work, Effect.sync(() => Object.defineProperty(prototype, Symbol.iterator, original))),
+      () => count
+    )
+  })
+
+describe("a healthy checkout", () => {
+  const visits = 100
+  const idleTimeout = 60_000
+
+  /** A pool with a cold session below the one that is lent. */
+  const setUp = (options: Pg.Pool.Options) =>
+    Effect.gen(function*() {
+      const context = yield* Layer.build(Layer.provideMerge(
+        Pg.Pool.layer({
+          stream: makeMemoryServer().stream,
+          username: "nobody",
+          idleTimeout,
+          validateAfter: "1 hour",
+          maxLifetime: "1 hour",
+          maxLifetimeJitter: 0,
+          ...options
+        }),
+        Pg.Metrics.layer()
+      ))
+      return Context.get(context, Pg.Pool.Pool)
+    })
+
+  /** Lets time go by, in which the session on top is lent now and then. */
+  const goOn = (pool: Pg.Pool.Pool["Service"], millis: number) =>
+    Effect.replicateEffect(
+      Effect.andThen(TestClock.adjust(millis / 20), pool.use(Effect.succeed)),
+      20
+    )
+
+  const visitAll = (pool: Pg.Pool.Pool["Service"]) =>
+    Effect.replicateEffect(pool.use(() => Effect.void), visits, { discard: true })
+
+  it.effect("goes through no sessions while those that idle for long are to be kept", () =>
+    Effect.gen(function*() {
+      const pool = yield* setUp({ max: 3, min: 3 })
+      yield* pool.warm(3)
+      const [session] = yield* goOn(pool, 10 * idleTimeout)
+      assert.strictEqual(yield* scansOf(session!, visitAll(pool)), 0)
+      assert.strictEqual(pool.statsUnsafe().total, 3)
+    }))
+
+  it.effect("goes through them once when one may go, and then not before the next one may", () =>
+    Effect.gen(function*() {
+      const pool = yield* setUp({ max: 3, min: 0 })
+      yield* pool.warm(3)
+      const [session] = yield* goOn(pool, idleTimeout)
+      assert.strictEqual(yield* scansOf(session!, visitAll(pool)), 0)
+      assert.strictEqual(pool.statsUnsafe().total, 3)
+      yield* TestClock.adjust(1)
+      assert.isAbove(yield* scansOf(session!, pool.use(() => Effect.void)), 0)
+      assert.strictEqual(pool.statsUnsafe().total, 1)
+      assert.strictEqual(yield* scansOf(session!, visitAll(pool)), 0)
+    }))
+
+  it.effect("goes through none while somebody holds on to a share of the coldest", () =>
+    Effect.gen(function*() {
+      const pool = yield* setUp({ max: 2, min: 0, multiplex: true, multiplexConcurrency: 2 })
+      const coldest = yield* pool.get()
+      yield* pool.warm(2)
+      const [session] = yield* goOn(pool, 2 * idleTimeout)
+      assert.notStrictEqual(session!.id, coldest.id)
+      yield* visitAll(pool)
+      assert.strictEqual(yield* scansOf(session!, visitAll(pool)), 0)
+      assert.strictEqual(pool.statsUnsafe().total, 2)
     }))
 })

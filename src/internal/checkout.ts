@@ -28,7 +28,10 @@ export interface CheckoutOptions {
   readonly prove?: boolean | undefined
   /** Bounds that round trip. Default: the pool's `validationTimeout`. */
   readonly proveWithin?: Duration.Input | undefined
-  /** Bounds this checkout. Default: the pool's `acquireTimeout`. */
+  /**
+   * Bounds this checkout. With next to no time only a session that is ready can be had; one that had to be proved first is
+   * lost, and another one is there for those who come later. Default: the pool's `acquireTimeout`.
+   */
   readonly timeout?: Duration.Input | undefined
 }
 
@@ -170,23 +173,26 @@ export const make = <E>(pool: {
   const checkoutOf: Checkout<E>["checkoutOf"] = (claim, restore) =>
     Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
       const waiter = PoolMachine.makeWaiter<Session, E>(machine, claim.since, claim.isExclusive, claim.ticket)
-      waiter.session = claim.take()
-      return search(waiter, undefined, fiber, restore)
+      return search(waiter, undefined, fiber, restore, claim)
     })
 
   const search = (
     waiter: PoolMachine.Waiter<Session, E>,
     options: CheckoutOptions | undefined,
     fiber: Fiber.Fiber<unknown, unknown>,
-    restore: Restore
+    restore: Restore,
+    claim?: Claim
   ): Effect.Effect<Session, E> => {
     const { isExclusive, since } = waiter
     const attempt: Attempt<E> = { waiter, spentOn: undefined, refused: 0, phases: new Set() }
     const trace = spans.begin(fiber, waiter)
     const waited = () => Math.floor(monotonic() - since)
+    const left = Math.max(0, timeoutOf(options) - waited())
+    // From here on, its own end gives back what it has.
     attempts++
+    waiter.session = claim?.take()
     const worthy = Effect.timeoutOrElse(firstWorthy(attempt, options), {
-      duration: Math.max(0, timeoutOf(options) - waited()),
+      duration: left,
       orElse: () => {
         const phase = attempt.spentOn ?? (attempt.refused > 0 ? "Hook" : Census.lineFor(state))
         attempt.phases.add(phase)
@@ -221,7 +227,9 @@ export const make = <E>(pool: {
     PoolMachine.dequeue(machine, waiter)
     const { session } = waiter
     waiter.session = undefined
-    if (session !== undefined) takeBack(session, waiter.isExclusive)
+    if (session === undefined) return
+    retirement.unused(session)
+    takeBack(session, waiter.isExclusive)
   }
 
   /** Stands in line until a session is there, in `waiter.session`, which is the waiter's from that moment on. */

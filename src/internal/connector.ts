@@ -417,11 +417,12 @@ export const make = <E extends { readonly _tag: string }>(owner: Owner<E>): Conn
   return {
     decide: () => ConnectGate.decide(gate, now()),
     connect: () => {
-      taken++
-      const onlooker = owner.onSetOut()
-      const round = ConnectGate.begin(gate)
       const startedAt = owner.monotonicNanos()
+      const onlooker = owner.onSetOut()
       const { connect, giveUp, hasAnswer, host } = attempt()
+      // From here on, it is its own end that gives the place back.
+      taken++
+      const round = ConnectGate.begin(gate)
       const fiber = owner.runFork(connect)
       underWay.set(fiber, giveUp)
       // An observer also hears of a fiber that was interrupted before it began.

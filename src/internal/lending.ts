@@ -175,6 +175,7 @@ export const make = <E>(pool: {
       countUse(session)
     },
     returned: (session, since) => store.use.observe(isShared ? secondsSince(since) : lentFor(session)),
+    unused: retirement.unused,
     takeBack
   })
 

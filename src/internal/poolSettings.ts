@@ -154,8 +154,8 @@ export interface PoolOptions {
   /** Each session's lifetime is shortened by up to this share, so that they do not all end at once. Default: 0.1. */
   readonly maxLifetimeJitter?: number | undefined
   /**
-   * Sessions are replaced after this many checkouts. Default: 5000, but not within a minute of being opened: a busy session
-   * would not last longer than a second.
+   * Sessions are replaced after this many checkouts, however young they are. Default: 5000, but not within a minute of being
+   * opened: a busy session would not last longer than a second.
    */
   readonly maxUses?: number | undefined
   /** How long work under way may go on when the pool closes. Default: 5 seconds. */

@@ -14,6 +14,8 @@ export interface Retirement {
   readonly standing: (session: Session, borrowers: number, at: number) => Standing
   /** Milliseconds. Others may share a session, so it is idle only without a borrower, whoever asks being one of them. */
   readonly idleFor: (session: Session, borrowers: number, at: number) => number
+  /** To be called of a session that goes back as it was lent: what it had to prove, it has to prove to the next one. */
+  readonly unused: (session: Session) => void
   /** Takes a session out of circulation: now when it is idle, when it comes back otherwise. */
   readonly evict: (session: Session, reason: CloseReason) => void
   /** Closes a session whoever still shares it; succeeds when none of them can reach the server by it any more. */
@@ -25,7 +27,10 @@ export interface Retirement {
   readonly retireIdle: (at: number) => void
   /** To be called of each session that arrives. */
   readonly arrived: (session: Session) => void
-  /** Whether `retireIdle` could find anything: not among those that are kept, before the first of them is too old. */
+  /**
+   * Whether `retireIdle` could find anything since its last look: not before the first session is too old, and not before
+   * one can have idled for too long, among more than those that are kept.
+   */
   readonly isDue: (at: number) => boolean
   /** Lets all go that nobody uses. */
   readonly retireUnused: (reason: CloseReason) => void
@@ -38,7 +43,7 @@ export interface Retirement {
 }
 
 export const make = <E>(state: PoolState<E>): Retirement => {
-  const { book, machine, runFork, settings } = state
+  const { book, machine, now, runFork, settings } = state
   const { members } = machine
 
   const idleFor: Retirement["idleFor"] = (session, borrowers, at) =>
@@ -85,6 +90,8 @@ export const make = <E>(state: PoolState<E>): Retirement => {
 
   /** When the first of those grows too old that the last look has left, or that have come since. */
   let oldAt = Infinity
+  /** Since when those may have idled that the last look has left. Whoever was lent, or has come since, has not for longer. */
+  let coldSince = -Infinity
 
   return {
     staying,
@@ -97,6 +104,9 @@ export const make = <E>(state: PoolState<E>): Retirement => {
     },
     standing,
     idleFor,
+    unused: (session) => {
+      if (standing(session, 1, now()) === "Unproven") session.isDoubted = true
+    },
     evict,
     expel,
     evictAll: () => {
@@ -119,12 +129,16 @@ export const make = <E>(state: PoolState<E>): Retirement => {
         if (verdict !== "Ready" && verdict !== "Unproven") retire(session, verdict)
       }
       oldAt = Infinity
-      for (const { expiresAt } of members) oldAt = Math.min(oldAt, expiresAt)
+      coldSince = at
+      for (const { borrowers, expiresAt, idleSince } of members) {
+        oldAt = Math.min(oldAt, expiresAt)
+        if (borrowers === 0) coldSince = Math.min(coldSince, idleSince)
+      }
     },
     arrived: ({ expiresAt }) => {
       oldAt = Math.min(oldAt, expiresAt)
     },
-    isDue: (at) => members.size > state.min || at >= oldAt,
+    isDue: (at) => at >= oldAt || (at - coldSince > settings.idleTimeout && members.size > state.min),
     retireUnused: (reason) => {
       for (const session of Array.from(members)) if (session.borrowers === 0) retire(session, reason)
     },

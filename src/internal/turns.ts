@@ -74,6 +74,8 @@ export interface Office<E> {
   readonly lent: (session: Session) => void
   /** Counts the end of a lease that began at that monotonic millisecond. */
   readonly returned: (session: Session, since: number) => void
+  /** To be called of one that goes back without having been lent. */
+  readonly unused: (session: Session) => void
   readonly takeBack: (session: Session, isExclusive: boolean) => void
 }
 
@@ -106,10 +108,10 @@ class Turn<E> extends Base implements PoolMachine.Waiter<Session, E>, Claim, Pla
     super()
     const { state } = line.office
     this.line = line
-    line.underway++
     this.passenger = passenger
     this.ticket = ++state.machine.lastTicket
     this.since = state.monotonic()
+    line.underway++
   }
 
   get isExclusive(): boolean {
@@ -195,6 +197,7 @@ class Turn<E> extends Base implements PoolMachine.Waiter<Session, E>, Claim, Pla
     if (session === undefined) return line.leftEmptyHanded()
     this.session = undefined
     if (this.isLent) line.office.returned(session, this.since)
+    else line.office.unused(session)
     line.office.takeBack(session, this.isExclusive)
   }
 }
@@ -249,10 +252,14 @@ class Line<E> implements Turns<E> {
 
   enter(turn: Turn<E>): void {
     PoolMachine.enqueue(this.office.state.machine, turn)
-    if (this.watch === undefined) this.keepWatch()
     this.arriving = turn
-    this.office.arrived()
-    this.arriving = undefined
+    try {
+      this.office.arrived()
+    } finally {
+      this.arriving = undefined
+    }
+    // However short its time is, what it needs has been asked for.
+    if (turn.isQueued && this.watch === undefined) this.keepWatch()
   }
 
   /**
@@ -285,16 +292,20 @@ class Line<E> implements Turns<E> {
     const { runFork, settings } = this.office.state
     if (settings.acquireTimeout === Infinity) return
     const watch = runFork(this.watching)
-    if (watch.pollUnsafe() === undefined) this.watch = watch
+    if (watch.pollUnsafe() !== undefined) return
+    this.watch = watch
+    watch.addObserver(() => {
+      // Those who were turned away may have ended this watch, and somebody who came then has begun another one.
+      if (this.watch !== watch) return
+      this.watch = undefined
+      // Whoever observes one of them may have made it fail.
+      if (this.office.state.machine.head !== undefined) this.keepWatch()
+    })
   }
 
-  private readonly watching: Effect.Effect<void> = Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
+  private readonly watching: Effect.Effect<void> = Effect.suspend(() => {
     const first = this.firstInTime()
-    if (first === undefined) {
-      // Those who were turned away may have ended this watch, and somebody who came then has begun another one.
-      if (this.watch === fiber) this.watch = undefined
-      return Effect.void
-    }
+    if (first === undefined) return Effect.void
     const sleep = Effect.sleep(Math.ceil(this.left(first)))
     return Effect.flatMap(sleep, () => {
       if (first.isQueued) this.turnAway(first)

@@ -50,14 +50,14 @@ export const make = (luggage: ReadonlyArray<string> = []): Vanguard => {
   let isFresh = luggage.length === 0
   /** Statements whose end has not come. */
   let left = 1 + luggage.length
-  const taken: Array<Uint8Array> = []
+  let rows: Array<Uint8Array> | undefined
 
   const isOwn = (type: number): boolean =>
     type === parseComplete || type === bindComplete || type === commandComplete || type === dataRow
 
   const pass = (part: Uint8Array, passOn: (rest: Uint8Array) => void): void => {
     if (!isOwn(header[0]!)) passOn(part)
-    else if (header[0] === dataRow) taken.push(new Uint8Array(part))
+    else if (header[0] === dataRow) (rows ??= []).push(new Uint8Array(part))
   }
 
   /** Whatever else a server says at any time, a notice or a setting, is not ours. */
@@ -91,7 +91,7 @@ export const make = (luggage: ReadonlyArray<string> = []): Vanguard => {
     frame: luggage.length === 0 ? begin : Buffer.concat([begin, Rider.encode(luggage)]),
     outcome: () => outcome,
     isDone: () => left === 0,
-    row: () => Rider.firstRow(taken),
+    row: () => rows && Rider.firstRow(rows),
     take: (chunk, passOn) => {
       if (!isFresh || !isAnswer(chunk)) {
         isFresh = false

@@ -81,6 +81,27 @@ for (const multiplex of [false, true]) {
         }))
     }
 
+    it.live("cannot commit by itself", () =>
+      Effect.gen(function*() {
+        const { rows, runs, state, url, witness } = yield* setUp
+        state.losses = 0
+        yield* witness.query("CREATE PROCEDURE p() LANGUAGE plpgsql AS 'BEGIN INSERT INTO t VALUES (1); COMMIT; END'")
+        yield* Effect.gen(function*() {
+          const sql = yield* SqlClient
+          const refusals = {
+            "CALL p()": "2D000",
+            "DO 'BEGIN INSERT INTO t VALUES (1); COMMIT; END'": "2D000",
+            "VACUUM t": "25001",
+            "CREATE INDEX CONCURRENTLY i ON t (n)": "25001"
+          }
+          for (const [statement, code] of Object.entries(refusals)) {
+            const error = yield* Effect.flip(transact(sql.unsafe(statement).unprepared))
+            assert.strictEqual(Pg.Errors.failureOf(error).sqlState, code)
+          }
+          assert.deepStrictEqual([yield* rows, yield* runs], [0, 0])
+        }).pipe(Effect.provide(Pg.layer({ ...options, url })))
+      }))
+
     it.live("does not run again where nothing is repeated", () =>
       Effect.gen(function*() {
         const { lost, rows, runs, state, url } = yield* setUp
