@@ -380,23 +380,38 @@ export const make = Effect.fnUntraced(function*(
       : undefined
   }
 
-  /** By one more call, which has nothing to do: as the probe it finds out whether the server serves whom it lets in. */
-  const reached = Effect.suspend(() => {
-    breaker.reachedUnsafe(now())
-    return breaker.closedPermitUnsafe() === undefined ? Effect.ignore(borrowAdmitted(() => Effect.void)) : Effect.void
-  })
+  const runFork = Effect.runForkWith(Logbook.naming(yield* Effect.context<never>(), metrics.pool))
+
+  /**
+   * By one more call, which has nothing to do: as the probe it finds out whether the server serves whom it lets in. If so,
+   * sessions are opened for those who wait while the circuit lets them in a few at a time, and not only for those few.
+   */
+  const reached = (waiting: number) =>
+    Effect.suspend(() => {
+      breaker.reachedUnsafe(now())
+      if (breaker.closedPermitUnsafe() !== undefined) return Effect.void
+      return Effect.map(Effect.exit(borrowAdmitted(() => Effect.void)), (exit) => {
+        if (Exit.isSuccess(exit)) runFork(Effect.timeoutOption(Effect.exit(pool.warm(waiting)), breaker.probeTimeout))
+      })
+    })
+
+  const sign = (): Lookout.Sign => {
+    const { code, sqlState } = Errors.failureOf(pool.lastConnectFailureUnsafe())
+    return code === "ECONNREFUSED" ? "Refused" : sqlState === "57P03" ? "Starting" : undefined
+  }
 
   const lookout = Lookout.make({
     now,
     draw: () => random.nextDoubleUnsafe(),
-    runFork: Effect.runForkWith(Logbook.naming(yield* Effect.context<never>(), metrics.pool)),
+    runFork,
+    sign,
     isOutOfReach: () => pool.lastConnectFailureUnsafe() !== undefined,
     leastPause: () => {
       const failure = pool.lastConnectFailureUnsafe()
       return failure !== undefined && isAway(failure) ? 0 : pool.connectPauseUnsafe()
     },
     connect: Effect.suspend(() => {
-      pool.reopenUnsafe()
+      pool.outOfTurnUnsafe()
       return Effect.map(Effect.exit(pool.warm(1)), Exit.isSuccess)
     }),
     reached,
@@ -571,10 +586,9 @@ export const make = Effect.fnUntraced(function*(
       const isPlain = unit?.acquireTimeout === undefined && Deadlines.unenforced(fiber, unit) === Infinity
       const permit = isPlain ? breaker.closedPermitUnsafe() : undefined
       if (unit !== undefined) UnitOfWork.oversee(unit, overseer)
-      const held = permit === undefined ? undefined : holdExclusive(permit, restore)
-      if (held === undefined) return Held.hold(reserve(), restore)
-      return Effect.catchCause(held, (cause) => {
-        settle(permit!, cause)
+      if (permit === undefined) return Held.hold(reserve(), restore)
+      return Effect.catchCause(holdExclusive(permit, restore), (cause) => {
+        settle(permit, cause)
         return Held.hold(recoverStatement(cause, leaseExclusive, fiber), restore)
       })
     })

@@ -25,9 +25,9 @@ import * as Census from "./internal/census.ts"
 import * as Checkout from "./internal/checkout.ts"
 import * as Connector from "./internal/connector.ts"
 import * as Discretion from "./internal/discretion.ts"
+import * as Exclusive from "./internal/exclusive.ts"
 import type * as FleetPlan from "./internal/fleet.ts"
 import * as FleetSize from "./internal/fleetSize.ts"
-import type { Restore } from "./internal/held.ts"
 import * as Hosts from "./internal/hosts.ts"
 import * as Leaks from "./internal/leaks.ts"
 import * as Lending from "./internal/lending.ts"
@@ -43,7 +43,6 @@ import * as Returns from "./internal/returns.ts"
 import type * as Session from "./internal/session.ts"
 import * as Shutdown from "./internal/shutdown.ts"
 import * as Sizing from "./internal/sizing.ts"
-import * as StatementSpan from "./internal/statementSpan.ts"
 import * as Supply from "./internal/supply.ts"
 import * as Turns from "./internal/turns.ts"
 import * as VitalSigns from "./internal/vitalSigns.ts"
@@ -70,6 +69,14 @@ export interface Lease {
   /** The same, with its errors as the driver makes them: they show all that the server says. */
   readonly driver: PgConnection.PgConnection
 }
+
+/**
+ * A lease that its borrower ends by himself.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface ExclusiveLease extends Exclusive.Own {}
 
 /**
  * The session behind a lease: the driver's connection, its socket, and what the pool remembers of it.
@@ -169,15 +176,15 @@ export class Pool extends Context.Service<Pool, {
   readonly reserve: (options?: CheckoutOptions) => Effect.Effect<Lease, AcquireError, Scope.Scope>
   /**
    * The same for whoever cannot be interrupted but where `restore` allows it, and gives the session back by himself: it is
-   * his as soon as `take` succeeds. `undefined` with `multiplex` or `leakThreshold`. `since` is when it was taken, in
-   * nanoseconds of the monotonic clock.
+   * his as soon as `take` succeeds, and nobody's any more when what `giveBack` returns has been run. The lease is its
+   * session's own connection where nobody could share it, and does not keep its statements in order then.
    */
   readonly exclusiveUnsafe: {
     readonly take: (
       restore: <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
-    ) => Effect.Effect<PoolSession, AcquireError>
-    readonly giveBack: (session: PoolSession, since: bigint) => void
-  } | undefined
+    ) => Effect.Effect<ExclusiveLease, AcquireError>
+    readonly giveBack: (lease: ExclusiveLease) => Effect.Effect<void> | undefined
+  }
   /** Keeps a session that is shared by `multiplex` from being lent to anybody else until the scope closes. */
   readonly exclude: (session: PoolSession) => Effect.Effect<void, never, Scope.Scope>
   readonly stats: Effect.Effect<Stats>
@@ -189,8 +196,8 @@ export class Pool extends Context.Service<Pool, {
   readonly fleet: Effect.Effect<Option.Option<FleetReport>>
   /** Milliseconds until the next connect is tried after failed ones, 0 when it may be tried now. */
   readonly connectPauseUnsafe: () => number
-  /** Lets the next connect be tried now, whatever is left of the pause after failed ones. */
-  readonly reopenUnsafe: () => void
+  /** Lets the next connect be tried now, whatever is left of the pause after failed ones, which is not changed if it fails. */
+  readonly outOfTurnUnsafe: () => void
   /** Why the last connect failed, when none has worked since. */
   readonly lastConnectFailureUnsafe: () => AcquireError | undefined
   /** Sessions that have ended here, and not yet on the server: their places are taken. */
@@ -357,7 +364,7 @@ export const make = Effect.fnUntraced(function*(
 
   const treat = Discretion.treatmentOf(settings.errorText)
   const state = PoolState.make<AcquireError>(settings, now, monotonic, runFork, book)
-  const { elapsed, machine, secondsSince } = state
+  const { elapsed, machine } = state
   const { members } = machine
 
   const statsUnsafe = (): Stats => Census.take(state, connector.connecting())
@@ -492,91 +499,8 @@ export const make = Effect.fnUntraced(function*(
     saturated,
     hookFailed
   })
-  const { checkout, countAcquire, takeReady, timeoutOf } = checkouts
-  const { lease, turns, ...lending } = Lending.make<AcquireError>({ ...rooms, checkouts, leaks })
-
-  // ---------------------------------------------------------------------------------------------------------------
-  // exclusive leases
-  // ---------------------------------------------------------------------------------------------------------------
-
-  /** Whoever wants a session that others share has it when they have let go of it. */
-  const isPinnedLater = settings.concurrency > 1
-
-  const reserve = (options?: CheckoutOptions): Effect.Effect<Lease, AcquireError, Scope.Scope> =>
-    Effect.uninterruptibleMask((restore) =>
-      Effect.flatMap(Effect.scope, (parent) => {
-        const scope = Scope.forkUnsafe(parent)
-        const startedAt = now()
-        const since = isPinnedLater ? monotonic() : undefined
-        const timeout = timeoutOf(options)
-        return Effect.matchCauseEffect(lease(scope, true, checkout(options, true, restore)), {
-          onFailure: (cause) => Effect.andThen(Scope.close(scope, Exit.void), Effect.failCause(cause)),
-          onSuccess: (session) => {
-            const pinned = pin(session, scope, startedAt, timeout, restore)
-            return since === undefined
-              ? pinned
-              : Effect.onExit(pinned, (exit) => Effect.sync(() => countAcquire(exit, since)))
-          }
-        })
-      })
-    )
-
-  const exclusiveUnsafe: Pool["Service"]["exclusiveUnsafe"] = isPinnedLater || leaks !== undefined ? undefined : {
-    take: (restore) =>
-      Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>): Effect.Effect<Session.Session, AcquireError> => {
-        const ready = takeReady(true)
-        if (ready !== undefined) return Effect.succeed(ready)
-        return settings.beforeAcquire !== undefined || StatementSpan.isTraced(fiber)
-          ? checkout(undefined, true, restore)
-          : turns.take(restore)
-      }),
-    giveBack: (session, since) => {
-      store.use.observe(secondsSince(Number(since) / 1e6))
-      turns.giveBack(session, true)
-    }
-  }
-
-  /** Waits for what others still have on the wire. */
-  const pin = (
-    session: Session.Session,
-    scope: Scope.Closeable,
-    startedAt: number,
-    timeout: number,
-    restore: Restore
-  ): Effect.Effect<Lease, AcquireError> => {
-    const pinned = Scope.provide(
-      Effect.map(session.driver.pin, (driver): Lease => ({
-        session,
-        driver,
-        get connection() {
-          return Discretion.guard(driver, treat)
-        }
-      })),
-      scope
-    )
-    if (settings.concurrency === 1) return pinned
-    const pinnedApart = Effect.tap(pinned, () => Scope.addFinalizer(scope, leaveToOthers(session)))
-    // The driver's own wait cannot be interrupted, so it goes on by itself when its borrower gives up.
-    return Effect.flatMap(
-      Effect.forkDetach(pinnedApart, { startImmediately: true }),
-      (fiber) =>
-        // There was nothing to wait for.
-        fiber.pollUnsafe() ?? Effect.onError(
-          restore(Effect.timeoutOrElse(Fiber.join(fiber), {
-            duration: Math.max(0, timeout - elapsed(startedAt)),
-            orElse: () => Effect.fail(timedOut(elapsed(startedAt), "Queue"))
-          })),
-          (cause) => Effect.forkDetach(Effect.andThen(Fiber.await(fiber), Scope.close(scope, Exit.failCause(cause))))
-        )
-    )
-  }
-
-  /**
-   * To be run before a pin is released: statements of those who share the session may be waiting behind it, and would run
-   * in a transaction that was left open, to be rolled back with it.
-   */
-  const leaveToOthers = (session: Session.Session): Effect.Effect<void> =>
-    Effect.suspend(() => session.wire.isIdle() ? Effect.void : retirement.expel(session, "invalid"))
+  const { turns, ...lending } = Lending.make<AcquireError>({ ...rooms, checkouts, leaks })
+  const exclusive = Exclusive.make<AcquireError>({ ...rooms, checkouts, turns, leaks, treat })
 
   // ---------------------------------------------------------------------------------------------------------------
   // control
@@ -652,14 +576,14 @@ export const make = Effect.fnUntraced(function*(
     name: metrics.pool,
     settings,
     ...lending,
-    reserve,
-    exclusiveUnsafe,
+    reserve: exclusive.reserve,
+    exclusiveUnsafe: exclusive,
     exclude,
     stats: Effect.sync(statsUnsafe),
     statsUnsafe,
     fleet: Effect.sync(() => Option.fromUndefinedOr(fleet?.report())),
     connectPauseUnsafe: connector.pause,
-    reopenUnsafe: connector.reopen,
+    outOfTurnUnsafe: connector.outOfTurn,
     lastConnectFailureUnsafe: connector.lastFailure,
     leavingUnsafe: () => connector.taken() - connector.connecting() - members.size,
     vitalSignsUnsafe: vitalSigns.read,

@@ -86,10 +86,10 @@ describe("a connection that is lost", () => {
 describe("a session that the server ends", () => {
   // dprint-ignore
   table([
-    ["before the first byte did nothing", fatal("57P01"), "BeforeWrite", "Unreachable NotRun Backoff Failure Evict"],
-    ["after the write may have committed first", fatal("57P01"), "InFlight", "Unreachable Unknown Backoff Failure Evict"],
-    ["before COMMIT is rolled back", fatal("57P01"), "Transaction", "Unreachable RolledBack Backoff Failure Evict"],
-    ["in COMMIT may have committed first", fatal("57P01"), "Commit", "Unreachable Unknown Backoff Failure Evict"],
+    ["before the first byte did nothing", fatal("57P01"), "BeforeWrite", "Unreachable NotRun Now Failure Evict"],
+    ["after the write may have committed first", fatal("57P01"), "InFlight", "Unreachable Unknown Now Failure Evict"],
+    ["before COMMIT is rolled back", fatal("57P01"), "Transaction", "Unreachable RolledBack Now Failure Evict"],
+    ["in COMMIT may have committed first", fatal("57P01"), "Commit", "Unreachable Unknown Now Failure Evict"],
     ["by a crash takes every session with it", fatal("57P02"), "InFlight", "Unreachable Unknown Backoff Failure EvictAll"],
     ["by a crash before COMMIT is rolled back", fatal("57P02"), "Transaction", "Unreachable RolledBack Backoff Failure EvictAll"],
     ["by a crash in COMMIT may have committed first", fatal("57P02"), "Commit", "Unreachable Unknown Backoff Failure EvictAll"],
@@ -117,10 +117,10 @@ describe("the same failure in each phase", () => {
     ]],
     ["57P01", fatal("57P01"), [
       "Unreachable NotRun Backoff Failure Evict",
-      "Unreachable NotRun Backoff Failure Evict",
-      "Unreachable Unknown Backoff Failure Evict",
-      "Unreachable RolledBack Backoff Failure Evict",
-      "Unreachable Unknown Backoff Failure Evict"
+      "Unreachable NotRun Now Failure Evict",
+      "Unreachable Unknown Now Failure Evict",
+      "Unreachable RolledBack Now Failure Evict",
+      "Unreachable Unknown Now Failure Evict"
     ]],
     ["57P03", fatal("57P03"), [
       "Unreachable NotRun Backoff Failure Evict",

@@ -68,6 +68,24 @@ describe("the connect gate", () => {
     assert.strictEqual(ConnectGate.decide(gate, 1050), "Go")
   })
 
+  it("lets one be tried out of turn, and everybody else pause as if it had not been", () => {
+    const gate = ConnectGate.make<string>()
+    for (const at of [0, 100]) ConnectGate.failed(gate, gate.round, "refused", at)
+    for (const at of [120, 140, 160]) {
+      ConnectGate.outOfTurn(gate)
+      assert.strictEqual(ConnectGate.decide(gate, at), "Go")
+      ConnectGate.failed(gate, gate.round, "starting", at)
+      assert.deepStrictEqual(ConnectGate.decide(gate, at), { cause: "starting", retryAfter: 250 - at })
+    }
+    assert.strictEqual(ConnectGate.decide(gate, 250), "Go")
+    ConnectGate.failed(gate, gate.round, "refused", 250)
+    assert.strictEqual(gate.pause, 225)
+    ConnectGate.outOfTurn(gate)
+    ConnectGate.succeeded(gate)
+    ConnectGate.failed(gate, gate.round, "refused", 300)
+    assert.strictEqual(gate.shutUntil, 400)
+  })
+
   it("forgets failures with the first connect that works", () => {
     const gate = ConnectGate.make<string>()
     ConnectGate.failed(gate, gate.round, "refused", 0)

@@ -12,7 +12,15 @@ const setUp = Effect.gen(function*() {
   const clock = yield* Clock.Clock
   const now = () => clock.currentTimeMillisUnsafe()
   const connects: Array<number> = []
-  const server = { isAway: true, isOver: false, leastPause: 0, greetings: 0, isSilent: false, isBroken: false }
+  const server = {
+    isAway: true,
+    isOver: false,
+    leastPause: 0,
+    sign: undefined as Lookout.Sign,
+    greeted: [] as Array<number>,
+    isSilent: false,
+    isBroken: false
+  }
   const closing = Bell.make()
   const lookout = Lookout.make({
     now,
@@ -24,10 +32,12 @@ const setUp = Effect.gen(function*() {
       connects.push(now())
       return server.isSilent ? Effect.never : Effect.succeed(!server.isAway)
     }),
-    reached: Effect.suspend(() => {
-      server.greetings++
-      return server.isBroken ? Effect.die("broken") : Effect.void
-    }),
+    sign: () => server.sign,
+    reached: (waiting) =>
+      Effect.suspend(() => {
+        server.greeted.push(waiting)
+        return server.isBroken ? Effect.die("broken") : Effect.void
+      }),
     isOver: () => server.isOver,
     over: closing.until(() => server.isOver)
   })
@@ -43,7 +53,7 @@ const isDone = (fiber: Fiber.Fiber<void>) => fiber.pollUnsafe() !== undefined
 
 describe("a lookout", () => {
   it("asks every 50 ms at first, then so often that a return is noticed after a fiftieth of the outage", () => {
-    assert.deepStrictEqual([0, 2_500, 10_000, 60_000, 100_000, 1e7].map(Lookout.pauseAfter), [
+    assert.deepStrictEqual([0, 2_500, 10_000, 60_000, 100_000, 1e7].map((away) => Lookout.pauseAfter(away)), [
       50,
       50,
       200,
@@ -53,6 +63,35 @@ describe("a lookout", () => {
     ])
     assert.strictEqual(Lookout.pauseAfter(-1e6), 50)
   })
+
+  it("asks a port at which nobody listens every 20 ms at first, and then twice as often", () => {
+    assert.deepStrictEqual([0, 2_000, 3_000, 60_000, 1e7].map((away) => Lookout.pauseAfter(away, "Refused")), [
+      20,
+      20,
+      30,
+      600,
+      2_000
+    ])
+  })
+
+  it("asks a server that has just said that it starts a few times more, and no more often than usual later", () => {
+    const pauses = (away: number) =>
+      [0, 40, 60, 200, 10_000].map((lasts) => Lookout.pauseAfter(away, "Starting", lasts))
+    assert.deepStrictEqual(pauses(1_000), [20, 20, 30, 50, 50])
+    assert.deepStrictEqual(pauses(60_000), [20, 20, 30, 100, 1_200])
+  })
+
+  it.effect("hears when a server that was gone begins to start, and asks it soon again, but less and less", () =>
+    Effect.gen(function*() {
+      const { connects, server, wait } = yield* setUp
+      server.sign = "Refused"
+      yield* wait(60_000)
+      yield* TestClock.adjust(1_000)
+      assert.strictEqual(connects.length, 50)
+      server.sign = "Starting"
+      yield* TestClock.adjust(200)
+      assert.deepStrictEqual(connects.slice(50).map((at) => at - 1_020), [0, 20, 40, 60, 90, 135])
+    }))
 
   it.effect("makes one connect for all who wait, and wakes all when one has worked", () =>
     Effect.gen(function*() {
@@ -64,7 +103,7 @@ describe("a lookout", () => {
       server.isAway = false
       yield* TestClock.adjust(50)
       assert.isTrue(fibers.every(isDone))
-      assert.deepStrictEqual([connects.length, server.greetings], [21, 1])
+      assert.deepStrictEqual([connects.length, server.greeted], [21, [100]])
     }))
 
   it.effect("ends with the last who waits", () =>
@@ -113,7 +152,7 @@ describe("a lookout", () => {
         close()
         yield* TestClock.adjust(0)
         assert.isTrue(isDone(fiber))
-        assert.strictEqual(server.greetings, 0)
+        assert.deepStrictEqual(server.greeted, [])
         assert.isFalse(lookout.isNeeded())
         // Nor does anybody wait who comes after that.
         const late = yield* wait(60_000)

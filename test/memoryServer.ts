@@ -32,6 +32,8 @@ export interface MemoryServer {
   readonly open: () => ReadonlyArray<Peer>
   /** Sockets of any kind that are open. */
   readonly sockets: () => number
+  /** Statements it was sent, liveness checks included. */
+  readonly statements: () => number
   /** Grows with whatever happens. */
   readonly activity: () => number
   /** Lets those in who wait for it. */
@@ -73,6 +75,7 @@ export const makeMemoryServer = (onPeer: () => void = () => {}): MemoryServer =>
   const holds = new Map<number, () => void>()
   const waitingRoom: Array<() => void> = []
   let activity = 0
+  let statements = 0
 
   const stream = (): Duplex => {
     activity++
@@ -154,7 +157,10 @@ export const makeMemoryServer = (onPeer: () => void = () => {}): MemoryServer =>
       if (chunk[0] === terminate) {
         isParting = true
         if (!isMute) destroy()
-      } else if (chunk.includes("hold")) isHolding = true
+        return
+      }
+      statements++
+      if (chunk.includes("hold")) isHolding = true
       else if (isMute) isAsked = true
       else say(answer)
     }
@@ -195,6 +201,7 @@ export const makeMemoryServer = (onPeer: () => void = () => {}): MemoryServer =>
     peers,
     open: () => peers.filter((peer) => peer.isOpen()),
     sockets: () => sockets.size,
+    statements: () => statements,
     activity: () => activity,
     greet: () => {
       for (const welcome of waitingRoom.splice(0)) welcome()

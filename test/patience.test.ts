@@ -18,7 +18,7 @@ const setUp = Effect.gen(function*() {
   const executor = Context.get(context, Pg.Executor.Executor)
   const sql = Context.get(context, SqlClient)
   const read = sql`SELECT 1 AS one`
-  return { server, executor, read, breaker: Context.get(context, Pg.Breaker.Breaker) }
+  return { server, executor, sql, read, breaker: Context.get(context, Pg.Breaker.Breaker) }
 })
 
 /** What the server has said needs some turns of the event loop to arrive. */
@@ -70,6 +70,74 @@ describe("a call that waits for the circuit", () => {
       assert.strictEqual((yield* breaker.state)._tag, "Closed")
     }))
 
+  it.effect("does not sleep through the return of a server that was away for too short a time to open the circuit", () =>
+    Effect.gen(function*() {
+      const { breaker, executor, read, server } = yield* setUp
+      server.manner = "refuses"
+      const calls = yield* Effect.forEach(
+        Array.from({ length: 20 }),
+        () => start(executor.run(read, patient("10 seconds")))
+      )
+      // Its next attempt is due 812 ms after the first.
+      yield* pass(500)
+      assert.deepInclude(yield* breaker.state, { _tag: "Closed" })
+      server.manner = "accepts"
+      yield* pass(100)
+      for (const call of calls) {
+        assert.isDefined(call.pollUnsafe())
+        yield* Fiber.join(call)
+      }
+    }))
+
+  it.effect("finds sessions for all who wait, although the circuit lets in one at first", () =>
+    Effect.gen(function*() {
+      const { breaker, executor, server, sql } = yield* setUp
+      const held = sql`SELECT 1 AS hold`
+      server.manner = "refuses"
+      const calls = yield* Effect.forEach(
+        Array.from({ length: 20 }),
+        () => start(executor.run(held, patient("1 minute")))
+      )
+      yield* pass(1_500)
+      server.manner = "accepts"
+      yield* pass(100)
+      assert.deepStrictEqual(yield* breaker.state, { _tag: "Closed", failures: 0, limit: 1 })
+      assert.strictEqual(server.open().filter((peer) => peer.isGreeted()).length, 4)
+      yield* Fiber.interruptAll(calls)
+    }))
+
+  it.effect("opens no more sessions than there are callers who wait", () =>
+    Effect.gen(function*() {
+      const { executor, server, sql } = yield* setUp
+      const held = sql`SELECT 1 AS hold`
+      server.manner = "refuses"
+      const calls = yield* Effect.forEach(
+        Array.from({ length: 2 }),
+        () => start(executor.run(held, patient("1 minute")))
+      )
+      yield* pass(1_500)
+      server.manner = "accepts"
+      yield* pass(100)
+      assert.strictEqual(server.open().length, 2)
+      yield* Fiber.interruptAll(calls)
+    }))
+
+  it.effect("costs the server that is back one question, not another one for each call that is let in", () =>
+    Effect.gen(function*() {
+      const { breaker, executor, read, server } = yield* setUp
+      server.manner = "refuses"
+      const calls = yield* Effect.forEach(
+        Array.from({ length: 10 }),
+        () => start(executor.run(read, patient("1 minute")))
+      )
+      yield* pass(1_500)
+      assert.strictEqual((yield* breaker.state)._tag, "Open")
+      server.manner = "accepts"
+      yield* pass(200)
+      for (const call of calls) yield* Fiber.join(call)
+      assert.strictEqual(server.statements(), 1 + calls.length)
+    }))
+
   it.effect("keeps nobody else waiting: who does not wait is rejected at once, and asks the server nothing", () =>
     Effect.gen(function*() {
       const { executor, read, server } = yield* setUp
@@ -106,6 +174,37 @@ describe("a call that waits for the circuit", () => {
       assert.strictEqual(server.peers.length, 1)
       yield* TestClock.adjust("36 seconds")
       yield* pass(100)
+      yield* Fiber.join(call)
+    }))
+})
+
+describe("a statement whose session the server has ended", () => {
+  it.effect("is repeated at once, by the one connect that tells whether the server lets anybody in", () =>
+    Effect.gen(function*() {
+      const { executor, server, sql } = yield* setUp
+      const call = yield* start(executor.run(sql`SELECT 1 AS hold`, { idempotent: true }))
+      yield* settle
+      server.peers[0]!.close("administrator")
+      yield* settle
+      server.peers[1]!.answer()
+      yield* settle
+      assert.isDefined(call.pollUnsafe())
+      yield* Fiber.join(call)
+    }))
+
+  it.effect("waits like any other when that happens to it again", () =>
+    Effect.gen(function*() {
+      const { executor, server, sql } = yield* setUp
+      const call = yield* start(executor.run(sql`SELECT 1 AS hold`, { idempotent: true }))
+      for (const session of [0, 1]) {
+        yield* settle
+        server.peers[session]!.close("administrator")
+      }
+      yield* settle
+      assert.strictEqual(server.peers.length, 2)
+      yield* pass(200)
+      server.peers[2]!.answer()
+      yield* settle
       yield* Fiber.join(call)
     }))
 })

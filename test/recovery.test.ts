@@ -283,6 +283,26 @@ describe("recovery", () => {
       assert.strictEqual(work.runs(), 1)
     }))
 
+  it.effect("what is repeated at once costs as any other failure of the server does, and nothing where it is well", () =>
+    Effect.gen(function*() {
+      const budget = yield* Schedule.budget({ capacity: 10 })
+      const { run } = yield* setUp(budget)
+      const paid = (kind: Errors.Kind, breaker: Errors.Verdict["breaker"]) =>
+        Effect.map(
+          timed(run(() =>
+            Effect.suspend(() => {
+              const { verdict } = verdictOf(kind, "NotRun", "Now")
+              tokens.push(budget.tokens)
+              return tokens.length === 1 ? Effect.fail(new Down({ verdict: { ...verdict, breaker } })) : Effect.void
+            })
+          )),
+          ({ at }) => [at, ...tokens.splice(0)]
+        )
+      const tokens: Array<number> = []
+      assert.deepStrictEqual(yield* paid("StaleConnection", "Ignored"), [0, 10, 10])
+      assert.deepStrictEqual((yield* paid("Unreachable", "Failure")).slice(1), [10, 9])
+    }))
+
   it.effect("a lost race costs no budget, an overload costs twice", () =>
     Effect.gen(function*() {
       const budget = yield* Schedule.budget({ capacity: 10 })

@@ -37,10 +37,10 @@ const setUp = (options: Pool.Options) =>
   })
 
 /** Holds the only session until it is told to let go. */
-const hold = (pool: Pool.Pool["Service"]) =>
+const hold = (pool: Pool.Pool["Service"], checkout: Effect.Effect<unknown, unknown, Scope.Scope> = pool.get()) =>
   Effect.gen(function*() {
     const scope = Scope.forkUnsafe(yield* Effect.scope)
-    yield* Scope.provide(pool.get(), scope)
+    yield* Scope.provide(checkout, scope)
     return Scope.close(scope, Exit.void)
   })
 
@@ -54,9 +54,12 @@ const forkAll = <A, E>(count: number, work: (index: number) => Effect.Effect<A, 
 const alone = <A, E, R>(pool: Pool.Pool["Service"], work: (session: Pool.PoolSession) => Effect.Effect<A, E, R>) =>
   Effect.uninterruptibleMask((restore) =>
     Effect.flatMap(
-      pool.exclusiveUnsafe!.take(restore),
-      (session) =>
-        Effect.onExit(restore(work(session)), () => Effect.sync(() => pool.exclusiveUnsafe!.giveBack(session, 0n)))
+      pool.exclusiveUnsafe.take(restore),
+      (lease) =>
+        Effect.onExit(
+          restore(work(lease.session)),
+          () => Effect.suspend(() => pool.exclusiveUnsafe.giveBack(lease) ?? Effect.void)
+        )
     )
   )
 
@@ -213,11 +216,14 @@ describe("a borrower who is interrupted", () => {
     }))
 })
 
-describe("borrowers who want a session for themselves", () => {
+describe.each([
+  { of: "a pool", multiplex: false },
+  { of: "a multiplexed pool", multiplex: true }
+])("borrowers who want a session of $of for themselves", ({ multiplex }) => {
   it.effect("wait by the same timer as statements, and are served in turn with them", () =>
     Effect.gen(function*() {
-      const { counting, pool, sleeps, store } = yield* setUp({ max: 1 })
-      const letGo = yield* hold(pool)
+      const { counting, pool, sleeps, store } = yield* setUp({ multiplex, max: 1 })
+      const letGo = yield* hold(pool, pool.reserve())
       const before = sleeps.now
       const counted = store.acquire.acquired.snapshot().count
       const served: Array<number> = []
@@ -242,8 +248,8 @@ describe("borrowers who want a session for themselves", () => {
 
   it.effect("give up after acquireTimeout, and say what they waited for", () =>
     Effect.gen(function*() {
-      const { pool, store } = yield* setUp({ max: 1, acquireTimeout: 1000 })
-      yield* hold(pool)
+      const { pool, store } = yield* setUp({ multiplex, max: 1, acquireTimeout: 1000 })
+      yield* hold(pool, pool.reserve())
       const fiber = yield* Effect.forkChild(Effect.flip(alone(pool, () => Effect.void)), { startImmediately: true })
       yield* TestClock.adjust(999)
       assert.isUndefined(fiber.pollUnsafe())
@@ -256,8 +262,8 @@ describe("borrowers who want a session for themselves", () => {
 
   it.effect("are refused where the line is full, or the pool is closed", () =>
     Effect.gen(function*() {
-      const { pool } = yield* setUp({ max: 1, maxWaiting: 1 })
-      const letGo = yield* hold(pool)
+      const { pool } = yield* setUp({ multiplex, max: 1, maxWaiting: 1 })
+      const letGo = yield* hold(pool, pool.reserve())
       yield* Effect.forkChild(alone(pool, () => Effect.void), { startImmediately: true })
       assert.strictEqual((yield* Effect.flip(alone(pool, () => Effect.void)))._tag, "PoolSaturated")
       yield* letGo
@@ -267,7 +273,7 @@ describe("borrowers who want a session for themselves", () => {
 
   it.effect("hand the session on when they are interrupted in the moment of being served", () =>
     Effect.gen(function*() {
-      const { pool, store } = yield* setUp({ max: 1 })
+      const { pool, store } = yield* setUp({ multiplex, max: 1 })
       yield* pool.suspend
       let isLent = false
       const first = yield* Effect.forkChild(
@@ -290,8 +296,8 @@ describe("borrowers who want a session for themselves", () => {
 
   it.effect("leave the session to the one behind when whoever was before them interrupts them", () =>
     Effect.gen(function*() {
-      const { pool } = yield* setUp({ max: 1 })
-      const letGo = yield* hold(pool)
+      const { pool } = yield* setUp({ multiplex, max: 1 })
+      const letGo = yield* hold(pool, pool.reserve())
       const fibers: Array<Fiber.Fiber<number, unknown>> = []
       for (const index of [0, 1, 2]) {
         const work = Effect.sync(() => {
@@ -309,8 +315,8 @@ describe("borrowers who want a session for themselves", () => {
 
   it.effect("have a session proved that has to be, and get it as their own", () =>
     Effect.gen(function*() {
-      const { pool, store } = yield* setUp({ max: 1, validate: "always" })
-      const letGo = yield* hold(pool)
+      const { pool, store } = yield* setUp({ multiplex, max: 1, validate: "always" })
+      const letGo = yield* hold(pool, pool.reserve())
       const counted = store.acquire.acquired.snapshot().count
       const fiber = yield* Effect.forkChild(alone(pool, ({ exclusions }) => Effect.succeed(exclusions)), {
         startImmediately: true

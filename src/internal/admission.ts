@@ -7,6 +7,7 @@ import type * as Scope from "effect/Scope"
 import type { SqlError } from "effect/sql/SqlError"
 import type { Permit } from "./breakerMachine.ts"
 import type { Evidence, Judgement } from "./evidence.ts"
+import type { Own } from "./exclusive.ts"
 import type { Held, Restore } from "./held.ts"
 import * as LastWords from "./lastWords.ts"
 import type { Session } from "./session.ts"
@@ -17,8 +18,12 @@ import type { Circumstances, Failure, Signal } from "./verdict.ts"
 
 export interface CheckoutOptions {
   readonly prove?: boolean | undefined
+  readonly provedFor?: number | undefined
   readonly timeout?: number | undefined
 }
+
+/** Milliseconds for which an answer of a session is proof enough for a circuit that recovers. */
+const freshFor = 500
 
 /** Who lets calls in. */
 interface Gate<C> {
@@ -47,9 +52,9 @@ interface Lender<E> {
     Scope.Scope
   >
   readonly exclusiveUnsafe: {
-    readonly take: (restore: Restore) => Effect.Effect<Session, E>
-    readonly giveBack: (session: Session, since: bigint) => void
-  } | undefined
+    readonly take: (restore: Restore) => Effect.Effect<Own, E>
+    readonly giveBack: (own: Own) => Effect.Effect<void> | undefined
+  }
   readonly exclude: (session: Session) => Effect.Effect<void, never, Scope.Scope>
   readonly isClosing: () => boolean
 }
@@ -98,7 +103,7 @@ export const make = <C, E>(court: Court<C, E>) => {
     permit.probe
       ? { prove: true, timeout: Math.min(breaker.probeTimeout, usual?.timeout ?? Infinity) }
       : permit.ramp
-      ? { ...usual, prove: true }
+      ? { ...usual, prove: true, provedFor: freshFor }
       : usual
 
   /** A probe is settled as soon as the server has answered, and not when the caller's work ends. */
@@ -227,29 +232,23 @@ export const make = <C, E>(court: Court<C, E>) => {
     Effect.map(pool.reserve(options), ({ driver, session }) => track(session, driver))
   )
 
-  /**
-   * The same under a permit that is at hand, without a scope, for whoever cannot be interrupted; `undefined` where the pool
-   * has no such way.
-   */
-  const holdExclusive = (permit: Permit, restore: Restore): Effect.Effect<Held, E> | undefined => {
-    const { exclusiveUnsafe } = pool
-    if (exclusiveUnsafe === undefined) return undefined
-    return Effect.map(exclusiveUnsafe.take(restore), (session): Held => {
+  /** The same under a permit that is at hand, without a scope, for whoever cannot be interrupted. */
+  const holdExclusive = (permit: Permit, restore: Restore): Effect.Effect<Held, E> =>
+    Effect.map(pool.exclusiveUnsafe.take(restore), (own): Held => {
+      const { driver, pin, session } = own
       evidence.meet(session)
-      const since = evidence.observer.monotonicNanos()
-      const turn = new Turn()
-      const tracked = new TrackedConnection(session, session.driver, evidence.observer, undefined, turn)
+      // The driver keeps a pinned connection's statements in order by itself.
+      const turn = pin === undefined ? new Turn() : undefined
+      const tracked = new TrackedConnection(session, driver, evidence.observer, undefined, turn)
       return {
         tracked,
         release: (exit) => {
-          turn.isOver = true
+          if (turn !== undefined) turn.isOver = true
           settleLease(permit, tracked, exit)
-          exclusiveUnsafe.giveBack(session, since)
-          return undefined
+          return pool.exclusiveUnsafe.giveBack(own)
         }
       }
     })
-  }
 
   return {
     holdExclusive,

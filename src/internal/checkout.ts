@@ -26,6 +26,11 @@ import type { Claim } from "./turns.ts"
 export interface CheckoutOptions {
   /** Prove the session by a round trip before it is handed out. Default: only when it has been idle for long. */
   readonly prove?: boolean | undefined
+  /**
+   * A session that has answered so lately needs no `prove`. Where a pooler answers a connect by itself, that is no answer.
+   * Default: 0, so each is proved.
+   */
+  readonly provedFor?: Duration.Input | undefined
   /** Bounds that round trip. Default: the pool's `validationTimeout`. */
   readonly proveWithin?: Duration.Input | undefined
   /**
@@ -114,6 +119,14 @@ export const make = <E>(pool: {
 
   const proofTimeoutOf = (options: CheckoutOptions | undefined): number =>
     options?.proveWithin === undefined ? settings.validationTimeout : millis(options.proveWithin)
+
+  const hasAnswered = (
+    { idleSince, isAnswering, uses }: Session,
+    at: number,
+    { provedFor }: CheckoutOptions
+  ): boolean =>
+    provedFor !== undefined && isAnswering && (uses > 0 || !settings.behindPooler) &&
+    at - idleSince <= millis(provedFor)
 
   const countAcquire: Checkout<E>["countAcquire"] = (exit, since) =>
     Store.countAcquire(store, secondsSince(since), exit)
@@ -268,7 +281,8 @@ export const make = <E>(pool: {
         const verdict = retirement.standing(session, 1, at)
         if (verdict !== "Ready" && verdict !== "Unproven") return again(verdict)
         // One in use is watched by its statements. A new one may only have been proved by a pooler.
-        const isProved = session.borrowers > 1 || (verdict === "Ready" && options?.prove !== true)
+        const isProved = session.borrowers > 1 ||
+          (verdict === "Ready" && (options?.prove !== true || hasAnswered(session, at, options)))
         if (isProved) return welcome(session, attempt, again)
         const isNew = session.uses === 0 && at - session.openedAt < settings.validateAfter
         attempt.spentOn = "Validate"

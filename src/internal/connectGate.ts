@@ -18,6 +18,8 @@ export interface ConnectGate<E> {
   /** How many may be under way at once. */
   allowance: number
   round: number
+  /** What holds for all others when the connect fails that is tried out of turn. */
+  kept: { readonly pause: number; readonly shutUntil: number } | undefined
 }
 
 const firstPause = 100
@@ -32,7 +34,8 @@ export const make = <E>(): ConnectGate<E> => ({
   cause: undefined,
   connecting: 0,
   allowance: 1,
-  round: 0
+  round: 0,
+  kept: undefined
 })
 
 /** `Go`: connect. `Wait`: as many as may be are under way. Otherwise the shared cause. */
@@ -84,6 +87,11 @@ export const failed = <E>(
   gate.allowance = 1
   if (round !== gate.round) return
   gate.round++
+  if (gate.kept !== undefined) {
+    Object.assign(gate, gate.kept)
+    gate.kept = undefined
+    return
+  }
   gate.failures++
   gate.pause = pauseOf(gate.failures)
   gate.shutUntil = now + gate.pause
@@ -92,6 +100,7 @@ export const failed = <E>(
 export const succeeded = <E>(gate: ConnectGate<E>): void => {
   gate.failures = 0
   gate.cause = undefined
+  gate.kept = undefined
   gate.shutUntil = 0
   gate.allowance++
 }
@@ -103,5 +112,11 @@ export const forget = <E>(gate: ConnectGate<E>): void => {
 
 /** What has failed a while ago, by a clock that stood still meanwhile, says nothing of now. */
 export const reopen = <E>(gate: ConnectGate<E>): void => {
+  gate.shutUntil = 0
+}
+
+/** Lets one connect be tried now by somebody who looks out for all: if it fails, everybody else pauses as if it had not been. */
+export const outOfTurn = <E>(gate: ConnectGate<E>): void => {
+  gate.kept ??= { pause: gate.pause, shutUntil: gate.shutUntil }
   gate.shutUntil = 0
 }

@@ -77,6 +77,8 @@ export interface Connector<E> {
   readonly pause: () => number
   /** Lets the next connect be tried now. */
   readonly reopen: () => void
+  /** The same for one that is nobody's failure if it fails. */
+  readonly outOfTurn: () => void
   /** Of the connects since one worked. */
   readonly lastFailure: () => E | undefined
   /** Notes that a session that was opened a moment ago does not work: opening more of them has to wait. */
@@ -440,6 +442,7 @@ export const make = <E extends { readonly _tag: string }>(owner: Owner<E>): Conn
     connecting: () => gate.connecting,
     pause: () => ConnectGate.remainingPause(gate, now()),
     reopen: () => ConnectGate.reopen(gate),
+    outOfTurn: () => ConnectGate.outOfTurn(gate),
     lastFailure: () => lastFailure,
     disproved: (error) => fail(error, gate.round),
     taken: () => taken,

@@ -32,12 +32,6 @@ export interface Lending<E> {
   ) => Effect.Effect<A, E | E2, R>
   /** Lends a session until the scope closes. */
   readonly get: (options?: CheckoutOptions) => Effect.Effect<Session, E, Scope.Scope>
-  /** From the end of the checkout on, the session belongs to the scope. */
-  readonly lease: (
-    scope: Scope.Scope,
-    isExclusive: boolean,
-    checkout: Effect.Effect<Session, E>
-  ) => Effect.Effect<Session, E>
   readonly turns: Turns.Turns<E>
 }
 
@@ -120,7 +114,7 @@ export const make = <E>(pool: {
 
   const get: Lending<E>["get"] = (options) =>
     Effect.uninterruptibleMask((restore) =>
-      Effect.flatMap(Effect.scope, (scope) => lease(scope, false, checkout(options, false, restore)))
+      Effect.flatMap(Effect.scope, (scope) => lease(scope, checkout(options, false, restore)))
     )
 
   const examinedUnsafe: Lending<E>["examinedUnsafe"] = (claim, f) =>
@@ -128,10 +122,11 @@ export const make = <E>(pool: {
 
   const examined = (claim: Turns.Claim): Effect.Effect<Session, E, Scope.Scope> =>
     Effect.uninterruptibleMask((restore) =>
-      Effect.flatMap(Effect.scope, (scope) => lease(scope, false, checkoutOf(claim, restore)))
+      Effect.flatMap(Effect.scope, (scope) => lease(scope, checkoutOf(claim, restore)))
     )
 
-  const lease: Lending<E>["lease"] = (scope, isExclusive, checkout) =>
+  /** From the end of the checkout on, the session belongs to the scope. */
+  const lease = (scope: Scope.Scope, checkout: Effect.Effect<Session, E>): Effect.Effect<Session, E> =>
     Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) =>
       Effect.flatMap(checkout, (session) => {
         const hold = leaks?.begin(session, fiber)
@@ -139,7 +134,7 @@ export const make = <E>(pool: {
         const giveBack = Effect.sync(() => {
           store.use.observe(secondsSince(since))
           if (hold !== undefined) leaks!.end(hold)
-          takeBack(session, isExclusive)
+          takeBack(session, false)
         })
         return Effect.as(Scope.addFinalizer(scope, giveBack), session)
       })
@@ -166,10 +161,10 @@ export const make = <E>(pool: {
     },
     examined: examinedUnsafe,
     exchanged: checkoutOf,
-    waited: (millis, exit) =>
-      exit === undefined
-        ? store.acquire.acquired.observe(millis / 1000)
-        : Store.countAcquire(store, millis / 1000, exit),
+    waited: (millis, isExclusive, exit) => {
+      if (exit !== undefined) Store.countAcquire(store, millis / 1000, exit)
+      else if (!isExclusive || !isShared) store.acquire.acquired.observe(millis / 1000)
+    },
     lent: (session) => {
       if (!isShared) session.lastTook = 0
       countUse(session)
@@ -181,5 +176,5 @@ export const make = <E>(pool: {
 
   const standUnsafe: Lending<E>["standUnsafe"] = (passenger) => needsMore ? undefined : turns.stand(passenger)
 
-  return { use, takeUnsafe, giveBackUnsafe, standUnsafe, examinedUnsafe, get, lease, turns }
+  return { use, takeUnsafe, giveBackUnsafe, standUnsafe, examinedUnsafe, get, turns }
 }

@@ -13,6 +13,9 @@ export interface Lookout {
   readonly wait: (millis: number) => Effect.Effect<void>
 }
 
+/** `Refused`: nobody listens there. `Starting`: a server is there that lets nobody in yet, or no more. */
+export type Sign = "Refused" | "Starting" | undefined
+
 /** What a lookout goes by. */
 export interface Surroundings {
   /** Wall-clock milliseconds. */
@@ -26,44 +29,60 @@ export interface Surroundings {
   readonly leastPause: () => number
   /** One connect: whether there is a session now. */
   readonly connect: Effect.Effect<boolean>
-  /** The server has let a session in. */
-  readonly reached: Effect.Effect<void>
+  /** What the last connect was told. */
+  readonly sign: () => Sign
+  /** The server has let a session in, for which so many wait. */
+  readonly reached: (waiting: number) => Effect.Effect<void>
   /** Nobody will ever be let in again. */
   readonly isOver: () => boolean
   /** Succeeds when that has come. */
   readonly over: Effect.Effect<void>
 }
 
-const shortestPause = 50
+/** The shortest pause, and the share of an outage by which it may be noticed too late that it is over. */
+const usual = { shortest: 50, share: 0.02 }
+/** A connect to a port at which nobody listens costs no server a process. */
+const refused = { shortest: 20, share: 0.01 }
+/** That a server has begun to start is news: it may be there in a moment. */
+const starting = { shortest: 20, share: 0.5 }
 const longestPause = 2_000
-/** Of an outage, by which it may be noticed too late that it is over. */
-const share = 0.02
 
-/** Milliseconds until the next connect, when the server has been away for so long. */
-export const pauseAfter = (away: number): number => Math.min(Math.max(away * share, shortestPause), longestPause)
+const pause = ({ share, shortest }: typeof usual, lasted: number): number =>
+  Math.min(Math.max(lasted * share, shortest), longestPause)
+
+/** Milliseconds until the next connect, when the server has been away for so long, and has said for so long that it starts. */
+export const pauseAfter = (away: number, sign?: Sign, startingFor = 0): number =>
+  sign === "Refused"
+    ? pause(refused, away)
+    : sign === "Starting"
+    ? Math.min(pause(starting, startingFor), pause(usual, away))
+    : pause(usual, away)
 
 export const make = (surroundings: Surroundings): Lookout => {
-  const { connect, draw, isOutOfReach, isOver, leastPause, now, over, reached, runFork } = surroundings
+  const { connect, draw, isOutOfReach, isOver, leastPause, now, over, reached, runFork, sign } = surroundings
   const bell = Bell.make()
   let waiting = 0
   let watch: { fiber: Fiber.Fiber<void> | undefined } | undefined
   let awaySince: number | undefined
+  let startingSince: number | undefined
   let lastLook: number | undefined
   /** Watches that have come to an end: the server is back, or there is nothing more to look out for. */
   let ends = 0
 
   const isNeeded = (): boolean => {
     const isNeeded = isOutOfReach() && !isOver()
-    if (!isNeeded) awaySince = lastLook = undefined
+    if (!isNeeded) awaySince = startingSince = lastLook = undefined
     return isNeeded
   }
 
   const look: Effect.Effect<void> = Effect.suspend(() => {
-    if (!isNeeded()) return isOver() ? Effect.void : reached
+    if (!isNeeded()) return isOver() ? Effect.void : reached(waiting)
     const at = now()
     awaySince ??= at
+    const said = sign()
+    startingSince = said === "Starting" ? startingSince ?? at : undefined
     // A fleet must not come all at once.
-    const pause = pauseAfter(at - awaySince) * (0.75 + draw() / 2)
+    const pause = pauseAfter(at - awaySince, said, at - (startingSince ?? at)) * (0.75 + draw() / 2)
     // Nobody may have waited for a while. The wall clock may have been set back.
     const rest = Math.min(Math.max((lastLook ?? at) + pause - at, 0), pause)
     return Effect.sleep(Math.max(rest, leastPause())).pipe(
@@ -71,7 +90,7 @@ export const make = (surroundings: Surroundings): Lookout => {
         lastLook = now()
         return connect
       })),
-      Effect.flatMap((isThere) => isThere ? reached : look)
+      Effect.flatMap((isThere) => isThere ? reached(waiting) : look)
     )
   })
 
@@ -87,7 +106,11 @@ export const make = (surroundings: Surroundings): Lookout => {
     })
     own.fiber = runFork(Effect.onExitPrimitive(kept, () => {
       if (watch !== own) return undefined
-      watch = awaySince = lastLook = undefined
+      watch =
+        awaySince =
+        startingSince =
+        lastLook =
+          undefined
       ends++
       bell.notify()
       return undefined

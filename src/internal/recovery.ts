@@ -66,8 +66,8 @@ const spread = 100
 const lastMoment = 5
 
 /** What a retry costs: nothing where the server is well, so that a race for a row cannot use up what an outage needs. */
-const costOf = ({ kind, retry }: Verdict): number =>
-  kind === "Contention" || retry === "Now" ? 0 : retry === "BackoffSlow" ? 2 : 1
+const costOf = ({ breaker, kind, retry }: Verdict): number =>
+  kind === "Contention" || (retry === "Now" && breaker !== "Failure") ? 0 : retry === "BackoffSlow" ? 2 : 1
 
 export interface Recovery<E0> {
   /** Entered only on failure: decides whether the attempt may be repeated, waits, and repeats it. */
@@ -93,7 +93,7 @@ export const make = <E0>(surroundings: Surroundings<E0>): Recovery<E0> => {
     return wait < left ? wait : lookout.isNeeded() && left > 0 ? left : undefined
   }
 
-  /** The same for a call that has used up its attempts on a server that was not there. */
+  /** The same for a call whose attempt found no server there. */
   const waitForServer = ({ isOfConnect, verdict }: Judgement, { waitForCircuitUntil = -Infinity }: Terms) => {
     const left = waitForCircuitUntil - now() - lastMoment
     return isOfConnect && verdict.kind === "Unreachable" && left > 0 ? left : undefined
@@ -196,8 +196,14 @@ export const make = <E0>(surroundings: Surroundings<E0>): Recovery<E0> => {
         }
         if (stoppedBy === undefined) {
           attempted(delay)
-          if (delay > 0) yield* Effect.sleep(delay)
-          paused(delay)
+          // A server that is looked out for may be back long before that.
+          const left = waitForServer(judgement, terms)
+          const pause = left === undefined
+            ? Effect.as(Effect.sleep(delay), delay)
+            : sitOut(Math.min(delay, left), delay)
+          const waited = delay > 0 ? yield* pause : 0
+          history[history.length - 1] = { ...history.at(-1)!, delay: waited }
+          paused(waited)
           surroundings.onRetry(verdict.kind, history.at(-1)!, error.value)
           attempts++
         } else {

@@ -48,6 +48,8 @@ const ruleOfReply = (sqlState: string, failure: Failure, phase: Phase): Rule => 
       return message !== undefined && /cached plan/i.test(message) ? soiled : rejected
     case "25P02":
       return phase === "Transaction" || phase === "Commit" ? rejected : soiled
+    case "57P01":
+      return phase === "Connect" ? lost : ruleOfSqlState(sqlState)
     default:
       return ruleOfSqlState(sqlState)
   }

@@ -21,7 +21,7 @@ export interface Session extends PoolMachine.Member<Session> {
   /** The driver's connection, with its errors as they may be seen. */
   readonly connection: PgConnection.PgConnection
   /** The driver's connection as it is, for whoever treats its errors. */
-  readonly driver: PgConnection.PgConnection
+  readonly driver: Delegate
   readonly wire: Socket.Wire
   /** Wall-clock milliseconds. */
   readonly openedAt: number

@@ -266,8 +266,9 @@ const table = lazy((): Readonly<Record<string, Entry>> => ({
   // A cancel request or statement_timeout. An ERROR: rolled back, and the session is sound.
   "57014": ["query_canceled", cancelled],
   // One backend ended by pg_terminate_backend says the same as all of them in a fast shutdown. So only this session
-  // goes; where the others are ended too, their own sockets close and tell it.
-  "57P01": ["admin_shutdown", lost],
+  // goes; where the others are ended too, their own sockets close and tell it. Whether the server still lets anybody in is
+  // known at once, by the one connect that all who lost a session wait for: nothing is gained by a pause before that.
+  "57P01": ["admin_shutdown", { ...lost, retry: "Now" }],
   // The postmaster ends every backend when one of them crashed: all sessions are dead by definition.
   "57P02": ["crash_shutdown", { ...lost, connection: "EvictAll" }],
   // Said at the door while starting, stopping or recovering. Sessions that are open may live on (smart shutdown).

@@ -75,7 +75,7 @@ export interface Office<E> {
   /** The same for whoever keeps the session. */
   readonly exchanged: (claim: Claim, restore: Restore) => Effect.Effect<Session, E>
   /** Counts the end of a wait, which came to that many milliseconds. Without an `exit`, it has led to a session. */
-  readonly waited: (millis: number, exit?: Exit.Exit<unknown, unknown>) => void
+  readonly waited: (millis: number, isExclusive: boolean, exit?: Exit.Exit<unknown, unknown>) => void
   readonly lent: (session: Session) => void
   /** Counts the end of a lease that began at that monotonic millisecond. */
   readonly returned: (session: Session, since: number) => void
@@ -169,7 +169,7 @@ class Turn<E> extends Base implements PoolMachine.Waiter<Session, E>, Claim, Pla
   private lend(session: Session): void {
     const { office } = this.line
     const at = office.state.monotonic()
-    office.waited(at - this.since)
+    office.waited(at - this.since, this.isExclusive)
     office.lent(session)
     this.handOver()
     this.since = at
@@ -197,7 +197,7 @@ class Turn<E> extends Base implements PoolMachine.Waiter<Session, E>, Claim, Pla
     PoolMachine.dequeue(line.office.state.machine, this)
     if (!this.isLent) {
       line.underway--
-      line.office.waited(this.waited(), exit)
+      line.office.waited(this.waited(), this.isExclusive, exit)
     }
     if (session === undefined) return line.leftEmptyHanded()
     this.session = undefined

@@ -147,7 +147,9 @@ describe("BEGIN", () => {
               transact(sql`INSERT INTO ledger SELECT 'asleep' FROM nextval('runs'), pg_sleep(100)`),
               { startImmediately: true }
             )
-            const asleep = witness.query("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
+            const asleep = witness.query(
+              "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
+            )
             yield* eventually("a sleeping statement", Effect.map(asleep, (rows) => rows.length === 1))
             yield* killAll(witness)
             const exit = yield* ended(fiber)

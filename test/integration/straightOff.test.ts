@@ -32,6 +32,30 @@ const asleep = (witness: Witness) =>
     )
   )
 
+/** How a statement that sleeps ends when all sessions are cut off meanwhile. */
+const losing = <A, E, R>(witness: Witness, statement: Effect.Effect<A, E, R>) =>
+  Effect.gen(function*() {
+    const fiber = yield* Effect.forkChild(statement, { startImmediately: true })
+    yield* asleep(witness)
+    yield* Effect.flatMap(witness.sessions, witness.terminate)
+    return yield* Fiber.await(fiber)
+  })
+
+/** It has no session afterwards, and waits for none. */
+const interruptedAfter = <A, E, R>(steps: number, work: Effect.Effect<A, E, R>) =>
+  Effect.gen(function*() {
+    const pool = yield* Pg.Pool.Pool
+    const fiber = yield* Effect.forkChild(
+      // Yields after each step or two, the fewest that there can be, so that each can be the one.
+      Effect.provideService(work, Scheduler.MaxOpsBeforeYield, 3),
+      { startImmediately: steps % 2 === 0 }
+    )
+    for (let step = 0; step < steps; step++) yield* Effect.yieldNow
+    yield* Fiber.interrupt(fiber)
+    const { active, waiting } = pool.statsUnsafe()
+    assert.deepStrictEqual({ active, waiting }, { active: 0, waiting: 0 }, `after ${steps} steps`)
+  })
+
 /** What was counted, but for how long things took. */
 const counted = Effect.map(
   Pg.Metrics.render,
@@ -85,15 +109,7 @@ describe.each(modes)("a healthy statement on a %s pool", (_name, multiplex) => {
         const sql = yield* warm
         const pool = yield* Pg.Pool.Pool
         for (let steps = 0; steps < 14; steps++) {
-          const fiber = yield* Effect.forkChild(
-            // Yields after each step or two, the fewest that there can be, so that each can be the one.
-            Effect.provideService(sql`SELECT ${steps}::int AS steps`, Scheduler.MaxOpsBeforeYield, 3),
-            { startImmediately: steps % 2 === 0 }
-          )
-          for (let step = 0; step < steps; step++) yield* Effect.yieldNow
-          yield* Fiber.interrupt(fiber)
-          const { active, waiting } = pool.statsUnsafe()
-          assert.deepStrictEqual({ active, waiting }, { active: 0, waiting: 0 }, `after ${steps} steps`)
+          yield* interruptedAfter(steps, sql`SELECT ${steps}::int AS steps`)
         }
         assert.deepStrictEqual(yield* sql`SELECT 7 AS seven`, [{ seven: 7 }])
         assert.strictEqual(pool.statsUnsafe().total, 1)
@@ -134,16 +150,9 @@ describe.each(modes)("a healthy statement on a %s pool", (_name, multiplex) => {
       const witness = yield* makeWitness(url)
       yield* Effect.gen(function*() {
         const sql = yield* warm
-        const lose = (statement: Effect.Effect<unknown, unknown>) =>
-          Effect.gen(function*() {
-            const fiber = yield* Effect.forkChild(statement, { startImmediately: true })
-            yield* asleep(witness)
-            yield* Effect.flatMap(witness.sessions, witness.terminate)
-            return yield* Effect.exit(Fiber.join(fiber))
-          })
         const slow = sql`SELECT pg_sleep(0.3), 1 AS one`
-        assert.isTrue(Exit.isSuccess(yield* lose(Pg.Executor.idempotent(slow))))
-        const doubtful = yield* lose(slow)
+        assert.isTrue(Exit.isSuccess(yield* losing(witness, Pg.Executor.idempotent(slow))))
+        const doubtful = yield* losing(witness, slow)
         assert.include(failureOf(doubtful), "may have been applied")
       }).pipe(Effect.provide(Pg.layer({ url, max: 2, multiplex })))
     }))
@@ -272,13 +281,6 @@ describe.each(modes)("a healthy statement inside of a run, on a %s pool,", (_nam
       Effect.gen(function*() {
         const url = yield* freshDatabase
         const witness = yield* makeWitness(url)
-        const lose = (statement: Effect.Effect<unknown, unknown, Pg.Executor.Executor>) =>
-          Effect.gen(function*() {
-            const fiber = yield* Effect.forkChild(statement, { startImmediately: true })
-            yield* asleep(witness)
-            yield* Effect.flatMap(witness.sessions, witness.terminate)
-            return yield* endOf(Fiber.join(fiber))
-          })
         const program = Effect.gen(function*() {
           const sql = yield* warm
           // Whoever comes next to a shared session waits for it.
@@ -294,7 +296,7 @@ describe.each(modes)("a healthy statement inside of a run, on a %s pool,", (_nam
             yield* endOf(inLine(run(sql`SELECT 1`, { ...soon, deadline: 100 }))),
             yield* endOf(inLine(run(sql`SELECT 1`, { ...soon, attemptTimeout: 100 }))),
             yield* endOf(inLine(run(sql`SELECT 1`, { ...soon, acquireTimeout: 100 }))),
-            yield* lose(run(sql`SELECT pg_sleep(0.3)`, options))
+            yield* endOf(Effect.flatten(losing(witness, run(sql`SELECT pg_sleep(0.3)`, options))))
           ]
           yield* sql`SELECT 1`
           return { ends, counted: yield* countedOfStatements }
@@ -319,19 +321,11 @@ describe.each(modes)("a healthy statement inside of a run, on a %s pool,", (_nam
       const url = yield* freshDatabase
       yield* Effect.gen(function*() {
         const sql = yield* warm
-        const pool = yield* Pg.Pool.Pool
         const pid = sql`SELECT pg_backend_pid() AS pid`
         const before = yield* pid
         for (let steps = 0; steps < 14; steps++) {
           const cutShort = Effect.gen(function*() {
-            const fiber = yield* Effect.forkChild(
-              Effect.provideService(sql`SELECT ${steps}::int AS steps`, Scheduler.MaxOpsBeforeYield, 3),
-              { startImmediately: steps % 2 === 0 }
-            )
-            for (let step = 0; step < steps; step++) yield* Effect.yieldNow
-            yield* Fiber.interrupt(fiber)
-            const { active, waiting } = pool.statsUnsafe()
-            assert.deepStrictEqual({ active, waiting }, { active: 0, waiting: 0 }, `after ${steps} steps`)
+            yield* interruptedAfter(steps, sql`SELECT ${steps}::int AS steps`)
             // A session that still owed it an answer would lose its socket when its time is up.
             return yield* Effect.never
           })
@@ -340,6 +334,22 @@ describe.each(modes)("a healthy statement inside of a run, on a %s pool,", (_nam
         }
         yield* Effect.sleep(150)
         assert.deepStrictEqual(yield* pid, before)
+      }).pipe(Effect.provide(Pg.layer({ url, max: 1, multiplex })))
+    }))
+
+  it.live("leaves nothing behind when its run is interrupted, at whatever step", () =>
+    Effect.gen(function*() {
+      const url = yield* freshDatabase
+      yield* Effect.gen(function*() {
+        const sql = yield* warm
+        for (const options of Object.values(terms)) {
+          for (let steps = 0; steps < 20; steps++) {
+            yield* interruptedAfter(steps, run(sql`SELECT ${steps}::int AS steps`, options))
+          }
+        }
+        // Units are still seen by their statements.
+        const [, effect] = yield* endOf(run(sql`SELECT pg_sleep(1)`, { deadline: 100 }))
+        assert.strictEqual(effect, "Unknown")
       }).pipe(Effect.provide(Pg.layer({ url, max: 1, multiplex })))
     }))
 
@@ -356,10 +366,7 @@ describe.each(modes)("a healthy statement inside of a run, on a %s pool,", (_nam
           yield* sql`INSERT INTO seen VALUES (${runs})`
           yield* Pg.Executor.idempotent(sql`SELECT pg_sleep(0.3)`)
         })
-        const fiber = yield* Effect.forkChild(run(work), { startImmediately: true })
-        yield* asleep(witness)
-        yield* Effect.flatMap(witness.sessions, witness.terminate)
-        yield* Fiber.join(fiber)
+        assert.isTrue(Exit.isSuccess(yield* losing(witness, run(work))))
         assert.strictEqual(runs, 1)
         assert.strictEqual(yield* witness.value("SELECT count(*)::int FROM seen"), 1)
         const { snapshotUnsafe } = yield* Pg.Metrics.Metrics
