@@ -612,7 +612,10 @@ describe("session settings", () => {
         if (request.length > 8 && request.readUInt16BE(4) === 3 && request.readUInt32BE(0) === request.length) {
           startup.push(...request.subarray(8).toString("utf8").split("\0").filter((word) => word !== ""))
         }
-        if (request[0] === 0x50) parses.push(request.subarray(5, request.indexOf(0, 5)).toString("utf8"))
+        // BEGIN and what rides with it are one packet.
+        for (let at = 0; at + 5 <= request.length; at += 1 + request.readUInt32BE(at + 1)) {
+          if (request[at] === 0x50) parses.push(request.subarray(at + 5, request.indexOf(0, at + 5)).toString("utf8"))
+        }
         return "pass"
       })
       yield* Effect.gen(function*() {
