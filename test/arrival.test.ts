@@ -43,8 +43,9 @@ type Service = Pool.Pool["Service"]
 const alone = <A>(pool: Service, work: Effect.Effect<A>) =>
   Effect.uninterruptibleMask((restore) =>
     Effect.flatMap(
-      pool.exclusiveUnsafe!.take(restore),
-      (session) => Effect.onExit(restore(work), () => Effect.sync(() => pool.exclusiveUnsafe!.giveBack(session, 0n)))
+      pool.exclusiveUnsafe.take(restore),
+      (lease) =>
+        Effect.onExit(restore(work), () => Effect.suspend(() => pool.exclusiveUnsafe.giveBack(lease) ?? Effect.void))
     )
   )
 
