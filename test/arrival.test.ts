@@ -44,7 +44,8 @@ const alone = <A>(pool: Service, work: Effect.Effect<A>) =>
   Effect.uninterruptibleMask((restore) =>
     Effect.flatMap(
       pool.exclusiveUnsafe.take(restore),
-      (lease) => Effect.onExit(restore(work), () => pool.exclusiveUnsafe.giveBack(lease) ?? Effect.void)
+      (lease) =>
+        Effect.onExit(restore(work), () => Effect.suspend(() => pool.exclusiveUnsafe.giveBack(lease) ?? Effect.void))
     )
   )
 

@@ -41,7 +41,7 @@ describe("each of 10,000 who wait in line", () => {
   > = [
     ["whoever uses a session", 1200, (own) => Context.get(own, Pg.Pool.Pool).use(() => Effect.void)],
     ["a statement", 1100, (own) => statement(Context.get(own, SqlClient))],
-    ["whoever wants a session for themselves", 1900, (own) => {
+    ["whoever wants a session for themselves", 2250, (own) => {
       const { hold } = Context.get(own, Pg.Executor.Executor)
       return Effect.uninterruptibleMask((restore) => hold(restore))
     }],
