@@ -199,7 +199,7 @@ const scenarios: { readonly [N in Exclude<Logbook.Name, "resetFailed">]: Scenari
       yield* played(ask)
     }),
     level: "WARN",
-    message: "No session could be opened: 53300 too_many_connections. The next connect is tried in 100 ms.",
+    message: "No session could be opened: 53300 too_many_connections. The next connect is tried within 100 ms.",
     annotations: {
       ...pooled,
       "error.type": "53300",

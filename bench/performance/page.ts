@@ -254,11 +254,12 @@ Plain, which is the default, gives a session to one statement at a time: a slow 
 session cannot do more than one answer for each round trip. With \`multiplex: true\` up to \`multiplexConcurrency\` statements of
 several callers share a session, and go to the server in one write; transactions, streams and listeners still have a session to themselves.
 
-- **Take plain** for up to some tens of callers at once, for statements that take more than a few milliseconds on the server, where
-  a \`statement_timeout\` of one must not be waited for by others, and wherever a statement that was given up has to be cancelled on the server.
-- **Take multiplexed** for many short statements at once: a server of an API, resolvers that load one row each, inserts of
-  events. It is also what a database far away gains the most by, as a round trip is shared.
-- Have both with two layers, and the slow reports on the plain one.
+- **Take plain** where statements take more than a few milliseconds on the server: others would wait behind a slow one, up to its
+  \`statement_timeout\`, and one that was given up is not cancelled on the server while others share its session. Also where
+  most of the work is transactions: they cannot share, and cost a little more to set apart.
+- **Take multiplexed** for many short statements at once: resolvers that load one row each, inserts of
+  events, an API that reads. It is also what a database far away gains the most by, as a round trip is shared.
+- Have both with two layers, and the slow reports on the plain one: [several hosts](../README.md#several-hosts) shows how a second pool is made.
 
 ## What it promises, what was measured
 
@@ -287,7 +288,7 @@ ${ownText.end}
     parts.map((part) => `\`${part}\``).join(", ")
   }; \`--no-write\` leaves files alone |
 | \`npm run bench -- --page\` | measures nothing, and writes this page of the results that are there |
-| \`node --import ./scripts/source.mjs bench/load.ts --suite read --callers 100 --contender pg\` | any cells of the load part, without a build |
+| \`node --import ./scripts/source.mjs bench/load.ts --suite read --callers 100 --contender pg\` | any cells of the load part; also \`--rounds\`, and \`--lasts\` in milliseconds; Node 22.19 or newer |
 
 Nothing has to be installed: the server is an embedded PostgreSQL 18, and the other clients are development dependencies at pinned
 versions. It ends with exit code 1 when any client was told an error where none may be.

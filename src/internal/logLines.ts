@@ -154,7 +154,7 @@ export const lines = {
     (about) =>
       `No session could be opened: ${named(about)}${
         about["db.hook"] === undefined ? "" : ` in the hook ${about["db.hook"]}`
-      }. The next connect is tried in ${about["db.connection.retry_after_ms"]} ms.`,
+      }. The next connect is tried within ${about["db.connection.retry_after_ms"]} ms.`,
     { limitedBy: byKind }
   ),
   resetFailed: line(
