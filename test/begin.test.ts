@@ -2,6 +2,7 @@ import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import type { Fiber } from "effect/Fiber"
 import * as Begin from "../src/internal/begin.ts"
+import { Deadline } from "../src/internal/deadline.ts"
 import type { TrackedConnection } from "../src/internal/trackedConnection.ts"
 import { ResolveCommit } from "../src/internal/unitOfWork.ts"
 
@@ -11,7 +12,12 @@ const setting = "SET LOCAL lock_timeout = 10000"
 const sessionOf = (refused: ReadonlyArray<readonly [text: string, sqlState: string]>) => {
   const sent: Array<string> = []
   const session = {
-    query: (sql: string) => Effect.sync(() => sent.push(sql)),
+    transaction: "None",
+    query: (sql: string) =>
+      Effect.sync(() => {
+        if (sql === "ROLLBACK") session.transaction = "None"
+        sent.push(sql)
+      }),
     queryWithRider: (sql: string, rider: ReadonlyArray<string>) =>
       Effect.sync(() => {
         sent.push([sql, ...rider.map((each) => each.startsWith("SELECT") ? "SELECT" : each)].join("; "))
@@ -25,6 +31,39 @@ const sessionOf = (refused: ReadonlyArray<readonly [text: string, sqlState: stri
 /** By itself, as the context wants it. */
 const beginner = ({ orderOf }: Begin.Begin) => (session: TrackedConnection) =>
   Effect.withFiber((fiber: Fiber<unknown, unknown>) => orderOf(fiber).alone(session))
+
+describe("the limits of a deadline", () => {
+  const bound = Effect.provideService(Deadline, 5_000)
+
+  it.effect("are done without on a server that refuses to set any, which is asked once", () =>
+    Effect.gen(function*() {
+      const { sent, session } = sessionOf([["set_config", "42501"]])
+      const begin = beginner(Begin.make([]))
+      yield* begin(session)
+      yield* begin(session)
+      assert.deepStrictEqual(sent, ["BEGIN; SELECT", "ROLLBACK", "BEGIN", "BEGIN"])
+    }).pipe(bound))
+
+  it.effect("stay for the next transaction after a refusal that may pass", () =>
+    Effect.gen(function*() {
+      const { sent, session } = sessionOf([["set_config", "53200"]])
+      const begin = beginner(Begin.make([]))
+      yield* begin(session)
+      yield* begin(session)
+      const each = ["BEGIN; SELECT", "ROLLBACK", "BEGIN"]
+      assert.deepStrictEqual(sent, [...each, ...each])
+    }).pipe(bound))
+})
+
+describe("a transaction that is begun again after a refusal", () => {
+  it.effect("is open: what is lost in it has been rolled back", () =>
+    Effect.gen(function*() {
+      const { sent, session } = sessionOf([["pg_current_xact_id", "42501"]])
+      yield* beginner(Begin.make([]))(session)
+      assert.deepStrictEqual(sent, ["BEGIN; SELECT", "ROLLBACK", "BEGIN"])
+      assert.strictEqual(session.transaction, "Open")
+    }).pipe(Effect.provideService(ResolveCommit, true)))
+})
 
 describe("settings that belong to each transaction", () => {
   it.effect("are sent with BEGIN", () =>

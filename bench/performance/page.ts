@@ -300,7 +300,7 @@ sense; some suites have more.
 
 - **In turns.** Each client has a process of its own, all of them run side by side on one server, and one works while the
   others are idle. A round is a turn of each; the first of a round is another one each time. A ratio is one of two turns of the same
-  round, and what is told is the median of five rounds (three with ten thousand callers, one along the axes of scaling).
+  round, and what is told is the median of five rounds (three with ten thousand callers and by sessions, one along the other axes of scaling).
 - **Closed loops.** Each caller has one operation under way and begins the next when it is answered. Latency is a caller's, the
   wait for a session included.
 - **Warm.** Before its first round a client answers some thousand times to as many callers, 400 at most, which compiles its code and opens all

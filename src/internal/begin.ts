@@ -42,11 +42,11 @@ const limit = (setting: string, millis: number): string =>
   `set_config('${setting}', least(${millis}, nullif(extract(epoch FROM current_setting('${setting}')::interval) * 1000, 0)
     )::int::text, true)`
 
-const columnsFor = (wantsTicket: boolean, left: number): ReadonlyArray<string> => {
+const columnsFor = (wantsTicket: boolean, wantsLimits: boolean, left: number): ReadonlyArray<string> => {
   const millis = Math.ceil(Math.max(0, left)) + grace
   return [
     ...(wantsTicket ? CommitFate.identity : []),
-    ...(millis < 2 ** 31
+    ...(wantsLimits && millis < 2 ** 31
       ? [limit("statement_timeout", millis), limit("idle_in_transaction_session_timeout", millis)]
       : [])
   ]
@@ -71,6 +71,7 @@ export const make = (settings: ReadonlyArray<string>): Begin => {
   // Cleared by a server that refuses: it is not asked again.
   let canIdentify = true
   let canSet = settings.length > 0
+  let canLimit = true
 
   const note = (tracked: TrackedConnection, statement: string | undefined): void => {
     tracked.transaction = "Open"
@@ -78,11 +79,12 @@ export const make = (settings: ReadonlyArray<string>): Begin => {
     tracked.isReadOnlyByChoice = statement !== undefined && /\bread\s+only\b/i.test(statement)
   }
 
-  const send = (tracked: TrackedConnection, statement: string | undefined): Effect.Effect<unknown, SqlError> => {
-    note(tracked, statement)
-    // A statement of the caller's own is not fixed, so it is not worth a name on the server.
-    return statement === undefined ? tracked.query("BEGIN") : tracked.query(statement, [], false)
-  }
+  const send = (tracked: TrackedConnection, statement: string | undefined): Effect.Effect<unknown, SqlError> =>
+    Effect.suspend(() => {
+      note(tracked, statement)
+      // A statement of the caller's own is not fixed, so it is not worth a name on the server.
+      return statement === undefined ? tracked.query("BEGIN") : tracked.query(statement, [], false)
+    })
 
   /** More statements in the same write. Their BEGIN has no name, so that the driver cannot have to send it twice. */
   const sendWith = (tracked: TrackedConnection, statement: string, rider: ReadonlyArray<string>) =>
@@ -102,9 +104,13 @@ export const make = (settings: ReadonlyArray<string>): Begin => {
       return statement === undefined ? plain : { alone: (tracked) => send(tracked, statement), luggage: undefined }
     }
     const clock = fiber.getRef(Clock.Clock)
-    const riderOf = (wantsTicket: boolean, wantsSettings: boolean): ReadonlyArray<string> => {
+    const riderOf = (
+      wantsTicket: boolean,
+      wantsSettings: boolean,
+      wantsLimits: boolean
+    ): ReadonlyArray<string> => {
       const left = deadlineAt === Infinity ? Infinity : deadlineAt - clock.currentTimeMillisUnsafe()
-      const columns = columnsFor(wantsTicket, left)
+      const columns = columnsFor(wantsTicket, wantsLimits, left)
       return [
         ...(wantsSettings ? settings : []),
         ...(columns.length === 0 ? [] : [`SELECT ${columns.join(", ")}`])
@@ -113,10 +119,11 @@ export const make = (settings: ReadonlyArray<string>): Begin => {
     const attempt = (
       tracked: TrackedConnection,
       wantsTicket: boolean,
-      wantsSettings: boolean
+      wantsSettings: boolean,
+      wantsLimits: boolean
     ): Effect.Effect<unknown, SqlError> => {
       if (isToBeResolved) inquiries.set(tracked, { ticket: undefined })
-      const rider = riderOf(wantsTicket, wantsSettings)
+      const rider = riderOf(wantsTicket, wantsSettings, wantsLimits)
       if (rider.length === 0) return send(tracked, statement)
       return Effect.flatMap(sendWith(tracked, statement ?? "BEGIN", rider), (answer) => {
         const ticket = wantsTicket ? CommitFate.ticketOf(answer?.row) : undefined
@@ -124,22 +131,30 @@ export const make = (settings: ReadonlyArray<string>): Begin => {
         const refusedBy = answer?.refusedBy
         const isSettingRefused = wantsSettings &&
           (wantsTicket ? refusedBy === unknownSetting : refusedBy !== undefined)
+        const isTicketRefused = !isSettingRefused && wantsTicket && ticket === undefined
+        const areLimitsRefused = !isSettingRefused && !isTicketRefused && refusedBy !== undefined
+        if (!isSettingRefused && !isTicketRefused && !areLimitsRefused) return Effect.void
         if (isSettingRefused) canSet &&= !isForGood(refusedBy)
-        else if (ticket !== undefined || !wantsTicket) return Effect.void
-        else canIdentify &&= !isForGood(refusedBy)
+        if (isTicketRefused) canIdentify &&= !isForGood(refusedBy)
+        if (areLimitsRefused) canLimit &&= !isForGood(refusedBy)
         // The refusal has failed the transaction.
         return Effect.andThen(
           tracked.query("ROLLBACK"),
-          isSettingRefused ? attempt(tracked, wantsTicket, false) : attempt(tracked, false, wantsSettings)
+          attempt(
+            tracked,
+            wantsTicket && !isTicketRefused,
+            wantsSettings && !isSettingRefused,
+            wantsLimits && !areLimitsRefused
+          )
         )
       })
     }
     return {
-      alone: (tracked) => Effect.suspend(() => attempt(tracked, isToBeResolved && canIdentify, canSet)),
+      alone: (tracked) => Effect.suspend(() => attempt(tracked, isToBeResolved && canIdentify, canSet, canLimit)),
       luggage: statement !== undefined ? undefined : () => {
         const wantsTicket = isToBeResolved && canIdentify
         return {
-          statements: riderOf(wantsTicket, canSet),
+          statements: riderOf(wantsTicket, canSet, canLimit),
           answered: (tracked, row) => {
             if (isToBeResolved) inquiries.set(tracked, { ticket: wantsTicket ? CommitFate.ticketOf(row()) : undefined })
           }

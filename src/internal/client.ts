@@ -161,7 +161,7 @@ export const make = (
     const begin = (restore: Held.Restore, order: Begin.Order) =>
       Effect.map(
         Held.hold(source.reserve(order.alone), restore),
-        ({ release, tracked }) => lease(Opening.Opening.begun(tracked, order), release)
+        ({ release, tracked }) => lease(Opening.Opening.begun(tracked), release)
       )
 
     /** The same, where BEGIN goes along with the first statement. */
@@ -212,7 +212,7 @@ export const make = (
       savepoint: ({ tracked }, id) => Effect.asVoid(tracked.query(`SAVEPOINT effect_sql_${id}`)),
       releaseSavepoint: (connection, id) => rollBack(`RELEASE SAVEPOINT effect_sql_${id}`)(connection),
       commit: (connection) => TransactionSpan.edge(commit(connection)),
-      rollback: (connection) => rollBack("ROLLBACK")(connection, connection.tracked.end),
+      rollback: (connection) => rollBack("ROLLBACK")(connection, connection.tracked.rollback),
       rollbackSavepoint: (connection, id) => rollBack(`ROLLBACK TO SAVEPOINT effect_sql_${id}`)(connection)
     })
 

@@ -32,6 +32,8 @@ export class Opening {
   private bell: Bell.Bell | undefined
   /** Why there is no transaction although one was wanted. */
   private refusal: Cause.Cause<SqlError> | undefined
+  /** Between the transaction that was refused something and the next one, where somebody may be interrupted: either may be open. */
+  private isBetween = false
 
   constructor(tracked: TrackedConnection, order: Begin.Order, renew: Renew) {
     this.tracked = tracked
@@ -40,8 +42,8 @@ export class Opening {
   }
 
   /** One whose transaction has been begun by now. */
-  static begun(tracked: TrackedConnection, order: Begin.Order): Opening {
-    const opening = new Opening(tracked, order, Effect.failCause)
+  static begun(tracked: TrackedConnection): Opening {
+    const opening = new Opening(tracked, hasBegun, Effect.failCause)
     opening.state = "Over"
     return opening
   }
@@ -97,6 +99,11 @@ export class Opening {
     return this.isOpen
   })
 
+  /** The same for whoever rolls back, and has to do so as well where nobody knows. */
+  get rollback(): Effect.Effect<boolean, SqlError> {
+    return Effect.catchCause(this.end, (cause) => this.isBetween ? Effect.succeed(true) : Effect.failCause(cause))
+  }
+
   private get settled(): Effect.Effect<void> {
     this.bell ??= Bell.make()
     return this.bell.until(() => this.state !== "Under way")
@@ -111,8 +118,8 @@ export class Opening {
         Effect.suspend(() => {
           if (this.state === "Over") return run(this.tracked)
           if (this.state === "Missed") return Effect.fail(Turn.over())
-          if (this.refusal !== undefined) return Effect.failCause(this.refusal)
           if (this.state === "Under way") return Effect.flatMap(this.settled, () => this.first(run, isBegunAlone))
+          if (this.refusal !== undefined) return Effect.failCause(this.refusal)
           const { tracked } = this
           this.state = "Under way"
           tracked.transaction = "Open"
@@ -137,8 +144,10 @@ export class Opening {
     return Effect.catchCause(opened, (cause) => {
       lead?.withdraw()
       const outcome = lead?.outcome()
-      if (outcome === "Hindered" && !Cause.hasInterrupts(cause)) return this.openAlone(run, tracked, cause)
-      if (outcome === "Begun" || outcome === "Hindered" || !isLost(tracked)) {
+      const isHindered = outcome === "Hindered" && !Cause.hasInterrupts(cause)
+      if (isHindered && !tracked.session.wire.isDead()) return this.openAlone(run, tracked, cause)
+      // What was hindered has not run, though BEGIN was answered.
+      if (outcome === "Begun" || !isLost(tracked)) {
         // A statement that could not even be sent has taken its BEGIN with it: the next one has another.
         const isRefused = outcome === undefined || outcome === "Refused"
         if (isRefused && !Cause.hasInterrupts(cause)) this.refusal = cause
@@ -158,8 +167,10 @@ export class Opening {
     cause: Cause.Cause<SqlError>
   ): Effect.Effect<A, SqlError> {
     this.refusal = cause
+    this.isBetween = true
     return Effect.flatMap(Effect.andThen(tracked.query("ROLLBACK"), this.order.alone(tracked)), () => {
       this.refusal = undefined
+      this.isBetween = false
       return run(tracked)
     })
   }
@@ -181,6 +192,9 @@ export class Opening {
     this.bell?.notify()
   }
 }
+
+/** Nothing is left to be sent. */
+const hasBegun: Begin.Order = { alone: () => Effect.void, luggage: undefined }
 
 /** Whether the session is gone for another reason than that we, or the driver, gave up on its answer. */
 const isLost = ({ session: { wire } }: TrackedConnection): boolean => {

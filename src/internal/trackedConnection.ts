@@ -127,20 +127,26 @@ export class TrackedConnection extends Delegate {
     const { wire } = this.session
     const both = Effect.suspend(() => {
       const mark = wire.mark()
-      return Effect.flatMap(
-        Effect.forkChild(wire.ride(rider), { startImmediately: true }),
-        (riding) =>
-          Effect.exit(this.base.query(sql, [], false)).pipe(
-            // After a refusal, too, the answer to the rest is on its way. A pooler whose client leaves before it has come gives
-            // it to the next one (PgBouncer 1.18).
-            Effect.flatMap((exit) => {
+      let aboard: Fiber.Fiber<unknown, unknown> | undefined
+      const boarded = Effect.withFiber((own: Fiber.Fiber<unknown, unknown>) => {
+        aboard = own
+        return wire.ride(rider)
+      })
+      // The finalizer stands before anybody has boarded: a fiber can be interrupted between any two steps.
+      return Effect.onExit(
+        Effect.flatMap(
+          Effect.forkChild(boarded, { startImmediately: true }),
+          (riding) =>
+            Effect.flatMap(Effect.exit(this.base.query(sql, [], false)), (exit) => {
               if (exit._tag === "Success") return Fiber.join(riding)
+              // After a refusal, too, the answer to the rest is on its way. A pooler whose client leaves before it has come
+              // gives it to the next one (PgBouncer 1.18).
               const failed = Effect.failCause(exit.cause)
               const isAnswered = wire.mark() !== mark && !wire.isDead()
               return isAnswered ? Effect.andThen(Fiber.join(riding), failed) : failed
-            }),
-            Effect.onExit((exit) => exit._tag === "Success" ? Effect.void : Fiber.interrupt(riding))
-          )
+            })
+        ),
+        (exit) => exit._tag === "Success" || aboard === undefined ? Effect.void : Fiber.interrupt(aboard)
       )
     })
     return this.track(sql, both)

@@ -42,7 +42,7 @@ const isAnswer = (chunk: Uint8Array): boolean => {
   return true
 }
 
-export const make = (luggage: ReadonlyArray<string> = []): Vanguard => {
+export const make = (luggage: ReadonlyArray<string>): Vanguard => {
   let outcome: Outcome = "Unanswered"
   const header = new Uint8Array(headerLength)
   let fill = 0

@@ -1,7 +1,9 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import { SqlClient } from "effect/sql/SqlClient"
+import * as Stream from "effect/Stream"
 import * as Pg from "../../src/index.ts"
 import { type Link, makeProxy } from "./proxy.ts"
 import { ended, eventually, makeTable } from "./witness.ts"
@@ -123,6 +125,30 @@ for (const multiplex of [false, true]) {
           assert.strictEqual(Pg.Errors.fromSqlError(error)?._tag, "StatementTimeout")
           assert.deepStrictEqual([yield* rows, yield* runs, state.seen], [0, 1, 1])
         }).pipe(Effect.provide(Pg.layer({ ...options, url, queryTimeout: 300, statementTimeout: 200 })))
+      }))
+  })
+
+  describe(`a transaction whose first statement is a stream${multiplex ? ", multiplexed" : ""}`, () => {
+    it.live("has the limits of its deadline, and its COMMIT can be looked up", () =>
+      Effect.gen(function*() {
+        const { lost, rows, state, url } = yield* setUp
+        state.word = "COMMIT"
+        yield* Effect.gen(function*() {
+          const sql = yield* SqlClient
+          const millis = sql<{ millis: number }>`
+            INSERT INTO t SELECT (extract(epoch FROM current_setting('statement_timeout')::interval) * 1000)::int
+            RETURNING n AS millis`
+          const fiber = yield* Effect.forkChild(Pg.Executor.transaction(Stream.runCollect(millis.stream), {
+            deadline: 10_000,
+            resolveCommit: true
+          }))
+          yield* eventually("the COMMIT", Effect.map(rows, (count) => count === 1))
+          for (const link of lost) link.cut()
+          const exit = yield* ended(fiber)
+          assert(Exit.isSuccess(exit), String(exit))
+          assert.isAtMost(exit.value[0]!.millis, 11_000)
+          assert.deepStrictEqual([yield* rows, state.seen], [1, 1])
+        }).pipe(Effect.provide(Pg.layer({ ...options, url })))
       }))
   })
 }
