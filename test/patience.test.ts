@@ -302,6 +302,26 @@ describe("the connects of those who wait for the circuit", () => {
       yield* Fiber.interruptAll([held, call])
     }))
 
+  it.effect("are for all who wait also when another call is the probe", () =>
+    Effect.gen(function*() {
+      const { breaker, executor, server, sql } = yield* setUpWith({ breaker: { openFor: "300 millis" } })
+      server.manner = "refuses"
+      const calls = yield* Effect.forEach(
+        Array.from({ length: 4 }),
+        () => start(executor.run(sql`SELECT 1 AS hold`, patient("1 minute")))
+      )
+      for (let passed = 0; passed < 3_000 && (yield* breaker.state)._tag !== "Open"; passed += 10) yield* pass(10)
+      server.manner = "accepts when told"
+      for (let passed = 0; passed < 1_500 && (yield* breaker.state)._tag !== "HalfOpen"; passed += 10) yield* pass(10)
+      yield* pass(50)
+      for (const peer of server.open()) peer.mute()
+      server.greet()
+      yield* pass(50)
+      assert.strictEqual((yield* breaker.state)._tag, "HalfOpen")
+      assert.strictEqual(server.open().length, 3)
+      yield* Fiber.interruptAll(calls)
+    }))
+
   it.effect("that are for all who wait end with the time of a probe, when a server falls silent after it", () =>
     Effect.gen(function*() {
       const { breaker, executor, server, sql } = yield* setUp
