@@ -79,11 +79,12 @@ export interface RunOptions {
   readonly acquireTimeout?: Duration.Input | undefined
   /**
    * Waits out an outage, for as long as the deadline allows (without a deadline: the `acquireTimeout`), instead of failing.
-   * While nobody can connect the pool tries to, one connect at a time, as long as such a call waits: every 50 milliseconds
-   * at first, and once the outage has lasted for longer than 2.5 seconds after each fiftieth of it, 2 seconds at the most. The
-   * first that works makes an open circuit ask the server at once, with the call and all others that wait as next in line. A circuit
+   * From the first failed connect on, and as long as such a call waits, the pool tries one connect at a time: every 50
+   * milliseconds or after each fiftieth of the outage, whichever is longer; where nobody listens (ECONNREFUSED) every 20 or after
+   * each hundredth; every 20 at first while the server says that it starts (57P03); 2 seconds at the most. The first that works ends the
+   * pauses between attempts, makes an open circuit ask the server at once, and has sessions opened for all who wait. A circuit
    * that was opened by anything else is waited for as long as its `retryAfter` says, if that is in time. Waiting is no
-   * attempt, and begins when the attempts are used up on a server that was not there. An isolated circuit is not waited for.
+   * attempt, and goes on when the attempts are used up on a server that was not there. An isolated circuit is not waited for.
    * Default: what the surrounding work says, else false.
    */
   readonly waitForCircuit?: boolean | undefined
@@ -370,12 +371,14 @@ export const make = Effect.fnUntraced(function*(
     store.errors.CHECKOUT.Local++
   }
 
+  const isHalfOpen = (error: unknown): error is Errors.CircuitHalfOpen => error instanceof Errors.CircuitHalfOpen
+
   /** How long a circuit that has rejected a call asks to be left alone; while it is half open, that is decided soon. */
   const circuitPause = (error: unknown): number | undefined => {
     const typed = isSqlError(error) ? Errors.fromSqlError(error) : error
     return typed instanceof Errors.CircuitOpen
       ? typed.retryAfter
-      : typed instanceof Errors.CircuitHalfOpen
+      : isHalfOpen(typed)
       ? Math.min(typed.retryAfter, 50)
       : undefined
   }
@@ -383,15 +386,17 @@ export const make = Effect.fnUntraced(function*(
   const runFork = Effect.runForkWith(Logbook.naming(yield* Effect.context<never>(), metrics.pool))
 
   /**
-   * By one more call, which has nothing to do: as the probe it finds out whether the server serves whom it lets in. If so,
-   * sessions are opened for those who wait while the circuit lets them in a few at a time, and not only for those few.
+   * By one more call, which has nothing to do: as the probe it finds out whether the server serves whom it lets in, if no
+   * other call does so already. Unless it does not, sessions are opened for those who wait while the circuit lets them in a
+   * few at a time, and not only for those few.
    */
   const reached = (waiting: number) =>
     Effect.suspend(() => {
       breaker.reachedUnsafe(now())
       if (breaker.closedPermitUnsafe() !== undefined) return Effect.void
       return Effect.map(Effect.exit(borrowAdmitted(() => Effect.void)), (exit) => {
-        if (Exit.isSuccess(exit)) runFork(Effect.timeoutOption(Effect.exit(pool.warm(waiting)), breaker.probeTimeout))
+        const isServed = Exit.isSuccess(exit) || Option.exists(Exit.findErrorOption(exit), isHalfOpen)
+        if (isServed) runFork(Effect.timeoutOption(Effect.exit(pool.warm(waiting)), breaker.probeTimeout))
       })
     })
 
@@ -411,8 +416,10 @@ export const make = Effect.fnUntraced(function*(
       return failure !== undefined && isAway(failure) ? 0 : pool.connectPauseUnsafe()
     },
     connect: Effect.suspend(() => {
-      pool.outOfTurnUnsafe()
-      return Effect.map(Effect.exit(pool.warm(1)), Exit.isSuccess)
+      const { max, total } = pool.statsUnsafe()
+      if (total < max) pool.outOfTurnUnsafe()
+      // Sessions that there are tell nothing of whether another one is let in.
+      return Effect.map(Effect.exit(pool.warm(total + 1)), () => pool.lastConnectFailureUnsafe() === undefined)
     }),
     reached,
     isOver: pool.isClosing,

@@ -77,6 +77,28 @@ describe("alarms", () => {
       assert.strictEqual(sleeps.now, 0)
     }))
 
+  it.effect("of which one throws ring all the same, those that are due with it and those that are set later", () =>
+    Effect.gen(function*() {
+      const { counting, rung, set, sleeps } = yield* setUp
+      const broken = () => {
+        throw new Error("broken")
+      }
+      set(20)
+      Alarms.set(counting, 10, broken)
+      Alarms.set(counting, 10, broken)
+      set(10)
+      yield* TestClock.adjust(10)
+      assert.deepStrictEqual(rung, [10])
+      yield* TestClock.adjust(10)
+      assert.deepStrictEqual(rung, [10, 20])
+      Alarms.set(counting, 5, broken)
+      yield* TestClock.adjust(5)
+      set(5)
+      yield* TestClock.adjust(5)
+      assert.deepStrictEqual(rung, [10, 20, 5])
+      assert.strictEqual(sleeps.now, 0)
+    }))
+
   it.effect("without an end never ring", () =>
     Effect.gen(function*() {
       const { rung, set, sleeps } = yield* setUp

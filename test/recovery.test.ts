@@ -42,18 +42,21 @@ const terms: Recovery.Terms = {
 }
 
 /** Runs work as the executor does: once, and then under recovery. */
-const setUp = Effect.fnUntraced(function*(budget?: Schedule.Budget, backAt = 0) {
+const setUp = Effect.fnUntraced(function*(budget?: Schedule.Budget, backAt = 0, lookoutIsBroken = false) {
   const clock = yield* Clock.Clock
   const now = () => clock.currentTimeMillisUnsafe()
   const retries: Array<string> = []
   const { recover } = Recovery.make<Errors.RetriesExhausted>({
     now,
-    draw: () => 0,
+    draw: () => lookoutIsBroken ? 1 : 0,
     find: (error) => error instanceof Down ? error.judgement : undefined,
     connectPause: () => 0,
     lookout: {
       isNeeded: () => now() < backAt,
-      wait: (millis) => Effect.sleep(Math.min(millis, Math.max(0, backAt - now())))
+      wait: (millis) =>
+        lookoutIsBroken
+          ? Effect.succeed(false)
+          : Effect.as(Effect.sleep(Math.min(millis, Math.max(0, backAt - now()))), true)
     },
     circuitPause: (error) => error instanceof Errors.CircuitOpen ? error.retryAfter : undefined,
     budget,
@@ -194,6 +197,15 @@ describe("recovery", () => {
       const { at, result } = yield* timed(run(failing(9, unreachable).attempt, { waitForCircuitUntil: 10_000 }))
       assert(result._tag === "Failure" && result.failure instanceof Errors.RetriesExhausted)
       assert.deepStrictEqual([result.failure.attempts, at], [5, 9_995])
+    }))
+
+  it.effect("38: a call whose server nobody can look out for waits between its attempts all the same", () =>
+    Effect.gen(function*() {
+      const { run } = yield* setUp(undefined, Infinity, true)
+      const work = failing(500, unreachable)
+      const { at } = yield* timed(run(work.attempt, { waitForCircuitUntil: 10_000 }))
+      assert.strictEqual(at, 9_995)
+      assert.isBelow(work.runs(), 100)
     }))
 
   it.effect("40: a wait with another attempt behind it that would pass the deadline is not begun", () =>

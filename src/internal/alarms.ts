@@ -75,17 +75,28 @@ class Alarms {
     this.watch = undefined
     // Whoever is set while others are told is looked at below.
     this.wakesAt = -Infinity
+    let haveRung = false
+    try {
+      this.ringDue()
+      haveRung = true
+    } finally {
+      this.wakesAt = this.heap[0]?.at ?? Infinity
+      // Whatever one of them has thrown, the others are told by another fiber.
+      if (!haveRung && this.wakesAt < Infinity) this.keepWatch()
+    }
+    if (this.wakesAt === Infinity) return Effect.void
+    this.watch = fiber
+    return Effect.flatMap(Effect.sleep(Math.ceil(this.wakesAt - this.now() - tolerance)), () => this.watching)
+  })
+
+  private ringDue(): void {
     let next = this.heap[0]
     while (next !== undefined && next.at - this.now() < tolerance) {
       this.remove(next)
       next.ring()
       next = this.heap[0]
     }
-    this.wakesAt = next === undefined ? Infinity : next.at
-    if (this.wakesAt === Infinity) return Effect.void
-    this.watch = fiber
-    return Effect.flatMap(Effect.sleep(Math.ceil(this.wakesAt - this.now() - tolerance)), () => this.watching)
-  })
+  }
 
   private remove(entry: Entry): void {
     const { heap } = this

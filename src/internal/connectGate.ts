@@ -18,8 +18,10 @@ export interface ConnectGate<E> {
   /** How many may be under way at once. */
   allowance: number
   round: number
-  /** What holds for all others when the connect fails that is tried out of turn. */
-  kept: { readonly pause: number; readonly shutUntil: number } | undefined
+  /** Wall-clock milliseconds at which one was wanted out of turn. */
+  wantedAt: number | undefined
+  /** Whether the connect under way is tried out of turn. */
+  isOutOfTurn: boolean
 }
 
 const firstPause = 100
@@ -35,7 +37,8 @@ export const make = <E>(): ConnectGate<E> => ({
   connecting: 0,
   allowance: 1,
   round: 0,
-  kept: undefined
+  wantedAt: undefined,
+  isOutOfTurn: false
 })
 
 /** `Go`: connect. `Wait`: as many as may be are under way. Otherwise the shared cause. */
@@ -43,9 +46,14 @@ export type Decision<E> = "Go" | "Wait" | { readonly cause: E; readonly retryAft
 
 export const decide = <E>(gate: ConnectGate<E>, now: number): Decision<E> => {
   if (gate.connecting >= gate.allowance) return "Wait"
+  if (isWanted(gate, now)) return "Go"
   const retryAfter = remainingPause(gate, now)
   return retryAfter > 0 ? { cause: gate.cause as E, retryAfter } : "Go"
 }
+
+/** Who wanted one may have gone without it. */
+const isWanted = <E>({ wantedAt }: ConnectGate<E>, now: number): boolean =>
+  wantedAt !== undefined && now >= wantedAt && now - wantedAt < firstPause
 
 /** Milliseconds until the next connect may be tried, 0 when it may be tried now. */
 export const remainingPause = <E>(gate: ConnectGate<E>, now: number): number => {
@@ -71,27 +79,30 @@ export const crowdPauseAfter = (share: number) => (failures: number): number =>
   share * Math.min(firstPause * 2 ** Math.max(failures - 1, 0), longestPause)
 
 /** Notes that a connect sets out; the answer goes to `failed`. */
-export const begin = <E>(gate: ConnectGate<E>): number => {
+export const begin = <E>(gate: ConnectGate<E>, now: number): number => {
+  gate.isOutOfTurn = isWanted(gate, now)
+  gate.wantedAt = undefined
   gate.connecting++
   return gate.round
 }
 
+/** `isAway`: nobody has answered. */
 export const failed = <E>(
   gate: ConnectGate<E>,
   round: number,
   cause: E,
   now: number,
-  pauseOf: (failures: number) => number = pauseAfter
+  pauseOf: (failures: number) => number = pauseAfter,
+  isAway = false
 ): void => {
   gate.cause = cause
   gate.allowance = 1
   if (round !== gate.round) return
   gate.round++
-  if (gate.kept !== undefined) {
-    Object.assign(gate, gate.kept)
-    gate.kept = undefined
-    return
-  }
+  const { isOutOfTurn } = gate
+  gate.isOutOfTurn = false
+  gate.wantedAt = undefined
+  if (isOutOfTurn && isAway) return
   gate.failures++
   gate.pause = pauseOf(gate.failures)
   gate.shutUntil = now + gate.pause
@@ -100,7 +111,8 @@ export const failed = <E>(
 export const succeeded = <E>(gate: ConnectGate<E>): void => {
   gate.failures = 0
   gate.cause = undefined
-  gate.kept = undefined
+  gate.wantedAt = undefined
+  gate.isOutOfTurn = false
   gate.shutUntil = 0
   gate.allowance++
 }
@@ -112,11 +124,15 @@ export const forget = <E>(gate: ConnectGate<E>): void => {
 
 /** What has failed a while ago, by a clock that stood still meanwhile, says nothing of now. */
 export const reopen = <E>(gate: ConnectGate<E>): void => {
+  gate.wantedAt = undefined
+  gate.isOutOfTurn = false
   gate.shutUntil = 0
 }
 
-/** Lets one connect be tried now by somebody who looks out for all: if it fails, everybody else pauses as if it had not been. */
-export const outOfTurn = <E>(gate: ConnectGate<E>): void => {
-  gate.kept ??= { pause: gate.pause, shutUntil: gate.shutUntil }
-  gate.shutUntil = 0
+/**
+ * Lets one connect be tried now by somebody who looks out for all: if nobody answers it, everybody else pauses as if it had
+ * not been. A server that answers has been asked like any other time. What is under way already will tell as well.
+ */
+export const outOfTurn = <E>(gate: ConnectGate<E>, now: number): void => {
+  if (gate.connecting === 0) gate.wantedAt = now
 }

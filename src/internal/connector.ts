@@ -24,6 +24,7 @@ import type { Onlooker } from "./poolSpans.ts"
 import * as ServerReaping from "./serverReaping.ts"
 import * as Session from "./session.ts"
 import * as Socket from "./socket.ts"
+import type { Kind } from "./verdict.ts"
 
 /** What the owner of the sessions decides and wants to know. */
 export interface Owner<E> {
@@ -77,7 +78,7 @@ export interface Connector<E> {
   readonly pause: () => number
   /** Lets the next connect be tried now. */
   readonly reopen: () => void
-  /** The same for one that is nobody's failure if it fails. */
+  /** The same for one that is nobody's failure if nobody answers it. */
   readonly outOfTurn: () => void
   /** Of the connects since one worked. */
   readonly lastFailure: () => E | undefined
@@ -118,13 +119,16 @@ const failureOf = <E>(cause: Cause.Cause<E>): E | SqlError => {
   return error._tag === "Some" ? error.value : failed("Failed to connect", Cause.squash(cause))
 }
 
+const kindOf = (error: unknown): Kind =>
+  classify(digWhole(error), { phase: "Connect", reused: false, replied: false }).kind
+
 /**
  * Whether another host may do where this one has failed. Who is refused as a user, and who cannot verify the server, is
  * told so; libpq draws the same line.
  */
 const isPassedOver = (error: unknown): error is SqlError => {
   if (!isSqlError(error)) return false
-  const { kind } = classify(digWhole(error), { phase: "Connect", reused: false, replied: false })
+  const kind = kindOf(error)
   return kind === "Unreachable" || kind === "Overloaded"
 }
 
@@ -377,14 +381,14 @@ export const make = <E extends { readonly _tag: string }>(owner: Owner<E>): Conn
     return { connect, giveUp, hasAnswer, host: () => targets[host]!.address }
   }
 
-  const fail = (error: E | SqlError, round: number, hasAnswer = false): void => {
+  const fail = (error: E | SqlError, round: number, { hasAnswer = false, isAway = false } = {}): void => {
     lastFailure = error
     const pauseOf = settings.waitsForRoom && isFull(error)
       ? ConnectGate.crowdPauseAfter(owner.draw())
       : hasAnswer
       ? ConnectGate.searchPauseAfter
       : undefined
-    ConnectGate.failed(gate, round, error, now(), pauseOf)
+    ConnectGate.failed(gate, round, error, now(), pauseOf, isAway)
   }
 
   const conclude = (
@@ -402,7 +406,7 @@ export const make = <E extends { readonly _tag: string }>(owner: Owner<E>): Conn
       return owner.onReady(exit.value)
     }
     const error = Exit.isSuccess(exit) ? lost(exit.value.wire.obituary()) : failureOf(exit.cause)
-    fail(error, round, hasAnswer)
+    fail(error, round, { hasAnswer, isAway: kindOf(error) === "Unreachable" })
     owner.onFailed(error)
   }
 
@@ -424,7 +428,7 @@ export const make = <E extends { readonly _tag: string }>(owner: Owner<E>): Conn
       const { connect, giveUp, hasAnswer, host } = attempt()
       // From here on, it is its own end that gives the place back.
       taken++
-      const round = ConnectGate.begin(gate)
+      const round = ConnectGate.begin(gate, now())
       const fiber = owner.runFork(connect)
       underWay.set(fiber, giveUp)
       // An observer also hears of a fiber that was interrupted before it began.
@@ -442,7 +446,7 @@ export const make = <E extends { readonly _tag: string }>(owner: Owner<E>): Conn
     connecting: () => gate.connecting,
     pause: () => ConnectGate.remainingPause(gate, now()),
     reopen: () => ConnectGate.reopen(gate),
-    outOfTurn: () => ConnectGate.outOfTurn(gate),
+    outOfTurn: () => ConnectGate.outOfTurn(gate, now()),
     lastFailure: () => lastFailure,
     disproved: (error) => fail(error, gate.round),
     taken: () => taken,

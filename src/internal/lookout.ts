@@ -1,5 +1,7 @@
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
+import * as Option from "effect/Option"
 import * as Bell from "./bell.ts"
 
 /**
@@ -9,8 +11,8 @@ import * as Bell from "./bell.ts"
 export interface Lookout {
   /** Whether there is anything to look out for: no connect has worked since one failed. */
   readonly isNeeded: () => boolean
-  /** Waits until the server is back, so many milliseconds at the most. */
-  readonly wait: (millis: number) => Effect.Effect<void>
+  /** Waits until the server is back, so many milliseconds at the most; `false` if looking out for it has broken down. */
+  readonly wait: (millis: number) => Effect.Effect<boolean>
 }
 
 /** `Refused`: nobody listens there. `Starting`: a server is there that lets nobody in yet, or no more. */
@@ -68,6 +70,7 @@ export const make = (surroundings: Surroundings): Lookout => {
   let lastLook: number | undefined
   /** Watches that have come to an end: the server is back, or there is nothing more to look out for. */
   let ends = 0
+  let hasBrokenDown = false
 
   const isNeeded = (): boolean => {
     const isNeeded = isOutOfReach() && !isOver()
@@ -100,12 +103,9 @@ export const make = (surroundings: Surroundings): Lookout => {
    */
   const begin = (): void => {
     const own: { fiber: Fiber.Fiber<void> | undefined } = watch = { fiber: undefined }
-    const kept = Effect.ignoreCause(Effect.raceFirst(look, over), {
-      log: "Unhandled",
-      message: "Unhandled error while looking out for the server"
-    })
-    own.fiber = runFork(Effect.onExitPrimitive(kept, () => {
+    const watching = Effect.onExitPrimitive(Effect.raceFirst(look, over), (exit) => {
       if (watch !== own) return undefined
+      hasBrokenDown = Exit.isFailure(exit)
       watch =
         awaySince =
         startingSince =
@@ -114,6 +114,10 @@ export const make = (surroundings: Surroundings): Lookout => {
       ends++
       bell.notify()
       return undefined
+    })
+    own.fiber = runFork(Effect.ignoreCause(watching, {
+      log: "Unhandled",
+      message: "Unhandled error while looking out for the server"
     }))
   }
 
@@ -133,7 +137,10 @@ export const make = (surroundings: Surroundings): Lookout => {
         waiting++
         if (watch === undefined) begin()
         return Effect.ensuring(
-          restore(Effect.asVoid(Effect.timeoutOption(bell.until(() => ends > seen), millis))),
+          restore(Effect.map(
+            Effect.timeoutOption(bell.until(() => ends > seen), millis),
+            (end) => Option.isNone(end) || !hasBrokenDown
+          )),
           leave
         )
       })

@@ -103,8 +103,12 @@ export const make = <E0>(surroundings: Surroundings<E0>): Recovery<E0> => {
   const sitOut = (longest: number, otherwise: number): Effect.Effect<number> =>
     Effect.suspend(() => {
       const since = now()
-      const wait = lookout.isNeeded() ? lookout.wait(longest) : Effect.sleep(Math.min(otherwise, longest))
-      return Effect.map(wait, () => Math.max(0, now() - since))
+      const waited = () => Math.max(0, now() - since)
+      const sleep = Effect.suspend(() => Effect.sleep(Math.max(0, Math.min(otherwise, longest - waited()))))
+      const wait = lookout.isNeeded()
+        ? Effect.flatMap(lookout.wait(longest), (isSound) => isSound ? Effect.void : sleep)
+        : sleep
+      return Effect.map(wait, waited)
     })
 
   const recover: Recovery<E0>["recover"] = Effect.fnUntraced(function*<A, E, R>(
