@@ -76,7 +76,10 @@ export interface Lease {
  * @category models
  * @since 0.1.0
  */
-export interface ExclusiveLease extends Exclusive.Own {}
+export interface ExclusiveLease extends Lease {
+  /** Whether the driver keeps others from the session, and the lease's statements in order. */
+  readonly isPinned: boolean
+}
 
 /**
  * The session behind a lease: the driver's connection, its socket, and what the pool remembers of it.
@@ -501,10 +504,6 @@ export const make = Effect.fnUntraced(function*(
   })
   const { turns, ...lending } = Lending.make<AcquireError>({ ...rooms, checkouts, leaks })
   const exclusive = Exclusive.make<AcquireError>({ ...rooms, checkouts, turns, leaks, treat })
-
-  // ---------------------------------------------------------------------------------------------------------------
-  // control
-  // ---------------------------------------------------------------------------------------------------------------
 
   const resize = (size: { readonly max?: number | undefined; readonly min?: number | undefined }) =>
     Effect.suspend(() => PoolSettings.resize(state, size)).pipe(

@@ -12,15 +12,15 @@ import * as Metrics from "../src/Metrics.ts"
 import * as Pool from "../src/Pool.ts"
 import { makeMemoryServer } from "./memoryServer.ts"
 
-/** A pool whose clock fails once: when it is looked at for so many more times while nobody has a session. */
+/** A pool whose clock fails once: when it is looked at for so many more times, and while nobody has a session if not told otherwise. */
 const poolOn = (options: Pool.Options) =>
   Effect.gen(function*() {
     const clock = yield* Clock.Clock
-    const fault = { looksLeft: Infinity, hasHappened: false }
+    const fault = { looksLeft: Infinity, hasHappened: false, isSpared: () => pool.statsUnsafe().active > 0 }
     const look = () => {
       if (--fault.looksLeft > 0) return clock
       fault.looksLeft = Infinity
-      if (pool.statsUnsafe().active > 0) return clock
+      if (fault.isSpared()) return clock
       fault.hasHappened = true
       throw new Error("the clock is broken")
     }
@@ -119,6 +119,70 @@ describe.each(Object.keys(situations))("a borrower for whom a look at the clock 
   }
 })
 
+/** What there is when the session is handed over. Whoever has it lets go of it by what is returned. */
+const handovers: Record<string, (pool: Service) => Effect.Effect<Effect.Effect<void>, unknown, Scope.Scope>> = {
+  "at once": (pool) => Effect.as(visit(pool), Effect.void),
+  "after a proof": (pool) => Effect.as(Effect.andThen(visit(pool), TestClock.adjust(2000)), Effect.void),
+  "in line": (pool) =>
+    Effect.gen(function*() {
+      const scope = Scope.forkUnsafe(yield* Effect.scope)
+      yield* Scope.provide(pool.reserve(), scope)
+      return Scope.close(scope, Exit.void)
+    })
+}
+
+describe.each(Object.keys(handovers))(
+  "a borrower who is handed a session of its own %s, and then fails",
+  (handover) => {
+    const pools: ReadonlyArray<readonly [name: string, options: Pool.Options]> = [
+      ["a plain pool", {}],
+      ["a pool that watches for leaks", { leakThreshold: "1 minute" }],
+      ["a multiplexed pool", { multiplex: true }]
+    ]
+    for (const [name, options] of pools) {
+      for (const by of ["a transaction", "a scope"]) {
+        it.effect(`does not keep it: ${name}, ${by}`, () =>
+          Effect.gen(function*() {
+            const trial = (looksLeft: number) =>
+              Effect.gen(function*() {
+                const { fault, pool } = yield* poolOn({
+                  max: 1,
+                  validateAfter: 1000,
+                  acquireTimeout: 20_000,
+                  ...options
+                })
+                fault.isSpared = () => false
+                const work = Effect.sync(() => {
+                  fault.looksLeft = Infinity
+                })
+                const come = by === "a transaction"
+                  ? alone(pool, work)
+                  : Effect.scoped(Effect.andThen(pool.reserve(), work))
+                const letGo = yield* handovers[handover]!(pool)
+                if (handover !== "in line") fault.looksLeft = looksLeft
+                const borrower = yield* start(come)
+                yield* letGo
+                // Whoever is served by this hears of it a turn of the scheduler later.
+                if (handover === "in line") fault.looksLeft = looksLeft
+                yield* settle
+                fault.looksLeft = Infinity
+                assert.isDefined(borrower.pollUnsafe(), `look ${looksLeft}`)
+                const { active, waiting } = pool.statsUnsafe()
+                assert.deepStrictEqual({ active, waiting }, { active: 0, waiting: 0 }, `look ${looksLeft}`)
+                const next = yield* start(Effect.scoped(pool.reserve()))
+                yield* settle
+                assert.isTrue(next.pollUnsafe()?._tag === "Success", `look ${looksLeft}`)
+                return fault.hasHappened
+              })
+            let looks = 0
+            while (yield* Effect.scoped(trial(looks + 1))) looks++
+            assert.isAtLeast(looks, 2)
+          }))
+      }
+    }
+  }
+)
+
 describe("a borrower with less time than the pool needs", () => {
   it.live("has a session opened all the same, for whoever comes after it", () =>
     Effect.gen(function*() {
@@ -148,10 +212,19 @@ describe("a borrower with less time than the pool needs", () => {
 })
 
 describe("a session that was handed to somebody who was interrupted in that moment", () => {
-  for (const by of ["a statement", "a transaction", "a statement with a bound of its own"]) {
-    it.effect(`is as unproved as it was: ${by}`, () =>
+  const cases = ["a statement", "a transaction", "a statement with a bound of its own"].flatMap((by) =>
+    [undefined, 10_000].map((idleTimeout) => ({ by, idleTimeout }))
+  )
+  for (const { by, idleTimeout } of cases) {
+    it.effect(`is as unproved as it was: ${by}${idleTimeout === undefined ? "" : ", after idleTimeout"}`, () =>
       Effect.gen(function*() {
-        const { pool, server } = yield* poolOn({ max: 1, validateAfter: 1000, acquireTimeout: "1 hour" })
+        const { pool, server } = yield* poolOn({
+          max: 1,
+          min: 0,
+          validateAfter: 1000,
+          idleTimeout,
+          acquireTimeout: "1 hour"
+        })
         yield* visit(pool)
         yield* pool.suspend
         const borrower = yield* start(
@@ -194,5 +267,23 @@ describe("whoever observes a borrower whose time is up", () => {
       }
       yield* Scope.close(scope, Exit.void)
       assert.strictEqual(pool.statsUnsafe().waiting, 0)
+    }))
+
+  it.effect("and fails, with another one of that kind at once, does not make the third wait for ever", () =>
+    Effect.gen(function*() {
+      const { pool } = yield* poolOn({ max: 1, acquireTimeout: 1000 })
+      yield* pool.get()
+      for (let index = 0; index < 2; index++) {
+        const late = yield* start(Effect.flip(visit(pool)))
+        late.addObserver(() => {
+          throw new Error("the observer fails")
+        })
+      }
+      yield* TestClock.adjust(100)
+      const third = yield* start(Effect.flip(visit(pool)))
+      yield* TestClock.adjust(900)
+      assert.strictEqual(pool.statsUnsafe().waiting, 1)
+      yield* TestClock.adjust(100)
+      assert.isDefined(third.pollUnsafe())
     }))
 })

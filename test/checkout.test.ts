@@ -1,9 +1,12 @@
 import { assert, describe, it } from "@effect/vitest"
+import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Schedule from "effect/Schedule"
+import { SqlClient } from "effect/sql/SqlClient"
 import * as TestClock from "effect/testing/TestClock"
+import * as Pg from "../src/index.ts"
 import * as Metrics from "../src/Metrics.ts"
 import * as Pool from "../src/Pool.ts"
 import { makeMemoryServer } from "./memoryServer.ts"
@@ -117,4 +120,75 @@ describe("a session that was given back in the future", () => {
       yield* pool.use(() => Effect.void)
       assert.isAbove(server.activity(), before)
     }))
+})
+
+describe("a checkout that takes an answer of late for a proof", () => {
+  /** Asked by a session that was opened longer ago. */
+  const statement = (sql: SqlClient) =>
+    Effect.andThen(Effect.andThen(sql`SELECT 1`, TestClock.adjust(1000)), sql`SELECT 1`)
+
+  const cases: ReadonlyArray<
+    readonly [
+      session: string,
+      options: Pool.Options,
+      prepare: (pool: Pool.Pool["Service"], sql: SqlClient) => Effect.Effect<unknown, unknown>,
+      proofs: number
+    ]
+  > = [
+    [
+      "takes a session that has just answered",
+      {},
+      (_, sql) => Effect.andThen(statement(sql), TestClock.adjust(400)),
+      0
+    ],
+    [
+      "proves one that has answered longer ago",
+      {},
+      (_, sql) => Effect.andThen(statement(sql), TestClock.adjust(600)),
+      1
+    ],
+    [
+      "proves one that came back just now, and was held without a statement",
+      {},
+      (pool, sql) => Effect.andThen(statement(sql), pool.use(() => TestClock.adjust(60_000))),
+      1
+    ],
+    ["takes one that has just been opened", {}, (pool) => pool.warm(1), 0],
+    ["takes one that was lent since, but asked nothing", {}, (pool) => pool.use(() => Effect.void), 0],
+    ["proves one that was opened longer ago", {}, (pool) => Effect.andThen(pool.warm(1), TestClock.adjust(600)), 1],
+    ["proves one that only a pooler has opened", { pooler: "transaction" }, (pool) => pool.warm(1), 1],
+    [
+      "proves one that only a pooler has opened, though it was lent since",
+      { pooler: "transaction" },
+      (pool) => pool.use(() => Effect.void),
+      1
+    ],
+    [
+      "takes one that has just answered through a pooler",
+      { pooler: "transaction" },
+      (_, sql) => Effect.andThen(statement(sql), TestClock.adjust(400)),
+      0
+    ]
+  ]
+  for (const [does, options, prepare, proofs] of cases) {
+    it.effect(does, () =>
+      Effect.gen(function*() {
+        yield* TestClock.setTime(3_600_000)
+        const server = makeMemoryServer()
+        const layer = Pg.layer({
+          username: "somebody",
+          stream: server.stream,
+          max: 1,
+          validateAfter: "1 hour",
+          prepare: false,
+          ...options
+        })
+        const context = yield* Layer.build(layer)
+        const pool = Context.get(context, Pool.Pool)
+        yield* prepare(pool, Context.get(context, SqlClient))
+        const before = server.statements()
+        yield* pool.use(() => Effect.void, { prove: true, provedFor: 500 })
+        assert.strictEqual(server.statements() - before, proofs)
+      }))
+  }
 })

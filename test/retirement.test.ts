@@ -135,6 +135,42 @@ describe("a session that nobody comes across, as those that are used lie above i
     }))
 })
 
+describe("a session that idles since the wall clock was set back", () => {
+  it.effect("goes when it has idled for too long, and not when the clock has come to where it was", () =>
+    Effect.gen(function*() {
+      yield* TestClock.setTime(3_600_000)
+      const context = yield* Layer.build(Layer.provideMerge(
+        Pg.Pool.layer({
+          stream: makeMemoryServer().stream,
+          username: "nobody",
+          max: 3,
+          min: 0,
+          idleTimeout: "1 minute",
+          validateAfter: "1 hour"
+        }),
+        Pg.Metrics.layer()
+      ))
+      const pool = Context.get(context, Pg.Pool.Pool)
+      const lendBoth = (meanwhile: Effect.Effect<unknown>) =>
+        Effect.scoped(Effect.andThen(Effect.andThen(pool.get(), pool.get()), meanwhile))
+      yield* pool.warm(3)
+      yield* TestClock.adjust("1 second")
+      yield* lendBoth(Effect.void)
+      yield* TestClock.adjust("1 minute")
+      yield* pool.use(() => Effect.void)
+      assert.strictEqual(pool.statsUnsafe().total, 2)
+
+      yield* lendBoth(TestClock.setTime(0))
+      for (let second = 0; second <= 60; second++) {
+        yield* pool.use(() => Effect.void)
+        assert.strictEqual(pool.statsUnsafe().total, 2)
+        yield* TestClock.adjust("1 second")
+      }
+      yield* pool.use(() => Effect.void)
+      assert.strictEqual(pool.statsUnsafe().total, 1)
+    }))
+})
+
 /** How often somebody goes through the sessions of a pool, one of which is given, while the work runs. */
 const scansOf = <A, E, R>(session: Pg.Pool.PoolSession, work: Effect.Effect<A, E, R>) =>
   Effect.suspend(() => {

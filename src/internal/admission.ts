@@ -7,7 +7,7 @@ import type * as Scope from "effect/Scope"
 import type { SqlError } from "effect/sql/SqlError"
 import type { Permit } from "./breakerMachine.ts"
 import type { Evidence, Judgement } from "./evidence.ts"
-import type { Own } from "./exclusive.ts"
+import type { ExclusiveLease } from "./exclusive.ts"
 import type { Held, Restore } from "./held.ts"
 import * as LastWords from "./lastWords.ts"
 import type { Session } from "./session.ts"
@@ -52,8 +52,8 @@ interface Lender<E> {
     Scope.Scope
   >
   readonly exclusiveUnsafe: {
-    readonly take: (restore: Restore) => Effect.Effect<Own, E>
-    readonly giveBack: (own: Own) => Effect.Effect<void> | undefined
+    readonly take: (restore: Restore) => Effect.Effect<ExclusiveLease, E>
+    readonly giveBack: (lease: ExclusiveLease) => Effect.Effect<void> | undefined
   }
   readonly exclude: (session: Session) => Effect.Effect<void, never, Scope.Scope>
   readonly isClosing: () => boolean
@@ -234,18 +234,18 @@ export const make = <C, E>(court: Court<C, E>) => {
 
   /** The same under a permit that is at hand, without a scope, for whoever cannot be interrupted. */
   const holdExclusive = (permit: Permit, restore: Restore): Effect.Effect<Held, E> =>
-    Effect.map(pool.exclusiveUnsafe.take(restore), (own): Held => {
-      const { driver, pin, session } = own
+    Effect.map(pool.exclusiveUnsafe.take(restore), (lease): Held => {
+      const { driver, isPinned, session } = lease
       evidence.meet(session)
       // The driver keeps a pinned connection's statements in order by itself.
-      const turn = pin === undefined ? new Turn() : undefined
+      const turn = isPinned ? undefined : new Turn()
       const tracked = new TrackedConnection(session, driver, evidence.observer, undefined, turn)
       return {
         tracked,
         release: (exit) => {
           if (turn !== undefined) turn.isOver = true
           settleLease(permit, tracked, exit)
-          return pool.exclusiveUnsafe.giveBack(own)
+          return pool.exclusiveUnsafe.giveBack(lease)
         }
       }
     })

@@ -108,10 +108,8 @@ export const make = <E>(pool: {
   readonly hookFailed: (hook: string, cause: unknown, text?: string) => E
 }): Checkout<E> => {
   const { closed, connector, dispatcher, lent, retirement, spans, state, store, supply, takeBack } = pool
-  const { changed, elapsed, machine, monotonic, now, secondsSince, settings } = state
+  const { changed, elapsed, isShared, machine, monotonic, now, secondsSince, settings } = state
 
-  /** Whoever wants a session that others share has it when they have let go of it. */
-  const isPinnedLater = settings.concurrency > 1
   let attempts = 0
 
   const timeoutOf: Checkout<E>["timeoutOf"] = (options) =>
@@ -121,12 +119,15 @@ export const make = <E>(pool: {
     options?.proveWithin === undefined ? settings.validationTimeout : millis(options.proveWithin)
 
   const hasAnswered = (
-    { idleSince, isAnswering, uses }: Session,
+    { answeredSince, isAnswering, openedAt }: Session,
     at: number,
     { provedFor }: CheckoutOptions
-  ): boolean =>
-    provedFor !== undefined && isAnswering && (uses > 0 || !settings.behindPooler) &&
-    at - idleSince <= millis(provedFor)
+  ): boolean => {
+    if (provedFor === undefined || !isAnswering) return false
+    if (answeredSince > 0n) return monotonic() - Number(answeredSince) / 1e6 <= millis(provedFor)
+    // The last that it has answered is its connect.
+    return !settings.behindPooler && at >= openedAt && at - openedAt <= millis(provedFor)
+  }
 
   const countAcquire: Checkout<E>["countAcquire"] = (exit, since) =>
     Store.countAcquire(store, secondsSince(since), exit)
@@ -144,7 +145,7 @@ export const make = <E>(pool: {
     if (head !== undefined || isSuspended || state.phase !== "Open" || settings.beforeAcquire !== undefined) {
       return undefined
     }
-    if (machine.top === undefined && (isExclusive || !isPinnedLater)) return undefined
+    if (machine.top === undefined && (isExclusive || !isShared)) return undefined
     const at = now()
     const top = machine.top ?? supply.deeper(at)
     if (top === undefined || (isExclusive && top.borrowers > 0)) return undefined
@@ -156,7 +157,7 @@ export const make = <E>(pool: {
       // One that nobody has used yet may have been idle for as long as the others.
       if (!top.isMember) return undefined
     }
-    if (!isExclusive || !isPinnedLater) store.acquire.acquired.observe(0)
+    if (!isExclusive || !isShared) store.acquire.acquired.observe(0)
     supply.servedAtOnce(at)
     PoolMachine.lend(machine, top, at, isExclusive)
     return countUse(top)
@@ -213,12 +214,17 @@ export const make = <E>(pool: {
       }
     })
     return Effect.onExitPrimitive(restore(worthy), (exit) => {
-      if (exit._tag === "Failure" || !isExclusive || !isPinnedLater) countAcquire(exit, since)
-      if (trace !== undefined) tellOfWait(trace, attempt, waited(), exit)
-      if (exit._tag === "Failure") abandon(waiter)
-      attempts--
-      pool.rest()
-      if (state.phase !== "Open") changed.notify()
+      let isOurs = true
+      try {
+        if (exit._tag === "Failure" || !isExclusive || !isShared) countAcquire(exit, since)
+        if (trace !== undefined) tellOfWait(trace, attempt, waited(), exit)
+        isOurs = exit._tag === "Failure"
+      } finally {
+        if (isOurs) abandon(waiter)
+        attempts--
+        pool.rest()
+        if (state.phase !== "Open") changed.notify()
+      }
       return undefined
     })
   }

@@ -18,13 +18,22 @@ import type { Turns } from "./turns.ts"
 /** Sessions that somebody has for himself. */
 export interface Exclusive<E> {
   /** Lends one until the scope closes. */
-  readonly reserve: (options?: CheckoutOptions) => Effect.Effect<Own, E, Scope.Scope>
+  readonly reserve: (options?: CheckoutOptions) => Effect.Effect<ExclusiveLease, E, Scope.Scope>
   /**
    * The same for whoever cannot be interrupted but where `restore` allows it: the session is his as soon as this succeeds. One
    * that nobody could share is not pinned.
    */
-  readonly take: (restore: Restore) => Effect.Effect<Own, E>
-  readonly giveBack: (own: Own) => Effect.Effect<void> | undefined
+  readonly take: (restore: Restore) => Effect.Effect<ExclusiveLease, E>
+  /** Of what `take` has lent, which is an {@link Own}. */
+  giveBack(lease: ExclusiveLease): Effect.Effect<void> | undefined
+}
+
+/** What its borrower may see of it. */
+export interface ExclusiveLease {
+  readonly session: Session
+  readonly connection: PgConnection.PgConnection
+  readonly driver: PgConnection.PgConnection
+  readonly isPinned: boolean
 }
 
 /** Somebody who cannot be interrupted but where `restore` allows it. */
@@ -40,7 +49,7 @@ interface Borrower {
 }
 
 /** A session in the hands of the only one who has it. */
-export class Own {
+class Own implements ExclusiveLease {
   readonly session: Session
   /** The driver's connection as it is. */
   driver: PgConnection.PgConnection
@@ -57,6 +66,10 @@ export class Own {
     this.watch = watch
     this.since = since
     this.treat = treat
+  }
+
+  get isPinned(): boolean {
+    return this.pin !== undefined
   }
 
   /** The same, with its errors as they may be seen. */
@@ -81,10 +94,7 @@ export const make = <E>(pool: {
 }): Exclusive<E> => {
   const { checkouts, leaks, retirement, state, store, takeBack, timedOut, treat, turns } = pool
   const { checkout, countAcquire, takeReady, timeoutOf } = checkouts
-  const { monotonic, secondsSince, settings } = state
-
-  /** Whoever wants a session that others share has it when they have let go of it. */
-  const isShared = settings.concurrency > 1
+  const { isShared, monotonic, secondsSince, settings } = state
 
   /**
    * By a fiber of its own: the driver's wait for what others still have on the wire cannot be interrupted, so it goes on by
@@ -95,29 +105,33 @@ export const make = <E>(pool: {
     return Effect.runForkWith(Context.make(Scope.Scope, own.pin))(own.session.driver.base.pin)
   }
 
-  const pinned = (own: Own, { restore, since, timeout }: Borrower): Effect.Effect<Own, E> =>
-    Effect.suspend(() => {
+  const pinned = (own: Own, { restore, since, timeout }: Borrower): Effect.Effect<Own, E> => {
+    const inHand = Effect.suspend((): Effect.Effect<PgConnection.PgConnection, E> => {
       const fiber = pin(own)
       const exit = fiber.pollUnsafe()
-      if (exit?._tag === "Success") {
-        if (isShared) countAcquire(exit, since)
-        own.driver = exit.value
-        return Effect.succeed(own)
-      }
+      if (exit?._tag === "Success") return exit
       const waited = () => Math.floor(monotonic() - since)
       const inTime = Effect.timeoutOrElse(Fiber.join(fiber), {
         duration: Math.max(0, timeout - waited()),
         orElse: () => Effect.fail(timedOut(waited(), "Queue"))
       })
-      const settled = Effect.onExitPrimitive(restore(inTime), (exit) => {
-        if (isShared) countAcquire(exit, since)
-        return exit._tag === "Success" ? undefined : unpin(own, own.pin!)
-      })
-      return Effect.map(settled, (driver) => {
-        own.driver = driver
-        return own
-      })
+      return restore(inTime)
     })
+    const counted = isShared
+      ? Effect.onExitPrimitive(inHand, (exit) => {
+        countAcquire(exit, since)
+        return undefined
+      })
+      : inHand
+    const settled = Effect.onExitPrimitive(
+      counted,
+      (exit) => exit._tag === "Success" ? undefined : own.pin === undefined ? end(own) : unpin(own, own.pin)
+    )
+    return Effect.map(settled, (driver) => {
+      own.driver = driver
+      return own
+    })
+  }
 
   const end = ({ session, since, watch }: Own): undefined => {
     store.use.observe(secondsSince(since))
@@ -151,7 +165,13 @@ export const make = <E>(pool: {
    * One that is not his in the end has been taken back.
    */
   const own = (session: Session, borrower: Borrower): Effect.Effect<Own, E> => {
-    const own = new Own(session, monotonic(), leaks?.begin(session, borrower.fiber), treat)
+    let own: Own
+    try {
+      own = new Own(session, monotonic(), leaks?.begin(session, borrower.fiber), treat)
+    } catch (error) {
+      takeBack(session, true)
+      throw error
+    }
     return isShared || borrower.isPinned ? pinned(own, borrower) : Effect.succeed(own)
   }
 

@@ -50,9 +50,7 @@ export const make = <E>(pool: {
 }): Lending<E> => {
   const { connector, leaks, retirement, state, store, supply, takeBack } = pool
   const { checkout, checkoutOf, countUse, obstacle, takeReady } = pool.checkouts
-  const { elapsed, machine, monotonic, now, secondsSince, settings } = state
-
-  const isShared = settings.concurrency > 1
+  const { elapsed, isShared, machine, monotonic, now, secondsSince, settings } = state
 
   /** A hook or a leak watch is no part of the line. */
   const needsMore = leaks !== undefined || settings.beforeAcquire !== undefined

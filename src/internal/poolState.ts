@@ -9,6 +9,8 @@ import type { Session } from "./session.ts"
 /** What the rooms of one pool have in common. */
 export interface PoolState<E> {
   readonly settings: Settings
+  /** Whether others may have a share of a session. Whoever wants it alone has it when they have let go of it. */
+  readonly isShared: boolean
   readonly machine: PoolMachine.Machine<Session, E>
   /** Wall-clock milliseconds. */
   readonly now: () => number
@@ -38,6 +40,7 @@ export const make = <E>(
   book: Logbook
 ): PoolState<E> => ({
   settings,
+  isShared: settings.concurrency > 1,
   machine: PoolMachine.make(settings.concurrency, settings.depth),
   now,
   monotonic,

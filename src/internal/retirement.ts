@@ -105,7 +105,7 @@ export const make = <E>(state: PoolState<E>): Retirement => {
     standing,
     idleFor,
     unused: (session) => {
-      if (standing(session, 1, now()) === "Unproven") session.isDoubted = true
+      if (standing(session, 1, now()) !== "Ready") session.isDoubted = true
     },
     evict,
     expel,
@@ -138,7 +138,9 @@ export const make = <E>(state: PoolState<E>): Retirement => {
     arrived: ({ expiresAt }) => {
       oldAt = Math.min(oldAt, expiresAt)
     },
-    isDue: (at) => at >= oldAt || (at - coldSince > settings.idleTimeout && members.size > state.min),
+    // The wall clock may have been set back since the last look.
+    isDue: (at) =>
+      at >= oldAt || ((at < coldSince || at - coldSince > settings.idleTimeout) && members.size > state.min),
     retireUnused: (reason) => {
       for (const session of Array.from(members)) if (session.borrowers === 0) retire(session, reason)
     },

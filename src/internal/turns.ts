@@ -1,6 +1,6 @@
 import * as Effect from "effect/Effect"
 import * as Effectable from "effect/Effectable"
-import * as Exit from "effect/Exit"
+import type * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import type { SchedulerDispatcher } from "effect/Scheduler"
 import type { Restore } from "./held.ts"
@@ -210,6 +210,7 @@ class Line<E> implements Turns<E> {
   private woken: Array<Turn<E>> = []
   private arriving: Turn<E> | undefined = undefined
   private watch: Fiber.Fiber<void> | undefined = undefined
+  private turnedAway = 0
 
   constructor(office: Office<E>) {
     this.office = office
@@ -238,12 +239,9 @@ class Line<E> implements Turns<E> {
   take(restore: Restore): Effect.Effect<Session, E> {
     return Effect.suspend(() => {
       const turn = new Turn(this)
-      return Effect.matchCauseEffect(restore(turn), {
-        onSuccess: () => turn.keep(restore),
-        onFailure: (cause) => {
-          turn.leave(Exit.failCause(cause))
-          return Effect.failCause(cause)
-        }
+      return Effect.onExitPrimitive(Effect.flatMap(restore(turn), () => turn.keep(restore)), (exit) => {
+        if (exit._tag === "Failure") turn.leave(exit)
+        return undefined
       })
     })
   }
@@ -291,8 +289,14 @@ class Line<E> implements Turns<E> {
   private keepWatch(): void {
     const { runFork, settings } = this.office.state
     if (settings.acquireTimeout === Infinity) return
+    const before = this.turnedAway
     const watch = runFork(this.watching)
-    if (watch.pollUnsafe() !== undefined) return
+    const ended = watch.pollUnsafe()
+    if (ended !== undefined) {
+      // As below, and as often as there is one turned away less who has not been told.
+      if (ended._tag === "Failure" && this.turnedAway > before && this.watch === undefined) this.keepWatch()
+      return
+    }
     this.watch = watch
     watch.addObserver(() => {
       // Those who were turned away may have ended this watch, and somebody who came then has begun another one.
@@ -321,6 +325,7 @@ class Line<E> implements Turns<E> {
   private turnAway(turn: Turn<E>): void {
     PoolMachine.dequeue(this.office.state.machine, turn)
     turn.isLate = true
+    this.turnedAway++
     turn.resume(turn)
   }
 
