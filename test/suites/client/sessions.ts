@@ -270,7 +270,8 @@ const interruption = (it: It): void => {
         concurrency: "unbounded"
       })
       assert.deepStrictEqual(answers, [[{ n: 1 }], [{ n: 2 }], [{ n: 3 }], [{ n: 4 }]])
-      assert.isAtMost(yield* sessionsOf("interrupted"), 2)
+      // A pooler opens the next session before the server has noticed that it has hung up on the last.
+      yield* eventually(Effect.map(sessionsOf("interrupted"), (count) => count <= 2))
     }))
 
   it.effect("an interrupted statement does not disturb its neighbours", () =>
