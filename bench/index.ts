@@ -1,5 +1,5 @@
 // The set of benchmarks: load, scaling, layer-cost and recovery. Writes bench/results/*.json and docs/performance.md.
-//   npm run bench                            all of it, about twenty minutes
+//   npm run bench                            all of it, about 35 minutes
 //   npm run bench -- --quick --json FILE     in five minutes, and nothing but FILE is written
 //   npm run bench -- --only layer-cost       one part; --no-write leaves the files alone
 //   npm run bench -- --only load --smoke     a few seconds, for its correctness
@@ -107,7 +107,7 @@ if (given.only !== undefined && others[given.only] !== undefined) {
   if (chosen.length === 0) {
     refuse(`There is no benchmark "${given.only}", but there are: ${[...parts, ...Object.keys(others)].join(", ")}`)
   }
-  // Not after twenty minutes.
+  // Not after half an hour.
   if (given.json !== undefined && !existsSync(dirname(resolve(given.json)))) {
     refuse(`--json ${given.json}: there is no folder ${dirname(resolve(given.json))}`)
   }

@@ -36,7 +36,7 @@ const faults: ReadonlyArray<FaultName> = ["terminate", "restart", "freeze"]
 const show = (row: Row): string =>
   [
     row.suite.padEnd(20),
-    row.contender.padEnd(16),
+    row.contender.padEnd(28),
     row.qps.toFixed(0).padStart(7),
     String(row.readErrors).padStart(7),
     String(row.writeErrors).padStart(7),
@@ -64,7 +64,7 @@ export const run = (options: Options = {}): Promise<ReadonlyArray<Row>> => {
     ))
     const rows: Array<Row> = []
     console.log(
-      "suite                contender            q/s   reads  writes unknown untrue   back ms  gap ms peak ms  failures"
+      "suite                contender                        q/s   reads  writes unknown untrue   back ms  gap ms peak ms  failures"
     )
     for (const fault of options.faults ?? faults) {
       const seen = new Map<Name, Array<Figures>>(contenders.map((name) => [name, []]))
@@ -73,7 +73,7 @@ export const run = (options: Options = {}): Promise<ReadonlyArray<Row>> => {
         max,
         timing: quick
           ? { warmUp: 300, before: 1000, stop: 1000, freeze: 1000, after: 1500 }
-          : { warmUp: 1000, before: 1200, stop: 3000, freeze: 5000, after: fault === "restart" ? 4000 : 2000 }
+          : { warmUp: 2500, before: 1200, stop: 3000, freeze: 5000, after: fault === "restart" ? 4000 : 2000 }
       }
       for (let round = 0; round < rounds; round++) {
         for (let turn = 0; turn < contenders.length; turn++) {
@@ -120,6 +120,6 @@ if (import.meta.main) {
   for (const [file, svg] of Object.entries(charts(rows))) {
     if (given.charts !== undefined) writeFileSync(`${given.charts}/${file}`, svg)
   }
-  const own = rows.filter(({ contender }) => contender === "effect-pg-pool")
+  const own = rows.filter(({ contender }) => contender.startsWith("effect-pg-pool"))
   process.exit(own.every(({ readErrors, untruthful }) => readErrors === 0 && untruthful === 0) ? 0 : 1)
 }

@@ -282,7 +282,7 @@ ${ownText.end}
 
 | Command | What it does |
 | ------- | ------------ |
-| \`npm run bench\` | all parts, about twenty minutes; writes \`bench/results/*.json\`, this page and its charts |
+| \`npm run bench\` | all parts, about 35 minutes; writes \`bench/results/*.json\`, this page and its charts |
 | \`npm run bench -- --quick --json FILE\` | all parts in five minutes, the same fields; writes nothing but that file |
 | \`npm run bench -- --only NAME\` | one part: ${
     parts.map((part) => `\`${part}\``).join(", ")
@@ -301,11 +301,11 @@ sense; some suites have more.
 
 - **In turns.** Each client has a process of its own, all of them run side by side on one server, and one works while the
   others are idle. A round is a turn of each; the first of a round is another one each time. A ratio is one of two turns of the same
-  round, and what is told is the median of five rounds (three with ten thousand callers and by sessions, one along the other axes of scaling).
+  round, and what is told is the median of five rounds (nine with up to 100 callers, three with 10,000 and along the sessions and callers of scaling, one along its other axes).
 - **Closed loops.** Each caller has one operation under way and begins the next when it is answered. Latency is a caller's, the
   wait for a session included.
-- **Warm.** Before its first round a client answers some thousand times to as many callers, 400 at most, which compiles its code and opens all
-  its sessions; before each measurement it works until every caller has had an answer, for 1.5 s at most.
+- **Warm.** Before its first round a client works for three seconds with as many callers, 400 at most, which compiles its code and opens all
+  its sessions (of scaling: some thousand answers); a client goes through a fault after 3.7 seconds of work. Before each measurement it works until every caller has had an answer, for 1.5 s at most.
 - **Percentiles** are told only where at least as many answers as callers came while it was measured: else those that
   take longest are not among them.
 - **CPU** of the client is that of its process with all threads, and of the server that of all its processes, background writers included,

@@ -245,6 +245,7 @@ const ofRecovery = (rows: ReadonlyArray<FaultRow>): ReadonlyArray<Verdict> => {
     bounded("7. Faults: no error on idempotent reads", found(({ readErrors }) => readErrors), 0, "at most", whole),
     bounded("7. Faults: no write told wrongly", found(({ untruthful }) => untruthful), 0, "at most", whole),
     ...own.map((row): Verdict => {
+      const mode = isMultiplexed(row.contender) ? ", multiplexed" : ""
       const others = rows.filter((other) => other.suite === row.suite && !isOurs.has(other))
       const first = others
         .toSorted((one, other) => (one.recoveryMs ?? Infinity) - (other.recoveryMs ?? Infinity))[0]
@@ -254,7 +255,7 @@ const ofRecovery = (rows: ReadonlyArray<FaultRow>): ReadonlyArray<Verdict> => {
       const [own, best] = [row.recoveryMs ?? Infinity, first?.recoveryMs ?? Infinity]
       const isHeld = own < Infinity && own <= best
       return {
-        target: `7. ${faultTitles[row.suite] ?? row.suite}: first to be back at 90 %`,
+        target: `7. ${faultTitles[row.suite] ?? row.suite}${mode}: first to be back at 90 %`,
         measured: `${print(row.recoveryMs)}, the best other ${print(first?.recoveryMs)}${
           first === undefined ? "" : ` (${first.contender})`
         }`,

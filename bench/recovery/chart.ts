@@ -4,7 +4,7 @@ import type { Row } from "./row.ts"
 import { bin } from "./testimony.ts"
 
 const width = 800
-const left = 132
+const left = 184
 const right = 16
 const height = 62
 const gap = 14

@@ -34,7 +34,8 @@ export const contenders = {
   "postgres.js": () => import("./postgresJs.ts"),
   slonik: () => import("./slonik.ts"),
   PgClient: () => import("./pgClient.ts"),
-  "effect-pg-pool": () => import("./ours.ts")
+  "effect-pg-pool": () => import("./ours.ts"),
+  "effect-pg-pool, multiplexed": () => import("./ours.ts")
 } as const
 
 export type Name = keyof typeof contenders

@@ -63,7 +63,7 @@ const work = (contender: Contender, { callers, firstId }: Task) => {
 
 const [name, url, max] = process.argv.slice(2) as [Name, string, string]
 const { open } = await contenders[name]()
-const contender = await open({ url, max: Number(max) })
+const contender = await open({ url, max: Number(max) }, name)
 let end: (() => Promise<Testimony>) | undefined
 
 process.on("message", (message: Task | "end") => {

@@ -4,7 +4,8 @@ import * as Effect from "effect/Effect"
 import * as ManagedRuntime from "effect/ManagedRuntime"
 import * as Redacted from "effect/Redacted"
 import { SqlClient } from "effect/sql"
-import { type Contender, type Setting, type Trouble, troubleOf } from "./contender.ts"
+import { isMultiplexed } from "../load/contender.ts"
+import { type Contender, type Name, type Setting, type Trouble, troubleOf } from "./contender.ts"
 
 const tag = (error: unknown): Trouble => {
   const typed = error as Pg.Errors.PoolError
@@ -25,8 +26,9 @@ const tag = (error: unknown): Trouble => {
   }
 }
 
-export const open = async ({ max, url }: Setting): Promise<Contender> => {
-  const runtime = ManagedRuntime.make(Pg.layer({ url: Redacted.make(url), max }))
+export const open = async ({ max, url }: Setting, name: Name): Promise<Contender> => {
+  const multiplex = isMultiplexed(name)
+  const runtime = ManagedRuntime.make(Pg.layer({ url: Redacted.make(url), max, multiplex }))
   const sql = await runtime.runPromise(SqlClient.SqlClient)
   const patient = { waitForCircuit: true }
   const repeatable = { ...patient, idempotent: true }

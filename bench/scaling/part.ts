@@ -24,8 +24,8 @@ const cellOf = ({ name }: Axis, point: number, isQuick: boolean): Cell => {
     max: 10,
     callers,
     size: usualSize,
-    // Many sessions on few processors answer now this and now that.
-    rounds: name === "max" && !isQuick ? 3 : 1,
+    // Many sessions or callers on few processors answer now this and now that.
+    rounds: (name === "max" || name === "callers") && !isQuick ? 3 : 1,
     prime: { atLeast: 150, atMost: 600, answers: isQuick ? 3000 : 4000 },
     // A crowd has to be there before the cost of one of it can be asked, which needs no answer to everybody.
     warmUp: { atLeast: 150, atMost: 6000, answers: callers },
